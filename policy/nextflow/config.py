@@ -1,0 +1,88 @@
+"""Sizes of a NextFlow model, read from and written to the config.json of a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from policy.base import Grid
+from policy.schedule import scale_schedule
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TokenizerConfig(_Frozen):
+    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (method.md section 5)."""
+
+    codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
+    semantic_dim: int = 8  # TokenFlow: 32
+    pixel_dim: int = 16  # TokenFlow: 8
+    pixel_weight: float = 1.0  # d = d_semantic + pixel_weight * d_pixel
+    stem: int = 4  # pixels a side that the first convolution folds into one cell
+    encoder: tuple[tuple[int, int], ...] = ((64, 1), (192, 2))  # (channels, residual blocks) per level, fine to coarse
+    decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2))  # per level, coarse to fine
+    semantic_encoder: tuple[tuple[int, int], ...] = ((64, 1), (128, 2))
+    semantic_classes: int = 27  # what the semantic teacher tells apart in a cell: no ink, or one of A-Z
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of one cell of the finest grid."""
+        return int(self.stem * 2 ** (len(self.encoder) - 1))
+
+
+class TransformerConfig(_Frozen):
+    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (method.md section 5)."""
+
+    dim: int = 256
+    depth: int = 6
+    heads: int = 4
+    kv_heads: int = 4
+    mlp_dim: int = 680
+    rope_theta: float = 10_000.0
+    rope_range: float = 16.0  # the constant C of the spatial positions C / sqrt(h w) * (i + 1/2); not given by the paper
+    rope_sections: tuple[int, int, int] = (8, 12, 12)  # rotation pairs for (scale, row, column), as Qwen2.5-VL's 16:24:24
+    qkv_bias: bool = True
+    qk_norm: bool = True
+    text_vocab: int = 256  # bytes
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerConfig:
+        if self.dim % self.heads or self.heads % self.kv_heads:
+            raise ValueError("heads must divide dim, and kv_heads must divide heads")
+        if 2 * sum(self.rope_sections) != self.dim // self.heads:
+            raise ValueError(f"rope_sections must sum to half the head size {self.dim // self.heads}")
+        return self
+
+
+class NextFlowConfig(_Frozen):
+    """A whole model: tokenizer, transformer and the scale schedule."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    scales: tuple[int, ...] = (1, 2, 4, 6, 8)
+    base_scale: int = Field(default=8, description="the entry of scales that base_grid belongs to")
+    base_grid: Grid = (8, 8)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """(height, width) of every scale, coarse to fine."""
+        return scale_schedule(self.base_grid, self.scales, self.base_scale)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a decoded image in pixels."""
+        h, w = self.grids[-1]
+        return h * self.tokenizer.stride, w * self.tokenizer.stride
+
+    @classmethod
+    def read(cls, model_dir: Path) -> NextFlowConfig:
+        """Read config.json of a model directory."""
+        return cls.model_validate_json((model_dir / "config.json").read_text())
+
+    def write(self, model_dir: Path) -> None:
+        """Write config.json into a model directory, which is made if need be."""
+        model_dir.mkdir(parents=True, exist_ok=True)
+        (model_dir / "config.json").write_text(self.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,207 @@
+"""NextFlow as a Policy: prefill, drawing with a KV cache that forks, decoding, and the trainer's teacher-forced pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from policy.base import Drawn, Grid, SamplerState, SamplingParams, cells
+from policy.nextflow.config import NextFlowConfig
+from policy.nextflow.quantizer import upsample
+from policy.nextflow.rope import rotation, text_positions, visual_positions
+from policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
+from policy.nextflow.tokenizer import Tokenizer, split_scales
+from policy.nextflow.transformer import KeyValue, NextFlowTransformer
+from policy.sampling import draw, guidance, guided, probabilities, uniforms
+
+Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch's cache. text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>."""
+
+    text: Segment
+    hidden: Tensor
+    counter: int
+    scales: tuple[Segment, ...] = ()
+
+    def fork(self, copies: int) -> Branch:
+        """Repeat the visual part for every candidate; the text stays shared."""
+        return replace(self, scales=tuple([(_repeat(k, copies), _repeat(v, copies)) for k, v in scale] for scale in self.scales))
+
+
+@dataclass(frozen=True)
+class NextFlowState:
+    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale drawn."""
+
+    conditional: Branch
+    unconditional: Branch | None
+    last: Tensor | None = None  # int64 [B, h, w]
+    next_scale: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Number of candidates; 1 before the first scale."""
+        return 1 if self.last is None else int(self.last.shape[0])
+
+    def fork(self, copies: int) -> NextFlowState:
+        """Every candidate ``copies`` times, next to each other; nothing is recomputed."""
+        if self.last is None:
+            raise ValueError("nothing is drawn yet: seeds share a prefilled state without forking it")
+        uncond = self.unconditional and self.unconditional.fork(copies)
+        return replace(self, conditional=self.conditional.fork(copies), unconditional=uncond, last=_repeat(self.last, copies))
+
+
+class NextFlowPolicy:
+    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements policy.base.Policy."""
+
+    def __init__(self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.tokenizer = tokenizer.to(self.device).float().eval().requires_grad_(False)
+        self.module = module.to(self.device).float()
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """(height, width) of every scale, coarse to fine."""
+        return self.config.grids
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a decoded image in pixels."""
+        return self.config.image_size
+
+    @torch.no_grad()
+    def prefill(self, prompt: str, guided: bool) -> NextFlowState:
+        """Read the prompt, and the empty prompt if ``guided``; the state has batch 1."""
+        return NextFlowState(self._read_text(prompt), self._read_text("") if guided else None)
+
+    @torch.no_grad()
+    def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Drawn]:
+        """Draw scales state.next_scale … to_scale - 1, one seed a candidate (see policy.base.Policy.draw).
+
+        Raises:
+            ValueError: the scale range is empty or too long, the batch does not fit the seeds, or guidance lacks its branch.
+        """
+        if not isinstance(state, NextFlowState):
+            raise TypeError(f"the state of another policy: {type(state).__name__}")
+        self._check(state, to_scale, seeds, params)
+        tokens, log_probs = [], []
+        for scale in range(state.next_scale, to_scale):
+            state, drawn, log_prob = self._draw_scale(state, scale, seeds, params)
+            tokens.append(drawn)
+            log_probs.append(log_prob)
+        return state, Drawn(torch.cat(tokens, 1), torch.cat(log_probs, 1))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3] of whole token sequences int64 [B, sum of h*w]."""
+        pixels = self.tokenizer.decode(tokens.to(self.device))
+        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # type: ignore[no-any-return]
+
+    def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
+        """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable."""
+        tokens = tokens.to(self.device)
+        scales = split_scales(tokens, self.grids)
+        text = self._read_text(prompt)
+        grids = self.grids[1 : len(scales)]
+        hidden = text.hidden.expand(len(tokens), 1, -1)
+        if grids:
+            inputs = code_inputs(self.tokenizer.quantizer, scales[:-1], self.grids)
+            x = self.module.embed_codes(inputs, self._scale_index(grids, 1))
+            mask = torch.cat([torch.ones(x.shape[1], text.text[0][0].shape[2], dtype=torch.bool), block_causal(grids)], 1)
+            out, _ = self.module.run(x, self._turn(grids, 1, text.counter), [text.text], mask.to(self.device))
+            hidden = torch.cat([hidden, out], 1)
+        return self.module.visual_logits(hidden[:, sum(cells(self.grids[:from_scale])) :])
+
+    def load_weights(self, path: str) -> None:
+        """Replace the transformer's weights.
+
+        Raises:
+            ValueError: names or shapes differ from this model's.
+            OSError: the file cannot be read.
+        """
+        loaded = safetensors.torch.load_file(path, device=str(self.device))
+        own = self.module.state_dict()
+        wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(n for n in own if own[n].shape != loaded[n].shape)
+        if wrong:
+            raise ValueError(f"{path} does not fit this model: {', '.join(wrong[:5])}")
+        self.module.load_state_dict({name: value.float() for name, value in loaded.items()})
+
+    def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
+        """Write the transformer's weights as safetensors, whole or not at all."""
+        _save(self.module, Path(path), dtype)
+
+    def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json, policy.safetensors and tokenizer.safetensors; floats as ``dtype`` (they are read back to float32)."""
+        folder = Path(model_dir)
+        self.config.write(folder)
+        _save(self.tokenizer, folder / "tokenizer.safetensors", dtype)
+        _save(self.module, folder / "policy.safetensors", dtype)
+
+    def _read_text(self, prompt: str) -> Branch:
+        ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
+        n = ids.shape[1]
+        turn = self._rotation(text_positions(n))
+        mask = torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
+        hidden, cache = self.module.run(self.module.embed_text(ids), turn, [], mask)
+        return Branch(cache, hidden[:, -1], n - 1)
+
+    def _draw_scale(self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Tensor, Tensor]:
+        conditional, logits = self._advance(state.conditional, state.last, scale, len(seeds))
+        unconditional, chosen_from = state.unconditional, logits
+        if unconditional is not None and params.cfg > 0:
+            unconditional, other = self._advance(unconditional, state.last, scale, len(seeds))
+            chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
+        h, w = self.grids[scale]
+        tokens = draw(probabilities(chosen_from, params), uniforms(seeds, scale, h * w).to(self.device))
+        log_probs = logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+        return NextFlowState(conditional, unconditional, tokens.view(-1, h, w), scale + 1), tokens, log_probs
+
+    def _advance(self, branch: Branch, last: Tensor | None, scale: int, batch: int) -> tuple[Branch, Tensor]:
+        """The branch with this scale's inputs in its cache, and its logits [batch, h*w, codes]."""
+        if last is None:
+            return branch, self.module.visual_logits(branch.hidden.expand(batch, 1, -1))
+        grid = self.grids[scale]
+        codes = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
+        x = self.module.embed_codes(codes, self._scale_index((grid,), scale))
+        out, cache = self.module.run(x, self._turn((grid,), scale, branch.counter), [branch.text, *branch.scales], None)
+        return replace(branch, scales=(*branch.scales, cache)), self.module.visual_logits(out)
+
+    def _check(self, state: NextFlowState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> None:
+        if not state.next_scale < to_scale <= len(self.grids):
+            raise ValueError(f"to_scale must be in {state.next_scale + 1} … {len(self.grids)}, got {to_scale}")
+        if state.last is not None and state.batch != len(seeds):
+            raise ValueError(f"{len(seeds)} seeds for {state.batch} candidates")
+        if params.cfg > 0 and state.unconditional is None:
+            raise ValueError("cfg > 0 needs a state that was prefilled with guided=True")
+
+    def _turn(self, grids: Sequence[Grid], first_scale: int, counter: int) -> KeyValue:
+        return self._rotation(visual_positions(grids, first_scale, counter, self.config.transformer.rope_range))
+
+    def _rotation(self, positions: Tensor) -> KeyValue:
+        size = self.config.transformer
+        return rotation(positions.to(self.device), size.rope_sections, size.rope_theta)
+
+    def _scale_index(self, grids: Sequence[Grid], first: int) -> Tensor:
+        index = torch.repeat_interleave(torch.arange(first, first + len(grids)), torch.tensor(cells(grids)))
+        return index.to(self.device)
+
+
+def _repeat(x: Tensor, copies: int) -> Tensor:
+    return x.repeat_interleave(copies, dim=0)
+
+
+def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    safetensors.torch.save_file(state, part)
+    part.replace(path)

@@ -1,0 +1,49 @@
+"""Multiscale 3D rotary positions (method.md section 5, P2 Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from policy.base import Grid
+
+
+def text_positions(length: int, start: int = 0) -> Tensor:
+    """float32 [length, 3]: the t-th text token stands at (t, t, t)."""
+    return torch.arange(start, start + length, dtype=torch.float32)[:, None].expand(length, 3)
+
+
+def visual_positions(grids: Sequence[Grid], first_scale: int, counter: float, extent: float) -> Tensor:
+    """float32 [sum of h*w, 3]: (p_s, C / sqrt(hw) (i + 1/2), C / sqrt(hw) (j + 1/2)) for every cell of the given grids.
+
+    ``first_scale`` is the index of grids[0] within its image and ``counter`` the position of <boi>; the running counter p_s
+    grows by one a scale, and the 1x1 grid, which is not an input, takes none. ``extent`` is C.
+    """
+    rows = []
+    for offset, (h, w) in enumerate(grids):
+        unit = extent / (h * w) ** 0.5
+        i, j = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        scale = torch.full((h * w,), counter + first_scale + offset)
+        rows.append(torch.stack([scale, unit * (i.flatten() + 0.5), unit * (j.flatten() + 0.5)], dim=1))
+    return torch.cat(rows).float()
+
+
+def rotation(positions: Tensor, sections: tuple[int, int, int], theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [..., 2 * sum(sections)], of positions [..., 3].
+
+    As in Qwen2.5-VL the frequencies run over the whole head and each axis owns a section of them: (scale, row, column).
+    """
+    pairs = sum(sections)
+    frequency = theta ** (-torch.arange(pairs, dtype=torch.float32, device=positions.device) / pairs)
+    axis = torch.repeat_interleave(torch.arange(3, device=positions.device), torch.tensor(sections, device=positions.device))
+    angle = positions[..., axis] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate heads x [B, heads, N, head size] by cos and sin [N, head size] or [B, 1, N, head size]."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)

@@ -1,0 +1,70 @@
+"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (method.md section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from policy.base import SamplingParams
+
+_MASK64 = (1 << 64) - 1
+
+
+def guidance(params: SamplingParams, scale: int, scales: int) -> float:
+    """Guidance t at a scale index: linear from 0 to cfg over the scales as VAR and TokenFlow sample, or constant."""
+    if params.cfg_constant or scales < 2:
+        return params.cfg
+    return params.cfg * scale / (scales - 1)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, t: float) -> Tensor:
+    """(1 + t) * conditional - t * unconditional."""
+    return (1 + t) * conditional - t * unconditional
+
+
+def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Float32 [..., codes] that sum to 1: temperature, then the top_k largest, then the smallest set that reaches top_p.
+
+    Both cuts always keep the best code; ties at the k-th place are all kept.
+    """
+    logits = logits.float() / params.temperature
+    if 0 < params.top_k < logits.shape[-1]:
+        kth = logits.topk(params.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    probs = logits.softmax(-1)
+    if params.top_p < 1:
+        ordered, order = probs.sort(dim=-1)
+        drop = ordered.cumsum(-1) <= 1 - params.top_p
+        drop[..., -1] = False
+        probs = probs.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), 0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
+
+
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Codes int64 [B, n] by inverse cumulative distribution, of probs [B, n, codes] and uniforms [B, n] in [0, 1)."""
+    total = probs.double().cumsum(-1)
+    target = (uniforms.double() * total[..., -1])[..., None]
+    return torch.searchsorted(total, target, right=True).squeeze(-1).clamp_max(probs.shape[-1] - 1)
+
+
+def uniforms(seeds: Sequence[int], scale: int, count: int) -> Tensor:
+    """float64 [len(seeds), count] in [0, 1), on the CPU: row i depends on (seeds[i], scale) alone."""
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(mix(seed, scale) >> 1)
+        rows.append(torch.rand(count, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def mix(seed: int, *keys: int) -> int:
+    """A 64-bit seed out of a seed and further keys: one splitmix64 step for each key, so that neighbours are unrelated."""
+    state = seed & _MASK64
+    for key in keys:
+        state = (state + 0x9E3779B97F4A7C15 * (key + 1)) & _MASK64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+        state ^= state >> 31
+    return state

@@ -1,0 +1,1 @@
+"""Services: rewards, rollouts, and what they share."""

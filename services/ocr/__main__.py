@@ -1,0 +1,41 @@
+"""``python -m services.ocr``: the OCR reward over gRPC and HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from services.ocr.engines.base import Engine
+from services.ocr.scorer import OCRScorer
+from services.ocr.settings import OCRSettings
+from services.serving.runner import run
+from services.serving.settings import parse_settings
+
+
+def engine_builder(settings: OCRSettings) -> Callable[[], Engine]:
+    """What builds one engine instance, with the packages of the chosen engine alone."""
+    if settings.engine == "onnx":
+        from services.ocr.engines.onnx import build_onnx
+
+        return partial(build_onnx, settings.model_cache, settings.engine_threads)
+    from services.ocr.engines.paddle import build_paddle
+
+    return partial(
+        build_paddle,
+        settings.paddle_variant,
+        settings.paddle_detection_dir,
+        settings.paddle_recognition_dir,
+        settings.device,
+        settings.engine_threads,
+    )
+
+
+def main() -> int:
+    """Serve until told to stop; the exit code."""
+    settings = parse_settings(OCRSettings)
+    scorer = OCRScorer(engine_builder(settings), settings.workers, strict=settings.engine == "onnx")
+    return run(settings, scorer)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

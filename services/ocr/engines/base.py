@@ -1,0 +1,56 @@
+"""What every OCR engine gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+Point = tuple[float, float]
+
+
+class EngineUnavailableError(Exception):
+    """An engine cannot be built here; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class ReadWord:
+    """A word as read: case kept, confidence of its line in [0, 1], polygon in pixels, at least three corners in order."""
+
+    text: str
+    confidence: float
+    polygon: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class EngineFailure:
+    """The engine failed on one image."""
+
+    detail: str
+
+
+Reading = list[ReadWord] | EngineFailure
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """Which engine and weights read: stands in every answer."""
+
+    engine: str
+    name: str
+    revision: str
+
+
+class Engine(Protocol):
+    """Reads text. Not thread-safe: an instance belongs to the thread that built it."""
+
+    @property
+    def model(self) -> EngineModel:
+        """Engine, model names and digest of the weights."""
+
+    def read(self, images: Sequence[Image]) -> list[Reading]:
+        """One reading per image; an image's reading never depends on the other images."""

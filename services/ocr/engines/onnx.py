@@ -1,0 +1,31 @@
+"""The default engine: PP-OCRv6 small on ONNX Runtime, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.ocr.engines.base import EngineModel
+from services.ocr.engines.model_cache import DETECTION, RECOGNITION, default_cache, prepare
+from services.ocr.engines.pipeline import PipelineEngine, build_pipeline
+
+
+def build_onnx(cache: Path | None = None, threads: int = 1) -> PipelineEngine:
+    """The PaddleOCR pipeline with ``engine="onnxruntime"`` on the rapidocr wheel's models.
+
+    ``threads`` is ONNX Runtime's intra-op count: more than one gains little at these sizes and spins when cores are shared.
+
+    Raises:
+        EngineUnavailableError: a package, a model file or the cache folder is missing.
+
+    """
+    folders = prepare(cache or default_cache())
+    pipeline = build_pipeline(
+        text_detection_model_name=DETECTION,
+        text_detection_model_dir=str(folders.detection),
+        text_recognition_model_name=RECOGNITION,
+        text_recognition_model_dir=str(folders.recognition),
+        device="cpu",
+        engine="onnxruntime",
+        engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
+    )
+    return PipelineEngine(pipeline, EngineModel("paddleocr-onnxruntime", f"{DETECTION}+{RECOGNITION}", folders.revision))

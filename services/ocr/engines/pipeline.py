@@ -1,0 +1,90 @@
+"""The PaddleOCR 3.7 pipeline as an engine, whatever runs its two models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from services.ocr.engines.words import split_line
+
+# Images down to 64 pixels are read at their own size, no line is dropped for its score, no extra model turns or
+# unwarps the image, and lines are recognised one by one: in a batch the widest crop sets the padding of all, which
+# changes what is read (ocr.md section 2.4).
+PIPELINE_OPTIONS: Mapping[str, Any] = {
+    "use_doc_orientation_classify": False,
+    "use_doc_unwarping": False,
+    "use_textline_orientation": False,
+    "text_det_limit_side_len": 64,
+    "text_det_limit_type": "min",
+    "text_rec_score_thresh": 0.0,
+    "text_recognition_batch_size": 1,
+    "return_word_box": True,
+}
+
+
+class PipelineEngine:
+    """An ``Engine`` on a PaddleOCR pipeline."""
+
+    def __init__(self, pipeline: Any, model: EngineModel) -> None:  # noqa: ANN401 - paddleocr carries no types
+        self._pipeline = pipeline
+        self._model = model
+
+    @property
+    def model(self) -> EngineModel:
+        """Engine, model names and digest of the weights."""
+        return self._model
+
+    def read(self, images: Sequence[Image]) -> list[Reading]:
+        """One reading per uint8 [H, W, 3] RGB image; what the pipeline raises on an image is that image's failure."""
+        return [self._read_one(image) for image in images]
+
+    def _read_one(self, image: Image) -> Reading:
+        try:
+            (result,) = self._pipeline.predict(np.ascontiguousarray(image[:, :, ::-1]))  # the pipeline takes BGR
+            return _words(result)
+        except Exception as error:  # the pipeline documents no exceptions; one image must not end the service
+            return EngineFailure(f"{type(error).__name__}: {error}")
+
+
+def _words(result: Mapping[str, Any]) -> list[ReadWord]:
+    lines = zip(
+        result["rec_texts"], result["rec_scores"], result["rec_polys"], result["text_word"], result["text_word_region"], strict=True
+    )
+    return [
+        word
+        for text, score, quad, items, boxes in lines
+        for word in split_line(text, 1.0 if score > 1 else float(score), np.asarray(quad, dtype=np.float64).tolist(), items, boxes)
+    ]
+
+
+def build_pipeline(**options: Any) -> Any:  # noqa: ANN401 - paddleocr carries no types
+    """A PaddleOCR pipeline with this module's options and the given ones.
+
+    Raises:
+        EngineUnavailableError: paddleocr is not installed, or refuses the models.
+
+    """
+    try:
+        import cv2
+        from paddleocr import PaddleOCR
+    except ImportError as error:
+        raise EngineUnavailableError(f"the OCR engines need the extra 'ocr' (pip install 'varl[ocr]'): {error}") from error
+    cv2.setNumThreads(1)  # the pool decides how many cores are used
+    try:
+        return PaddleOCR(**PIPELINE_OPTIONS, **options)
+    except Exception as error:  # constructors raise plain Exception, ValueError, FileNotFoundError, RuntimeError (ocr.md section 1.1)
+        raise EngineUnavailableError(f"PaddleOCR cannot be built: {type(error).__name__}: {error}") from error
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """First 12 hex digits of the SHA-256 over the files' contents, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:12]

@@ -1,0 +1,102 @@
+"""The OCR reward as the shared service wants it: check, read, compare."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, ReadWord
+from services.ocr.pool import EnginePool
+from services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
+from services.ocr.targets import resolve_targets
+from services.serving.scoring import (
+    ErrorCode,
+    ModelInfo,
+    Outcome,
+    SampleError,
+    SampleScore,
+    ScoredWord,
+    ScorerSample,
+    StartError,
+)
+
+GOLDEN_WORD = "READY"
+_log = logging.getLogger("varl.ocr")
+
+
+def golden_image() -> Image:
+    """GOLDEN_WORD in black on white, uint8 [64, 128, 3]."""
+    picture = PILImage.new("RGB", (128, 64), "white")
+    ImageDraw.Draw(picture).text((64, 32), GOLDEN_WORD, fill="black", font=ImageFont.load_default(28), anchor="mm")
+    return np.asarray(picture)
+
+
+class OCRScorer:
+    """A ``Scorer`` over a pool of engines. ``strict``: weights that misread the golden word are refused, not just reported."""
+
+    reward = "ocr"
+    formulas = (DEFAULT_FORMULA, *sorted(FORMULAS.keys() - {DEFAULT_FORMULA}))
+
+    def __init__(self, build: Callable[[], Engine], workers: int, strict: bool) -> None:
+        self._pool = EnginePool(build, workers)
+        self._strict = strict
+        self._model = ModelInfo("", "", "")
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded engine and weights; empty before ``start``."""
+        return self._model
+
+    async def start(self) -> None:
+        """Build the engines and read the golden word; raises StartError where that fails."""
+        try:
+            model = await self._pool.start()
+        except EngineUnavailableError as error:
+            raise StartError(str(error)) from error
+        self._model = ModelInfo(model.engine, model.name, model.revision)
+        reading = await self._pool.read(golden_image())
+        if isinstance(reading, EngineFailure):
+            raise StartError(f"the engine failed on the golden sample: {reading.detail}")
+        text = " ".join(word.text for word in reading)
+        if text.upper() != GOLDEN_WORD:
+            self._misread(text)
+
+    def _misread(self, text: str) -> None:
+        message = f"the golden word {GOLDEN_WORD!r} was read as {text!r}"
+        if self._strict:
+            raise StartError(message)
+        _log.warning("%s: do these weights read Latin letters?", message)
+
+    def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
+        """A blank target word, or no target at all."""
+        blank = next((index for index, word in enumerate(target_words) if not word.strip()), None)
+        if blank is not None:
+            return SampleError(ErrorCode.INVALID_FIELD, f"target_words[{blank}]: is blank")
+        if not resolve_targets(prompt, target_words):
+            return SampleError(ErrorCode.NO_TARGET, "target_words: empty, and prompt: no text in quotes")
+        return None
+
+    async def score(self, sample: ScorerSample, formula: str) -> Outcome:
+        """The reward of one image by the named formula ("" is the default)."""
+        reading = await self._pool.read(sample.pixels)
+        if isinstance(reading, EngineFailure):
+            return SampleError(ErrorCode.ENGINE_FAILED, reading.detail)
+        if not all(math.isfinite(word.confidence) for word in reading):
+            return SampleError(ErrorCode.NOT_FINITE, "the recogniser's confidence is not a finite number")
+        reward = FORMULAS[formula or DEFAULT_FORMULA](
+            resolve_targets(sample.prompt, sample.target_words), [Recognized(word.text, word.confidence) for word in reading]
+        )
+        return SampleScore(reward.value, reward.components, tuple(map(_scored, reading)))
+
+    async def close(self) -> None:
+        """End the engine threads."""
+        await self._pool.close()
+
+
+def _scored(word: ReadWord) -> ScoredWord:
+    return ScoredWord(word.text, word.confidence, tuple(value for point in word.polygon for value in point))

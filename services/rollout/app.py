@@ -1,0 +1,164 @@
+"""The process: load, announce, work, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import grpc
+import redis
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from redis.exceptions import RedisError
+from safetensors import SafetensorError
+from varl.v1 import rollout_pb2_grpc
+
+from policy.nextflow import load
+from services.rollout.generation import Limits
+from services.rollout.metrics import Metrics
+from services.rollout.model import ModelThread, Weights
+from services.rollout.scoring import Scorer
+from services.rollout.service import SERVICE_NAME, Model, RolloutServicer
+from services.rollout.settings import RolloutSettings
+from services.rollout.worker import Parts, Worker, WorkerSettings
+from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
+from services.serving.grpc_face import server_options
+from trajectories.queue import RunQueue, connect
+
+_log = logging.getLogger("varl.rollout")
+START_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, RewardUnavailable, RedisError)  # OSError covers TimeoutError
+
+
+def run(settings: RolloutSettings) -> int:
+    """Work until SIGTERM or SIGINT, then finish the jobs in hand; the exit code: 0, or 1 where it could not start or the device failed.
+
+    Prints one line on stdout, {"event": "ready", "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
+    """
+    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(Service(settings).serve())
+
+
+class Service:
+    """One rollout process."""
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        self._settings = settings
+        self._limits = Limits(settings.draw_batch, settings.decode_batch, settings.max_prompt_chars)
+        self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._servicer = RolloutServicer(settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting)
+        self._metrics = Metrics()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        self._stop = asyncio.Event()
+
+    async def serve(self) -> int:
+        """Run the process to its end; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            thread = ModelThread(self._settings.threads)
+            stack.callback(thread.close)
+            try:
+                ports = await self._listen(stack)
+                parts = await self._start(stack, thread)
+            except START_ERRORS as error:
+                _log.error("cannot start: %s: %s", type(error).__name__, error)
+                return 1
+            if parts is None:
+                return 0
+            await self._set_serving(True)
+            sys.stdout.write(json.dumps({"event": "ready", **ports}) + "\n")
+            sys.stdout.flush()
+            return await self._work(parts)
+
+    async def _work(self, parts: Parts) -> int:
+        settings = self._settings
+        work = WorkerSettings(self._name, settings.concurrency, round(1000 * settings.min_idle_s), self._limits)
+        draining = asyncio.create_task(self._drain_on_stop())
+        try:
+            await Worker(parts, work, self._stop).run()
+        except ExceptionGroup as error:  # the device's state is lost; a new process may have more luck
+            _log.error("worker failed", exc_info=error)
+            return 1
+        finally:
+            draining.cancel()
+        return 0
+
+    async def _drain_on_stop(self) -> None:
+        await self._stop.wait()
+        await self._drain()
+
+    async def _listen(self, stack: AsyncExitStack) -> dict[str, int]:
+        """Open the ports, NOT_SERVING: the stock health servicer begins as SERVING."""
+        await self._set_serving(False)
+        server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES))
+        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        grpc_port = server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
+        await server.start()
+        stack.push_async_callback(server.stop, self._settings.grace_seconds)
+        stack.push_async_callback(self._drain)
+        return {"grpc_port": grpc_port, "metrics_port": self._metrics.serve(self._settings.host, self._settings.metrics_port)}
+
+    async def _drain(self) -> None:
+        self._servicer.model = None
+        await self._health.enter_graceful_shutdown()
+
+    async def _start(self, stack: AsyncExitStack, thread: ModelThread) -> Parts | None:
+        """Load the policy while the rewards and Redis come up; None where the process is told to stop meanwhile."""
+        starting = asyncio.create_task(self._parts(stack, thread))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        await asyncio.wait({starting})
+        return None
+
+    async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
+        settings = self._settings
+        clients = {name: RewardClient(target, settings.score_timeout_s) for name, target in settings.reward.items()}
+        for client in clients.values():
+            await stack.enter_async_context(client)
+        policy, queue, _ = await asyncio.gather(
+            thread.call(load, settings.model_dir, settings.device), self._connect(stack), self._rewards_ready(list(clients.values()))
+        )
+        weights = Weights(policy, settings.model_dir / "policy.safetensors")
+        self._servicer.model = Model(policy, weights, thread)
+        return Parts(policy, weights, thread, Scorer(clients, settings.score_batches), queue, self._metrics)
+
+    async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
+        await asyncio.gather(*(client.wait_ready(self._settings.ready_timeout_s) for client in clients))
+
+    async def _connect(self, stack: AsyncExitStack) -> RunQueue:
+        client = connect(self._settings.redis_url.get_secret_value())
+        stack.callback(client.close)
+        deadline = asyncio.get_running_loop().time() + self._settings.ready_timeout_s
+        while (problem := await asyncio.to_thread(_problem, client)) is not None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise RuntimeError(f"Redis does not answer: {problem}")
+            await asyncio.sleep(0.5)
+        return await asyncio.to_thread(RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries)
+
+    async def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)
+
+
+def _problem(client: redis.Redis) -> str | None:
+    try:
+        client.ping()
+    except RedisError as error:
+        return str(error)
+    return None

@@ -1,0 +1,68 @@
+"""One Group message out of what generation and scoring gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+
+from policy.base import Policy
+from services.rollout.generation import Place, TokensStep
+from services.rollout.scoring import Failure, ScoredBatch, ScoredImage
+from trajectories.codec import continuations_of
+
+
+@dataclass
+class Drawn:
+    """The tokens of a group, gathered step by step."""
+
+    prefix: list[int] = field(default_factory=list)
+    tokens: list[list[int]] = field(default_factory=list)
+    log_probs: list[list[float]] = field(default_factory=list)
+
+    def add(self, step: TokensStep) -> None:
+        """Append the candidates of one step."""
+        self.prefix = step.prefix
+        self.tokens += step.tokens
+        self.log_probs += step.log_probs
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of model work, and from the first image sent to the last score received."""
+
+    generate: float
+    score: float
+
+
+def build_group(
+    job: rollout_pb2.RolloutJob, policy: Policy, drawn: Drawn, batches: Sequence[ScoredBatch], worker: str, timings: Timings
+) -> trajectory_pb2.Group | Failure:
+    """Assemble the group; a Failure where two models answered for the same reward, whose values must not be compared."""
+    models: dict[str, reward_pb2.Model] = {}
+    for name, model in ((name, model) for batch in batches for name, model in batch.models.items()):
+        if models.setdefault(name, model) != model:
+            detail = f"reward {name!r} answered with two models: {models[name].revision!r} and {model.revision!r}"
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, detail)
+    images = {place: image for batch in batches for place, image in batch.images.items()}
+    return trajectory_pb2.Group(
+        job=job,
+        grids=[trajectory_pb2.Grid(height=height, width=width) for height, width in policy.grids],
+        prefix_tokens=drawn.prefix,
+        candidates=[_candidate(job, index, drawn, images) for index in range(job.group_size)],
+        models=models,
+        worker=worker,
+        generate_seconds=timings.generate,
+        score_seconds=timings.score,
+        image_size=policy.image_size[0],
+    )
+
+
+def _candidate(job: rollout_pb2.RolloutJob, index: int, drawn: Drawn, images: dict[Place, ScoredImage]) -> trajectory_pb2.Candidate:
+    scored = [_continuation(images[index, k], job.want_images and k == 0) for k in range(continuations_of(job))]
+    return trajectory_pb2.Candidate(tokens=drawn.tokens[index], log_probs=drawn.log_probs[index], continuations=scored)
+
+
+def _continuation(image: ScoredImage, wanted: bool) -> trajectory_pb2.Continuation:
+    return trajectory_pb2.Continuation(rewards=image.rewards, words=image.words, image=image.png if wanted else b"")

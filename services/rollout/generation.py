@@ -1,0 +1,131 @@
+"""From a job to tokens and images: the three stages of method.md section 2, as steps that one thread works off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from varl.v1 import rollout_pb2
+
+from policy.base import Drawn, Policy, SamplingParams
+from services.rollout.seeds import candidate_seed
+from trajectories.codec import continuations_of
+
+Place = tuple[int, int]  # (candidate, continuation)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sequences drawn together (memory of the KV cache), images decoded and sent together, characters of a prompt."""
+
+    draw: int
+    decode: int
+    prompt_chars: int = 4096
+
+
+@dataclass(frozen=True)
+class TokensStep:
+    """Tokens and log-probs of the next candidates, in order; prefix: the tokens that all candidates share (STAGE_SUFFIX)."""
+
+    prefix: list[int]
+    tokens: list[list[int]]
+    log_probs: list[list[float]]
+
+
+@dataclass(frozen=True)
+class ImagesStep:
+    """Images uint8 [B, H, W, 3] and which candidate and continuation each one belongs to."""
+
+    places: list[Place]
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    first: int  # index of the first candidate
+    prefix: list[int]
+    trained: Drawn  # a row per candidate: the scales that the stage optimises
+    whole: Tensor  # int64 [candidates * K, all tokens], a candidate's continuations next to each other
+
+
+Step = TokensStep | ImagesStep
+
+
+def sampling_params(sampling: rollout_pb2.Sampling) -> SamplingParams:
+    """Convert, checking ranges. Raises ValueError naming the field."""
+    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.cfg, sampling.cfg_constant)
+
+
+def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Iterator[Step]:
+    """Draw and decode a job's group; every step is one piece of model work.
+
+    Tokens depend on the weights, the prompt, the sampling and ``job.seed`` alone (limits change them no more than a batch size
+    changes rounding). Raises ValueError on a job that this policy cannot do.
+    """
+    params = sampling_params(job.sampling)
+    _check_prompt(job.prompt, limits)
+    if job.stage != rollout_pb2.STAGE_FULL and not 1 <= job.split_scale < len(policy.grids):
+        raise ValueError(f"split_scale must be in 1..{len(policy.grids) - 1} for this model, got {job.split_scale}")
+    copies = continuations_of(job)
+    for chunk in _STAGES[job.stage](policy, job, params, max(1, limits.draw // copies)):
+        yield TokensStep(chunk.prefix, chunk.trained.tokens.tolist(), chunk.trained.log_probs.tolist())
+        places = [(chunk.first + row // copies, row % copies) for row in range(len(chunk.whole))]
+        yield from decode(policy, chunk.whole, places, limits.decode)
+
+
+def generate_images(policy: Policy, prompt: str, seed: int, count: int, params: SamplingParams, limits: Limits) -> Iterator[ImagesStep]:
+    """Draw and decode ``count`` images of one prompt. Raises ValueError on a prompt that this policy cannot read."""
+    _check_prompt(prompt, limits)
+    state = policy.prefill(prompt, guided=params.cfg > 0)
+    for candidates in _slices(count, limits.draw):
+        _, drawn = policy.draw(state, len(policy.grids), [candidate_seed(seed, i) for i in candidates], params)
+        yield from decode(policy, drawn.tokens, [(i, 0) for i in candidates], limits.decode)
+
+
+def _check_prompt(prompt: str, limits: Limits) -> None:
+    if not 1 <= len(prompt) <= limits.prompt_chars:
+        raise ValueError(f"prompt must have 1..{limits.prompt_chars} characters, got {len(prompt)}")
+
+
+def decode(policy: Policy, whole: Tensor, places: Sequence[Place], batch: int) -> Iterator[ImagesStep]:
+    """Decode whole sequences, ``batch`` at a time, so that the first images can be scored while others are decoded."""
+    for rows in _slices(len(places), batch):
+        yield ImagesStep(list(places[rows.start : rows.stop]), policy.decode(whole[rows.start : rows.stop]))
+
+
+def _full(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
+    state = policy.prefill(job.prompt, guided=params.cfg > 0)
+    for candidates in _slices(job.group_size, batch):
+        _, drawn = policy.draw(state, len(policy.grids), [candidate_seed(job.seed, i) for i in candidates], params)
+        yield _Chunk(candidates.start, [], drawn, drawn.tokens)
+
+
+def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
+    start = policy.prefill(job.prompt, guided=params.cfg > 0)
+    copies = job.continuations
+    for candidates in _slices(job.group_size, batch):
+        state, drawn = policy.draw(start, job.split_scale, [candidate_seed(job.seed, i) for i in candidates], params)
+        seeds = [candidate_seed(job.seed, i, k + 1) for i in candidates for k in range(copies)]
+        _, rest = policy.draw(state.fork(copies), len(policy.grids), seeds, params)
+        yield _Chunk(candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
+
+
+def _suffix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
+    start = policy.prefill(job.prompt, guided=params.cfg > 0)
+    state, shared = policy.draw(start, job.split_scale, [candidate_seed(job.seed, 0)], params)
+    for candidates in _slices(job.group_size, batch):
+        seeds = [candidate_seed(job.seed, i, 1) for i in candidates]
+        _, drawn = policy.draw(state.fork(len(seeds)), len(policy.grids), seeds, params)
+        whole = torch.cat([shared.tokens.expand(len(seeds), -1), drawn.tokens], 1)
+        yield _Chunk(candidates.start, shared.tokens[0].tolist(), drawn, whole)
+
+
+_STAGES = {rollout_pb2.STAGE_FULL: _full, rollout_pb2.STAGE_PREFIX: _prefix, rollout_pb2.STAGE_SUFFIX: _suffix}
+
+
+def _slices(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))

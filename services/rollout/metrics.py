@@ -1,0 +1,28 @@
+"""Prometheus metrics of a rollout worker."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """One registry per worker."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.groups = Counter("varl_rollout_groups_total", "Jobs worked off, by outcome.", ("outcome",), registry=registry)
+        self.images = Counter("varl_rollout_images_total", "Images generated.", registry=registry)
+        self.generate_seconds = Histogram("varl_rollout_generate_seconds", "Model time of a group.", registry=registry, buckets=_SECONDS)
+        self.score_seconds = Histogram(
+            "varl_rollout_score_seconds", "First image sent to last score received, of a group.", registry=registry, buckets=_SECONDS
+        )
+        self.weight_version = Gauge("varl_rollout_weight_version", "Version of the policy weights held.", registry=registry)
+        self.jobs_in_hand = Gauge("varl_rollout_jobs_in_hand", "Jobs taken and not yet settled.", registry=registry)
+
+    def serve(self, host: str, port: int) -> int:
+        """Serve /metrics on a daemon thread; returns the port (``port`` 0 picks a free one)."""
+        server, _ = start_http_server(port, host, registry=self._registry)
+        return int(server.server_port)

@@ -1,0 +1,81 @@
+"""The one thread that touches the policy, and the weights it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from policy.base import Policy
+
+T = TypeVar("T")
+Identity = tuple[int, str, int, int]  # version, path, time and size of a weight file
+
+
+class Weights:
+    """Which weights a policy holds; loads others when a job names them."""
+
+    def __init__(self, policy: Policy, base: Path) -> None:
+        self._policy, self._base = policy, base
+        self.version = 0
+        self._held: Identity | None = _identity(0, base)  # what the policy was built from
+
+    @property
+    def loaded(self) -> bool:
+        """False after a load that failed: nothing may be drawn until another one succeeds."""
+        return self._held is not None
+
+    def use(self, version: int, path: str) -> str | None:
+        """Make ``policy`` hold the weights of ``path`` ("": the base model's); returns why that failed, or None.
+
+        A file that was written anew under the same name and version, as after a resume, is read again.
+        """
+        file = Path(path) if path else self._base
+        try:
+            wanted = _identity(version, file)
+            if wanted != self._held:
+                self._held = None  # a load that fails half-way leaves weights of neither version
+                self._policy.load_weights(str(file))
+                self._held, self.version = wanted, version
+        except (OSError, ValueError, SafetensorError) as error:
+            return f"weight_path {str(file)!r} of version {version}: {type(error).__name__}: {error}"
+        return None
+
+
+def _identity(version: int, file: Path) -> Identity:
+    status = file.stat()
+    return version, str(file), status.st_mtime_ns, status.st_size
+
+
+class ModelThread:
+    """Runs model work on one thread of its own; ``exclusive`` keeps the weights in place over several pieces of it."""
+
+    def __init__(self, threads: int) -> None:
+        # The number of OpenMP threads belongs to the thread that sets it.
+        self._executor = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Wait for one's turn (first come, first served) and hold the policy's weights until the end of the block."""
+        async with self._lock:
+            yield
+
+    async def call(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run one piece of model work. Cancelling lets the piece end on its thread before the next one starts there."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    async def steps(self, work: Iterator[T]) -> AsyncIterator[T]:
+        """Run an iterator's steps one by one, the event loop being free in between."""
+        while (step := await self.call(next, work, None)) is not None:
+            yield step
+
+    def close(self) -> None:
+        """End the thread once its piece of work is done."""
+        self._executor.shutdown(wait=True, cancel_futures=True)

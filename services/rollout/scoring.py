@@ -1,0 +1,115 @@
+"""Scores of generated images from every reward that a job requires, over gRPC; a failure is a value, never a number."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+
+from services.rollout.generation import ImagesStep, Place
+from services.rollout.images import encode_png
+from services.serving.client import RewardRejected, RewardUnavailable
+
+
+class RewardSource(Protocol):
+    """What is asked of a reward client (services.serving.client.RewardClient)."""
+
+    async def score(self, samples: Sequence[reward_pb2.Sample], formula: str = "") -> reward_pb2.ScoreResponse:
+        """Score a batch; raises RewardUnavailable where the service could not be reached in time."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a group has no rewards; the detail names the reward and the sample."""
+
+    code: trajectory_pb2.FailureCode
+    detail: str
+
+
+@dataclass
+class ScoredImage:
+    """One image's rewards by name, the words that were read with their boxes, and the file that was sent."""
+
+    png: bytes
+    rewards: dict[str, float] = field(default_factory=dict)
+    words: list[reward_pb2.Word] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """The images of one step, and which model answered for each reward."""
+
+    images: dict[Place, ScoredImage]
+    models: dict[str, reward_pb2.Model]
+
+
+class Scorer:
+    """Sends images to the rewards by name, a bounded number of batches at a time over all jobs."""
+
+    def __init__(self, rewards: Mapping[str, RewardSource], batches_in_flight: int) -> None:
+        self._rewards = rewards
+        self._room = asyncio.Semaphore(batches_in_flight)
+
+    def lacking(self, names: Sequence[str]) -> list[str]:
+        """Return the rewards of ``names`` that this worker has no service for."""
+        return [name for name in names if name not in self._rewards]
+
+    async def start(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> asyncio.Task[ScoredBatch | Failure]:
+        """Begin to score a step's images once there is room, which holds generation back when the rewards are slower."""
+        await self._room.acquire()
+        task = asyncio.create_task(self._score(job, step))
+        task.add_done_callback(lambda _: self._room.release())
+        return task
+
+    async def _score(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> ScoredBatch | Failure:
+        files = await asyncio.to_thread(lambda: [encode_png(pixels) for pixels in step.pixels])
+        samples = [_sample(job, place, png) for place, png in zip(step.places, files, strict=True)]
+        answers = await asyncio.gather(*(self._ask(name, samples) for name in job.rewards))
+        batch = ScoredBatch({place: ScoredImage(png) for place, png in zip(step.places, files, strict=True)}, {})
+        for name, answer in zip(job.rewards, answers, strict=True):
+            failure = answer if isinstance(answer, Failure) else add_scores(batch, name, answer)
+            if failure is not None:
+                return failure
+        return batch
+
+    async def _ask(self, name: str, samples: Sequence[reward_pb2.Sample]) -> reward_pb2.ScoreResponse | Failure:
+        try:
+            return await self._rewards[name].score(samples)
+        except RewardUnavailable as error:
+            return Failure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"reward {name!r}: {error}")
+        except RewardRejected as error:
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}: {error}")
+
+
+def add_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
+    """Enter one reward's answer into a batch, or say what is wrong with it: an error, a missing sample, a value that is not finite."""
+    results = {result.id: result for result in answer.results}
+    for place, image in batch.images.items():
+        result = results.get(_sample_id(place))
+        problem = _problem(result)
+        if result is None or problem is not None:
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {_sample_id(place)}: {problem}")
+        image.rewards[name] = result.score.value
+        image.words.extend(result.score.words)
+    batch.models[name] = answer.model
+    return None
+
+
+def _problem(result: reward_pb2.Result | None) -> str | None:
+    if result is None:
+        return "no result"
+    if result.WhichOneof("outcome") != "score":
+        return f"{reward_pb2.ErrorCode.Name(result.error.code)}: {result.error.detail}"
+    return None if math.isfinite(result.score.value) else f"value is {result.score.value}"
+
+
+def _sample(job: rollout_pb2.RolloutJob, place: Place, png: bytes) -> reward_pb2.Sample:
+    return reward_pb2.Sample(id=_sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words)
+
+
+def _sample_id(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"

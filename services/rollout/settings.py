@@ -1,0 +1,75 @@
+"""Settings of the rollout service; flags over environment over defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+
+from policy.base import SamplingParams
+from services.serving.settings import Port
+
+
+class SamplingSettings(BaseModel):
+    """How tokens are drawn for Generate requests that do not say; jobs always say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(default=1.0, gt=0, description="Logits are divided by it.")
+    top_k: int = Field(default=0, ge=0, description="Codes kept at each site; 0 keeps all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass kept at each site; 1 keeps all.")
+    cfg: float = Field(default=0.0, ge=0, description="Guidance at the last scale; 0 for none.")
+    cfg_constant: CliImplicitFlag[bool] = Field(default=False, description="The same guidance at every scale instead of a ramp from 0.")
+
+    def params(self) -> SamplingParams:
+        """Convert to the policy's own type."""
+        return SamplingParams(**self.model_dump())
+
+
+class RolloutSettings(BaseSettings):
+    """Generates and scores groups of images for a training run, and images for who asks over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VARL_ROLLOUT_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="python -m services.rollout",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_show_env_vars=True,
+    )
+
+    redis_url: SecretStr = Field(description="Redis of the run: redis://…, rediss://… or unix://….")
+    run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
+    model_dir: Path = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
+    reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
+    device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
+    threads: int = Field(1, ge=1, description="Torch threads of the policy.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")
+    metrics_port: Port = Field(9102, description="Port of GET /metrics; 0 picks a free one.")
+    reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
+    worker: str = Field("", description="Name in trajectories, unique in the run; default: host, process id and a random part.")
+    concurrency: int = Field(2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored.")
+    draw_batch: int = Field(64, ge=1, description="Sequences drawn together; bounds the memory of the KV cache.")
+    decode_batch: int = Field(8, ge=1, description="Images decoded together and sent to the rewards in one request.")
+    score_batches: int = Field(8, ge=1, description="Requests to each reward in flight; when there are more, generation waits.")
+    score_timeout_s: float = Field(120.0, gt=0, description="How long a reward may take over a request, retries included.")
+    ready_timeout_s: float = Field(
+        300.0, gt=0, description="How long the policy, Redis and the rewards may take to be ready; then exit with code 1."
+    )
+    min_idle_s: Annotated[float, Field(ge=0.1)] = Field(
+        60.0, description="A job without a heartbeat for so long was left by a dead worker."
+    )
+    max_deliveries: int = Field(3, ge=1, description="A job handed out more often than this goes to the dead-letter stream.")
+    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
+    max_images: int = Field(16, ge=1, description="Images that one Generate request may ask for.")
+    max_waiting: int = Field(16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED.")
+    grace_seconds: float = Field(30.0, ge=0, description="How long Generate requests may take to finish once the service is told to stop.")
+    sampling: SamplingSettings = Field(SamplingSettings(), description="Default of Generate requests.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
+    dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")

@@ -1,0 +1,205 @@
+"""The job loop: while one group is being scored, the next one is generated."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from redis.exceptions import RedisError
+from varl.v1 import rollout_pb2, trajectory_pb2
+
+from policy.base import Policy
+from services.rollout.assembly import Drawn, Timings, build_group
+from services.rollout.generation import Limits, TokensStep, generate
+from services.rollout.metrics import Metrics
+from services.rollout.model import ModelThread, Weights
+from services.rollout.scoring import Failure, ScoredBatch, Scorer
+from trajectories.codec import CodecError
+from trajectories.queue import Delivery, RunQueue
+
+T = TypeVar("T")
+ScoreTask = asyncio.Task[ScoredBatch | Failure]
+JobDelivery = Delivery[rollout_pb2.RolloutJob]
+BLOCK_MS = 500  # also how soon a stop is noticed
+LONGEST_PAUSE_S = 5.0
+_log = logging.getLogger("varl.rollout")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker works with."""
+
+    policy: Policy
+    weights: Weights
+    model: ModelThread
+    scorer: Scorer
+    queue: RunQueue
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Name in every trajectory; jobs in hand at a time; idle time after which a job counts as left by a dead worker; batch limits."""
+
+    name: str
+    concurrency: int
+    min_idle_ms: int
+    limits: Limits
+
+
+class Worker:
+    """Takes jobs until ``stop`` is set, then finishes those in hand."""
+
+    def __init__(self, parts: Parts, settings: WorkerSettings, stop: asyncio.Event) -> None:
+        self._parts, self._settings, self._stop = parts, settings, stop
+        self._taking = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Work off jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.concurrency):
+                group.create_task(self._loop())
+        await self._redis(self._parts.queue.leave)
+
+    async def _loop(self) -> None:
+        while not self._stop.is_set():
+            delivery = await self._take()
+            if delivery is not None:
+                with self._parts.metrics.jobs_in_hand.track_inprogress():
+                    await self._settle(delivery)
+
+    async def _take(self) -> JobDelivery | None:
+        async with self._taking:  # one blocking read at a time, and jobs reach the model in the order of the queue
+            if self._stop.is_set():
+                return None
+            return await self._redis(self._parts.queue.take_job, BLOCK_MS, self._settings.min_idle_ms)
+
+    async def _settle(self, delivery: JobDelivery) -> None:
+        try:
+            async with self._heartbeats(delivery.entry_id):
+                trajectory = await self._roll_out(delivery.message)
+        except torch.AcceleratorError:
+            raise
+        except Exception:  # a defect met on one job must not end the others; it is redelivered, and dead-lettered in the end
+            _log.exception("job %s failed unexpectedly and stays pending", delivery.message.job_id)
+            self._parts.metrics.groups.labels("crashed").inc()
+            return
+        await self._publish(delivery, trajectory)
+
+    async def _publish(self, delivery: JobDelivery, trajectory: trajectory_pb2.Trajectory) -> None:
+        try:
+            published = await self._redis(self._parts.queue.publish, delivery, trajectory)
+        except CodecError as error:  # log-probs of a diverged policy
+            trajectory = self._failure(delivery.message, Failure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail))
+            published = await self._redis(self._parts.queue.publish, delivery, trajectory)
+        # False: another worker was first, or the trainer purged the job. None: Redis was away when the worker had to stop.
+        outcome = _outcome(trajectory) if published else "superseded" if published is False else "unpublished"
+        self._parts.metrics.groups.labels(outcome).inc()
+        _log.info("job %s (delivery %d): %s %s", delivery.message.job_id, delivery.deliveries, outcome, trajectory.failure.detail)
+
+    async def _roll_out(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
+        group = await self._group(job)
+        return self._failure(job, group) if isinstance(group, Failure) else trajectory_pb2.Trajectory(group=group)
+
+    def _failure(self, job: rollout_pb2.RolloutJob, failure: Failure) -> trajectory_pb2.Trajectory:
+        message = trajectory_pb2.GroupFailure(job=job, code=failure.code, detail=failure.detail, worker=self._settings.name)
+        return trajectory_pb2.Trajectory(failure=message)
+
+    async def _group(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Group | Failure:
+        lacking = self._parts.scorer.lacking(job.rewards)
+        if lacking:
+            return Failure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}")
+        drawn, tasks, clock = Drawn(), list[ScoreTask](), _Clock()
+        async with self._parts.model.exclusive():
+            failure = await self._generate(job, drawn, tasks, clock)
+        batches = await asyncio.gather(*tasks)
+        failures = [batch for batch in batches if isinstance(batch, Failure)]
+        if failure is not None or failures:
+            return failure or failures[0]
+        timings = clock.timings()
+        self._parts.metrics.generate_seconds.observe(timings.generate)
+        self._parts.metrics.score_seconds.observe(timings.score)
+        scored = [batch for batch in batches if isinstance(batch, ScoredBatch)]
+        return build_group(job, self._parts.policy, drawn, scored, self._settings.name, timings)
+
+    async def _generate(self, job: rollout_pb2.RolloutJob, drawn: Drawn, tasks: list[ScoreTask], clock: _Clock) -> Failure | None:
+        detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
+        if detail is not None:
+            return Failure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
+        self._parts.metrics.weight_version.set(job.weight_version)
+        clock.generating()
+        try:
+            async for step in self._parts.model.steps(generate(self._parts.policy, job, self._settings.limits)):
+                clock.generated()
+                if isinstance(step, TokensStep):
+                    drawn.add(step)
+                else:
+                    self._parts.metrics.images.inc(len(step.places))
+                    tasks.append(await self._parts.scorer.start(job, step))
+                    clock.sent()
+                if any(task.done() and isinstance(task.result(), Failure) for task in tasks):
+                    break  # the group is lost: spend no more on it
+                clock.generating()
+        except ValueError as error:
+            return Failure(trajectory_pb2.FAILURE_CODE_BAD_JOB, str(error))
+        return None
+
+    @asynccontextmanager
+    async def _heartbeats(self, entry_id: str) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._beat(entry_id))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _beat(self, entry_id: str) -> None:
+        while True:
+            await asyncio.sleep(self._settings.min_idle_ms / 3000)
+            try:
+                await asyncio.to_thread(self._parts.queue.heartbeat, entry_id)
+            except RedisError as error:
+                _log.warning("heartbeat failed: %s", error)
+
+    async def _redis(self, command: Callable[..., T], *arguments: object) -> T | None:
+        """Call Redis, again and again while it is away; None where the worker is told to stop meanwhile."""
+        pause = 0.1
+        while True:
+            try:
+                return await asyncio.to_thread(command, *arguments)
+            except RedisError as error:
+                _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
+                if self._stop.is_set():
+                    return None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+class _Clock:
+    """Sums the time spent in model work, without the waits between its pieces, and notes when scoring began."""
+
+    def __init__(self) -> None:
+        self._generate, self._began, self._first_sent = 0.0, 0.0, 0.0
+
+    def generating(self) -> None:
+        self._began = time.monotonic()
+
+    def generated(self) -> None:
+        self._generate += time.monotonic() - self._began
+
+    def sent(self) -> None:
+        self._first_sent = self._first_sent or time.monotonic()
+
+    def timings(self) -> Timings:
+        return Timings(self._generate, time.monotonic() - self._first_sent)
+
+
+def _outcome(trajectory: trajectory_pb2.Trajectory) -> str:
+    if trajectory.WhichOneof("outcome") == "group":
+        return "ok"
+    return trajectory_pb2.FailureCode.Name(trajectory.failure.code).removeprefix("FAILURE_CODE_").lower()

@@ -1,0 +1,103 @@
+"""gRPC: varl.v1.RewardService, reflection on request."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+from varl.v1 import reward_pb2, reward_pb2_grpc
+
+from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
+from services.serving.service import RejectionCode, RequestRejectedError, ScoringService
+
+_STATUS = {
+    RejectionCode.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
+    RejectionCode.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    RejectionCode.UNSUPPORTED_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
+    RejectionCode.REQUEST_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    RejectionCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RejectionCode.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+}
+Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+
+
+def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
+    """Channel arguments. gRPC's own size limit lies above ours: its RESOURCE_EXHAUSTED would read as load, and be retried for ever."""
+    return [
+        ("grpc.max_receive_message_length", 2 * max_request_bytes),
+        ("grpc.max_send_message_length", 2 * max_request_bytes),
+        ("grpc.so_reuseport", 0),  # a taken port is an error, not a shared one
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s
+    ]
+
+
+class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
+    """RewardService over a ``ScoringService``."""
+
+    def __init__(self, service: ScoringService) -> None:
+        self._service = service
+
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:  # noqa: N802
+        """Score a batch."""
+        try:
+            with self._service.counted("grpc"):
+                _check_size(request.ByteSize(), self._service.settings.max_request_bytes)
+                return _response(await self._service.score(_batch(request)), self._service.scorer.reward)
+        except RequestRejectedError as rejection:
+            await _abort(context, rejection)
+
+    async def GetInfo(self, request: reward_pb2.GetInfoRequest, context: Context) -> reward_pb2.GetInfoResponse:  # noqa: N802
+        """Name, model, formulas and limits of the service."""
+        scorer, settings = self._service.scorer, self._service.settings
+        return reward_pb2.GetInfoResponse(
+            reward=scorer.reward,
+            model=_model(scorer.model),
+            formulas=scorer.formulas,
+            max_samples=settings.max_samples,
+            max_image_bytes=settings.max_image_bytes,
+        )
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"the request has {size} bytes, at most {most} are taken")
+
+
+async def _abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
+    metadata = () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
+    await context.abort(_STATUS[rejection.code], rejection.detail, metadata)
+    raise AssertionError  # abort raises
+
+
+def _batch(request: reward_pb2.ScoreRequest) -> ScoreBatch:
+    samples = (RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words)) for sample in request.samples)
+    return ScoreBatch(tuple(samples), request.formula)
+
+
+def _response(result: BatchResult, reward: str) -> reward_pb2.ScoreResponse:
+    results = [_result(name, outcome) for name, outcome in zip(result.ids, result.outcomes, strict=True)]
+    return reward_pb2.ScoreResponse(reward=reward, model=_model(result.model), results=results)
+
+
+def _model(model: ModelInfo) -> reward_pb2.Model:
+    return reward_pb2.Model(engine=model.engine, name=model.name, revision=model.revision)
+
+
+def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
+    if isinstance(outcome, SampleError):
+        return reward_pb2.Result(id=name, error=reward_pb2.ScoreError(code=f"ERROR_CODE_{outcome.code.name}", detail=outcome.detail))
+    words = [reward_pb2.Word(text=word.text, confidence=word.confidence, polygon=word.polygon) for word in outcome.words]
+    return reward_pb2.Result(id=name, score=reward_pb2.Score(value=outcome.value, components=outcome.components, words=words))
+
+
+def build_server(service: ScoringService) -> grpc.aio.Server:
+    """A gRPC server with the reward service and, where set, reflection; no port yet."""
+    server = grpc.aio.server(options=server_options(service.settings.max_request_bytes))
+    reward_pb2_grpc.add_RewardServiceServicer_to_server(RewardServicer(service), server)
+    if service.settings.reflection:
+        reflection.enable_server_reflection(("varl.v1.RewardService", "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    return server

@@ -1,0 +1,32 @@
+"""grpc.health.v1 for the whole server and for the reward service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+SERVICE_NAMES = ("", "varl.v1.RewardService")
+
+
+class Health:
+    """The standard health service; NOT_SERVING until told otherwise, where the stock servicer begins as SERVING."""
+
+    def __init__(self) -> None:
+        self._servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack the asyncio half
+
+    async def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve health from ``server``, which is not started yet."""
+        await self.set_serving(False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say whether requests are taken."""
+        states = health_pb2.HealthCheckResponse
+        for name in SERVICE_NAMES:
+            await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+    async def shut_down(self) -> None:
+        """Say NOT_SERVING from here to the end."""
+        await self._servicer.enter_graceful_shutdown()

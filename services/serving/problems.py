@@ -1,0 +1,79 @@
+"""RFC 9457 problem details for every HTTP error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from services.serving.service import FieldFault, RejectionCode, RequestRejectedError
+
+_STATUS = {
+    RejectionCode.MALFORMED: HTTPStatus.BAD_REQUEST,
+    RejectionCode.INVALID_REQUEST: HTTPStatus.UNPROCESSABLE_ENTITY,
+    RejectionCode.UNSUPPORTED_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    RejectionCode.REQUEST_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RejectionCode.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
+    RejectionCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_log = logging.getLogger("varl.serving")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with a stable code, whether a retry may help, and the fields at fault."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    errors: list[FieldFault] = []
+
+
+def problem(
+    status: int, code: str, detail: str, errors: Sequence[FieldFault] = (), headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An application/problem+json answer."""
+    body = Problem(
+        type=f"urn:varl:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        retryable=status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE),
+        errors=list(errors),
+    )
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers, media_type="application/problem+json")
+
+
+def rejection_problem(rejection: RequestRejectedError) -> JSONResponse:
+    """Make the problem of a rejected request, with Retry-After where a retry may help."""
+    headers = {} if rejection.retry_after is None else {"Retry-After": str(math.ceil(rejection.retry_after))}
+    return problem(_STATUS[rejection.code], rejection.code, rejection.detail, rejection.faults, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app as a problem."""
+
+    async def rejected(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401 - Starlette's handlers are typed by Exception
+        return rejection_problem(error)
+
+    async def http(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401
+        code = HTTPStatus(error.status_code).name.lower()
+        return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+    async def unexpected(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401
+        _log.error("unexpected failure of a request", exc_info=error)
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected failure, see the service's log")
+
+    app.add_exception_handler(RequestRejectedError, rejected)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,131 @@
+"""The seam between the shared service and a reward: samples in, a score or a typed error out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+
+
+class ErrorCode(StrEnum):
+    """Why one sample has no score; the gRPC enum ERROR_CODE_… has the same names."""
+
+    BAD_IMAGE = "bad_image"
+    IMAGE_TOO_LARGE = "image_too_large"
+    NO_TARGET = "no_target"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    ENGINE_FAILED = "engine_failed"
+    NOT_FINITE = "not_finite"
+    INVALID_FIELD = "invalid_field"
+
+
+@dataclass(frozen=True)
+class SampleError:
+    """One sample's failure; the detail names the field and the limit."""
+
+    code: ErrorCode
+    detail: str
+
+
+@dataclass(frozen=True)
+class ScoredWord:
+    """A word that was read: confidence in [0, 1], polygon x0 y0 x1 y1 … in pixels of the image."""
+
+    text: str
+    confidence: float
+    polygon: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """One sample's reward with the terms that make it up."""
+
+    value: float
+    components: Mapping[str, float]
+    words: tuple[ScoredWord, ...] = ()
+
+
+Outcome = SampleScore | SampleError
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """A sample as it came in; ``image`` is a whole PNG, JPEG or WebP file, or the reason why there are no bytes."""
+
+    id: str
+    prompt: str
+    image: bytes | SampleError
+    target_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScorerSample:
+    """A sample that passed every check, its image decoded."""
+
+    prompt: str
+    pixels: Pixels
+    target_words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which engine and weights answered."""
+
+    engine: str
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """A request as both faces hand it on; formula "" is the service's default."""
+
+    samples: tuple[RawSample, ...]
+    formula: str = ""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Outcomes in the order of the samples."""
+
+    ids: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    model: ModelInfo = field(kw_only=True)
+
+
+class Scorer(Protocol):
+    """A reward model. Samples come one by one and many at a time; how they are batched or spread is the scorer's own affair."""
+
+    @property
+    def reward(self) -> str:
+        """Name of the reward, for example "ocr"."""
+
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """Names of the formulas on offer, the default first."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model; valid after ``start``."""
+
+    async def start(self) -> None:
+        """Load the model and prove it on a golden sample; raises StartError where that fails."""
+
+    def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
+        """What is wrong with a sample apart from its image, before any work is spent on it."""
+
+    async def score(self, sample: ScorerSample, formula: str) -> Outcome:
+        """The outcome of one sample; cancelling it drops the sample if no model holds it yet."""
+
+    async def close(self) -> None:
+        """Free the model."""
+
+
+class StartError(Exception):
+    """A scorer cannot start; the message is meant for the operator."""

@@ -1,0 +1,167 @@
+"""The face-less service: what HTTP and gRPC both do with a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.serving.admission import Admission, OverloadedError
+from services.serving.images import ImageLimits, decode_image
+from services.serving.metrics import Metrics
+from services.serving.scoring import BatchResult, ErrorCode, Outcome, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
+from services.serving.settings import ServingSettings
+
+_log = logging.getLogger("varl.serving")
+
+
+class State(StrEnum):
+    """Only READY takes requests."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class RejectionCode(StrEnum):
+    """Why a whole request was turned away."""
+
+    MALFORMED = "malformed"
+    INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED_TYPE = "unsupported_type"
+    REQUEST_TOO_LARGE = "request_too_large"
+    OVERLOADED = "overloaded"
+    NOT_READY = "not_ready"
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """A field, written as samples[0].id, and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class RequestRejectedError(Exception):
+    """A request of which nothing is scored.
+
+    ``faults`` names the fields; ``retry_after`` (seconds) is set where the same request may succeed later.
+    """
+
+    def __init__(self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.faults, self.retry_after = code, detail, tuple(faults), retry_after
+
+
+def invalid(*faults: FieldFault) -> RequestRejectedError:
+    """The rejection that these faults make."""
+    return RequestRejectedError(RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults)
+
+
+class ScoringService:
+    """Checks, decodes, scores. Belongs to one event loop."""
+
+    def __init__(self, settings: ServingSettings, scorer: Scorer) -> None:
+        self.settings = settings
+        self.scorer = scorer
+        self.state = State.LOADING
+        self._admission = Admission(settings.max_in_flight)
+        self.metrics = Metrics(scorer.reward, lambda: self._admission.in_flight)
+        self._limits = ImageLimits(settings.max_image_bytes, settings.max_pixels, settings.max_aspect_ratio, settings.min_side)
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._decoded = asyncio.Semaphore(settings.max_decoded)
+
+    async def start(self) -> None:
+        """Load the model; raises StartError."""
+        await self.scorer.start()
+        self.state = State.READY
+
+    async def close(self) -> None:
+        """Free the model and the decoding threads."""
+        await self.scorer.close()
+        self._decoders.shutdown(wait=True)
+
+    @contextmanager
+    def counted(self, face: str) -> Iterator[None]:
+        """Count what happens to one request on ``face`` ("http", "grpc"), from reading it to answering it."""
+        began = time.monotonic()
+        try:
+            yield
+        except RequestRejectedError as rejection:
+            self.metrics.request(face, rejection.code)
+            raise
+        self.metrics.request(face, "ok")
+        self.metrics.duration(face, time.monotonic() - began)
+
+    async def score(self, batch: ScoreBatch) -> BatchResult:
+        """One outcome per sample; raises RequestRejectedError where nothing can be scored."""
+        if self.state is not State.READY:
+            raise RequestRejectedError(RejectionCode.NOT_READY, f"the service is {self.state}", retry_after=1.0)
+        self._check(batch)
+        try:
+            with self._admission.admit(len(batch.samples)):
+                outcomes = await asyncio.gather(*(self._outcome(sample, batch.formula) for sample in batch.samples))
+        except OverloadedError as error:
+            raise RequestRejectedError(RejectionCode.OVERLOADED, str(error), retry_after=error.retry_after) from error
+        return BatchResult(tuple(sample.id for sample in batch.samples), tuple(outcomes), model=self.scorer.model)
+
+    def _check(self, batch: ScoreBatch) -> None:
+        samples, most = batch.samples, self.settings.max_samples
+        if not 1 <= len(samples) <= most:
+            raise invalid(FieldFault("samples", f"{len(samples)} given, 1 to {most} are taken"))
+        if batch.formula and batch.formula not in self.scorer.formulas:
+            raise invalid(FieldFault("formula", f"{batch.formula!r} is none of {', '.join(self.scorer.formulas)}"))
+        _check_ids(samples)
+
+    async def _outcome(self, sample: RawSample, formula: str) -> Outcome:
+        try:
+            outcome = _finite(self._refusal(sample) or await self._score_one(sample, formula))
+        except Exception:  # a defect met on one sample must not fail the others
+            _log.exception("scoring a sample failed")
+            outcome = SampleError(ErrorCode.ENGINE_FAILED, "unexpected failure, see the service's log")
+        self.metrics.sample(outcome.code if isinstance(outcome, SampleError) else None)
+        return outcome
+
+    def _refusal(self, sample: RawSample) -> SampleError | None:
+        limits = self.settings
+        if isinstance(sample.image, SampleError):
+            return sample.image
+        if len(sample.prompt) > limits.max_prompt_chars:
+            return SampleError(
+                ErrorCode.PROMPT_TOO_LONG, f"prompt: {len(sample.prompt)} characters, at most {limits.max_prompt_chars} are taken"
+            )
+        if len(sample.target_words) > limits.max_target_words:
+            detail = f"target_words: {len(sample.target_words)} given, at most {limits.max_target_words} are taken"
+            return SampleError(ErrorCode.INVALID_FIELD, detail)
+        if sum(map(len, sample.target_words)) > limits.max_prompt_chars:
+            return SampleError(ErrorCode.INVALID_FIELD, f"target_words: more than {limits.max_prompt_chars} characters together")
+        return self.scorer.check(sample.prompt, sample.target_words)
+
+    async def _score_one(self, sample: RawSample, formula: str) -> Outcome:
+        assert isinstance(sample.image, bytes)  # noqa: S101 - _refusal answered for the rest
+        async with self._decoded:
+            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode_image, sample.image, self._limits)
+            if isinstance(pixels, SampleError):
+                return pixels
+            return await self.scorer.score(ScorerSample(sample.prompt, pixels, sample.target_words), formula)
+
+
+def _check_ids(samples: Sequence[RawSample]) -> None:
+    seen: set[str] = set()
+    for index, sample in enumerate(samples):
+        fault = "is empty" if not sample.id else f"{sample.id!r} stands twice" if sample.id in seen else ""
+        if fault:
+            raise invalid(FieldFault(f"samples[{index}].id", fault))
+        seen.add(sample.id)
+
+
+def _finite(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, SampleError) or all(map(math.isfinite, (outcome.value, *outcome.components.values()))):
+        return outcome
+    return SampleError(ErrorCode.NOT_FINITE, "the model's answer is not a finite number")

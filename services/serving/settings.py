@@ -1,0 +1,67 @@
+"""Settings that every reward service has; flags over environment over defaults."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+T = TypeVar("T", bound="ServingSettings")
+
+
+class ServingSettings(BaseSettings):
+    """Faces and limits of a reward service."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, cli_kebab_case=True, cli_avoid_json=True, cli_hide_none_type=True, cli_show_env_vars=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    http_port: Port = Field(8080, description="HTTP port; 0 picks a free one.")
+    grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
+    reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
+    max_samples: int = Field(256, ge=1, description="Samples that one request may hold.")
+    max_in_flight: int = Field(
+        1024, ge=1, description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED."
+    )
+    max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
+    max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
+    max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
+    max_pixels: int = Field(2048 * 2048, ge=64, description="Pixels of an image.")
+    max_aspect_ratio: float = Field(20.0, ge=1, description="Longer side of an image divided by its shorter side.")
+    min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
+    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
+    max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
+    grace_seconds: float = Field(30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
+    dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
+
+    @model_validator(mode="after")
+    def _whole_requests_fit(self) -> Self:
+        if self.max_samples > self.max_in_flight:
+            raise ValueError("max_samples must not be over max_in_flight: such a request could never be taken")
+        return self
+
+
+def parse_settings(cls: type[T], arguments: list[str] | None = None) -> T:
+    """Settings from command line and environment; ``arguments`` None takes those of the process.
+
+    A bad value ends the program with code 2 after one line per fault on stderr; --dry-run ends it with code 0 after printing the settings.
+    """
+    try:
+        settings = CliApp.run(cls, cli_args=arguments)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            sys.stderr.write(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})\n")
+        raise SystemExit(2) from None
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    if settings.dry_run:
+        sys.stdout.write(settings.model_dump_json(indent=2, exclude={"dry_run"}) + "\n")
+        raise SystemExit(0)
+    return settings

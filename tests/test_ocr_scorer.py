@@ -1,0 +1,165 @@
+"""The pool and the scorer, with engines that fail in ways the real one cannot be made to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from services.ocr.pool import EnginePool
+from services.ocr.reward import FORMULAS
+from services.ocr.scorer import GOLDEN_WORD, OCRScorer
+from services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
+
+SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+GOLDEN = ReadWord(GOLDEN_WORD, 1.0, SQUARE)
+
+
+def image(value: int) -> Image:
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+class Scripted:
+    """Pixel 0: the golden word; 1: raises; 2: a failure value; 3: NaN; 4: waits for the gate; 5: answers for two images."""
+
+    model = EngineModel("scripted", "none", "0")
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.gate = gate or threading.Event()
+        self.thread = threading.current_thread()
+        self.busy = threading.Lock()
+        self.started = threading.Event()
+        self.seen: list[int] = []
+
+    def read(self, images: Sequence[Image]) -> list[Reading]:
+        assert threading.current_thread() is self.thread
+        assert self.busy.acquire(blocking=False)
+        try:
+            return self._read(int(images[0][0, 0, 0]))
+        finally:
+            self.busy.release()
+
+    def _read(self, value: int) -> list[Reading]:
+        self.seen.append(value)
+        if value == 1:
+            raise RuntimeError("broken")
+        if value == 4:
+            self.started.set()
+            self.gate.wait(20)
+        answers: dict[int, list[Reading]] = {2: [EngineFailure("no")], 3: [[ReadWord("x", float("nan"), SQUARE)]], 5: [[GOLDEN], [GOLDEN]]}
+        return answers.get(value, [[GOLDEN]])
+
+
+async def start(engine: Scripted | None = None, strict: bool = True) -> OCRScorer:
+    def build() -> Scripted:
+        built = engine or Scripted()
+        built.thread = threading.current_thread()
+        return built
+
+    scorer = OCRScorer(build, 1, strict)
+    await scorer.start()
+    return scorer
+
+
+def sample(value: int) -> ScorerSample:
+    return ScorerSample("says 'ready'", image(value), ())
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(1, ErrorCode.ENGINE_FAILED), (2, ErrorCode.ENGINE_FAILED), (5, ErrorCode.ENGINE_FAILED), (3, ErrorCode.NOT_FINITE)]
+)
+async def test_engine_trouble_is_a_typed_error_and_the_next_image_is_read(value: int, code: ErrorCode) -> None:
+    scorer = await start()
+    outcome = await scorer.score(sample(value), "")
+    assert isinstance(outcome, SampleError)
+    assert outcome.code is code
+    after = await scorer.score(sample(0), "")
+    assert isinstance(after, SampleScore)
+    assert after.value == 2.0
+    assert after.words[0].polygon == (0, 0, 1, 0, 1, 1, 0, 1)
+    await scorer.close()
+
+
+async def test_formulas_go_by_name_and_the_default_comes_first() -> None:
+    scorer = await start()
+    assert scorer.formulas[0] == "comp_sim_pen"
+    assert set(scorer.formulas) == set(FORMULAS)
+    outcome = await scorer.score(sample(0), "flow_grpo")
+    assert isinstance(outcome, SampleScore)
+    assert outcome.components == {"similarity": 1.0}
+    await scorer.close()
+
+
+async def test_every_instance_stays_on_its_own_thread_and_all_take_part() -> None:
+    gate = threading.Event()
+    engines: list[Scripted] = []
+
+    def build() -> Scripted:
+        engines.append(Scripted(gate))
+        return engines[-1]
+
+    pool = EnginePool(build, 3)
+    await pool.start()
+    slow = [asyncio.create_task(pool.read(image(4))) for _ in range(3)]
+    await asyncio.gather(*(asyncio.to_thread(engine.started.wait, 20) for engine in engines))  # all three hold one image at once
+    gate.set()
+    await asyncio.gather(*slow, *(pool.read(image(0)) for _ in range(50)))
+    assert len(engines) == len({engine.thread for engine in engines}) == 3
+    assert sum(len(engine.seen) for engine in engines) == 53
+    await pool.close()
+    assert not any(engine.thread.is_alive() for engine in engines)
+
+
+async def test_who_goes_away_before_its_turn_costs_nothing() -> None:
+    engine = Scripted()
+    scorer = await start(engine)
+    holding = asyncio.create_task(scorer.score(sample(4), ""))
+    await asyncio.to_thread(engine.started.wait, 20)
+    waiting = asyncio.create_task(scorer.score(sample(9), ""))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    engine.gate.set()
+    assert isinstance(await holding, SampleScore)
+    assert isinstance(await scorer.score(sample(0), ""), SampleScore)
+    assert 9 not in engine.seen
+    await scorer.close()
+
+
+async def test_who_goes_away_during_its_turn_leaves_the_engine_working() -> None:
+    engine = Scripted()
+    scorer = await start(engine)
+    holding = asyncio.create_task(scorer.score(sample(4), ""))
+    await asyncio.to_thread(engine.started.wait, 20)
+    holding.cancel()
+    engine.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    assert isinstance(await scorer.score(sample(0), ""), SampleScore)
+    await scorer.close()
+
+
+class Misreader(Scripted):
+    def _read(self, value: int) -> list[Reading]:
+        return [[ReadWord("READV", 1.0, SQUARE)]]
+
+
+async def test_weights_that_misread_the_golden_word_are_refused_where_they_are_known() -> None:
+    with pytest.raises(StartError, match=r"READY.*READV"):
+        await start(Misreader())
+    await (await start(Misreader(), strict=False)).close()
+
+
+async def test_an_engine_that_cannot_be_built_stops_the_start() -> None:
+    def build() -> Scripted:
+        raise EngineUnavailableError("nothing here")
+
+    scorer = OCRScorer(build, 2, strict=True)
+    with pytest.raises(StartError, match="nothing here"):
+        await scorer.start()
+    await scorer.close()

@@ -1,0 +1,151 @@
+"""The sampler's cache, its seeds and its log-probabilities against passes that recompute everything."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from policy.base import Drawn, SamplingParams, cells, scale_of_token
+from policy.nextflow import NextFlowPolicy, build_random, load
+from policy.nextflow.quantizer import SelfCorrection
+from policy.nextflow.sequence import block_causal, padded_prompts
+from policy.nextflow.tokenizer import split_scales
+from policy.sampling import draw, guidance, guided, probabilities, uniforms
+from trainer.pretrain.train_policy import forward_batch
+
+PROMPT = "a red sign that says 'BREAD'"
+SAMPLERS = [SamplingParams(), SamplingParams(temperature=0.7, top_k=6, top_p=0.9, cfg=3.0), SamplingParams(cfg=2.0, cfg_constant=True)]
+
+
+@pytest.fixture(scope="module")
+def policy() -> NextFlowPolicy:
+    return build_random(3)
+
+
+def draw_all(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Drawn:
+    return policy.draw(policy.prefill(PROMPT, params.cfg > 0), len(policy.grids), seeds, params)[1]
+
+
+def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Tensor:
+    """Every scale from a whole teacher-forced pass over all that came before."""
+    tokens = torch.zeros(len(seeds), 0, dtype=torch.long)
+    for scale, size in enumerate(cells(policy.grids)):
+        probe = torch.cat([tokens, torch.zeros(len(seeds), size, dtype=torch.long)], 1)
+        logits = policy.logits(PROMPT, probe, scale)
+        if params.cfg > 0:
+            logits = guided(logits, policy.logits("", probe, scale), guidance(params, scale, len(policy.grids)))
+        chosen = draw(probabilities(logits.detach(), params), uniforms(seeds, scale, size))
+        tokens = torch.cat([tokens, chosen], 1)
+    return tokens
+
+
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_cache_and_no_cache_agree_token_for_token(policy: NextFlowPolicy, params: SamplingParams):
+    seeds = [11, 12, 13, 14]
+    assert torch.equal(draw_all(policy, seeds, params).tokens, draw_without_cache(policy, seeds, params))
+
+
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, params: SamplingParams):
+    drawn = draw_all(policy, [1, 2, 3, 4, 5], params)
+    log_probs = policy.logits(PROMPT, drawn.tokens, 0).log_softmax(-1).gather(-1, drawn.tokens[..., None]).squeeze(-1)
+    assert (log_probs - drawn.log_probs).abs().max() <= 1e-4
+    assert drawn.log_probs.exp().std() > 0  # not a constant that would agree with anything
+
+
+@pytest.mark.parametrize("split", [1, 3, 4])
+def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int):
+    params = SamplingParams()
+    state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5, 6], params)
+    _, rest = policy.draw(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
+    whole = torch.cat([prefix.tokens.repeat_interleave(2, 0), rest.tokens], 1)
+    teacher = policy.logits(PROMPT, whole, split).log_softmax(-1).gather(-1, rest.tokens[..., None]).squeeze(-1)
+    assert (teacher - rest.log_probs).abs().max() <= 1e-4
+    alone = policy.draw(policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params)[1]
+    assert torch.equal(alone.tokens[0], rest.tokens[2])
+    assert not torch.equal(rest.tokens[0], rest.tokens[1])
+
+
+def test_a_candidate_does_not_depend_on_its_batch_mates(policy: NextFlowPolicy):
+    together = draw_all(policy, [7, 8, 9], SAMPLERS[1]).tokens
+    alone = torch.cat([draw_all(policy, [seed], SAMPLERS[1]).tokens for seed in (7, 8, 9)])
+    assert torch.equal(together, alone)
+
+
+def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy):
+    prompts = [PROMPT, "a blue wall with 'SEA' in white", ""]
+    tokens = torch.randint(32, (3, sum(cells(policy.grids))), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        batched = forward_batch(policy, prompts, split_scales(tokens, policy.grids))[0]
+        for row, prompt in enumerate(prompts):
+            assert torch.allclose(batched[row], policy.logits(prompt, tokens[row : row + 1], 0)[0], atol=1e-5)
+
+
+def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy):
+    tokens = draw_all(policy, [1], SamplingParams()).tokens
+    scale = scale_of_token(policy.grids)
+    changed = tokens.clone()
+    changed[:, scale >= 3] = (changed[:, scale >= 3] + 1) % 32
+    before, after = policy.logits(PROMPT, tokens, 0), policy.logits(PROMPT, changed, 0)
+    assert torch.equal(before[:, scale <= 3], after[:, scale <= 3])
+    assert not torch.allclose(before[:, scale == 4], after[:, scale == 4])
+
+
+def test_block_causal_mask_by_hand():
+    assert block_causal([(1, 1), (1, 2)]).tolist() == [[True, False, False], [True, True, True], [True, True, True]]
+
+
+def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy: NextFlowPolicy):
+    tokens, real, positions = padded_prompts(["ab", ""], policy.module.text_size)
+    assert real.tolist() == [[True, True, True], [False, False, True]]
+    assert positions[0, :, 0].tolist() == [0, 1, 2]
+    assert positions[1, -1].tolist() == [0, 0, 0]
+    assert tokens[0, -1] == tokens[1, -1]
+
+
+def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tmp_path: Path):
+    policy.save(tmp_path / "m")
+    again = load(tmp_path / "m")
+    drawn = draw_all(policy, [4], SamplingParams()).tokens
+    assert torch.equal(draw_all(again, [4], SamplingParams()).tokens, drawn)
+    assert np.array_equal(again.decode(drawn), policy.decode(drawn))
+    with pytest.raises(ValueError, match="does not fit"):
+        again.load_weights(str(tmp_path / "m" / "tokenizer.safetensors"))
+
+
+def test_bad_requests_are_named(policy: NextFlowPolicy):
+    state = policy.prefill(PROMPT, False)
+    with pytest.raises(ValueError, match="to_scale"):
+        policy.draw(state, 0, [1], SamplingParams())
+    with pytest.raises(ValueError, match="guided"):
+        policy.draw(state, 1, [1], SamplingParams(cfg=1.0))
+    with pytest.raises(ValueError, match="seeds"):
+        policy.draw(policy.draw(state, 1, [1, 2], SamplingParams())[0], 2, [1], SamplingParams())
+    with pytest.raises(ValueError, match="end at a scale"):
+        split_scales(torch.zeros(1, 4, dtype=torch.long), policy.grids)
+
+
+def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    encoded = policy.tokenizer.encode(images)
+    assert [tuple(t.shape[1:]) for t in encoded.targets] == list(policy.grids)
+    assert torch.allclose(policy.tokenizer.quantizer.accumulate(encoded.inputs), encoded.quantized, atol=1e-5)
+    features = policy.tokenizer.features(images)
+    quantizer = policy.tokenizer.quantizer
+    first = features.mean((2, 3))
+    by_hand = [
+        min(range(32), key=lambda k: float(((row[:8] - quantizer.semantic[k]) ** 2).sum() + ((row[8:] - quantizer.pixel[k]) ** 2).sum()))
+        for row in first
+    ]
+    assert encoded.targets[0].flatten().tolist() == by_hand
+
+
+def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextFlowPolicy):
+    torch.manual_seed(0)
+    images = torch.rand(8, 3, 64, 64) * 2 - 1
+    encoded = policy.tokenizer.encode(images, SelfCorrection(fraction=0.6, top_k=8, temperature=50.0))
+    share = torch.cat([(a != b).flatten() for a, b in zip(encoded.inputs, encoded.targets, strict=True)]).float().mean()
+    assert 0.4 < share < 0.6  # 60 % drawn among 8, one of which is the nearest
+    assert torch.equal(policy.tokenizer.encode(images).targets[0], encoded.targets[0])

@@ -1,0 +1,89 @@
+"""The client against a real gRPC server that fails on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from varl.v1 import reward_pb2, reward_pb2_grpc
+
+from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
+from services.serving.health import Health
+from tests.ocr_builders import grpc_sample
+
+Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+
+
+class Failing(reward_pb2_grpc.RewardServiceServicer):
+    """Aborts with the given codes, one a call, then answers the number of bytes it got."""
+
+    def __init__(self, codes: Sequence[grpc.StatusCode]) -> None:
+        self.codes = list(codes)
+        self.calls = 0
+
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:  # noqa: N802
+        self.calls += 1
+        if self.codes:
+            await context.abort(self.codes.pop(0), "on purpose", (("grpc-retry-pushback-ms", "10"),))
+        return reward_pb2.ScoreResponse(reward=str(len(request.samples[0].image)))
+
+
+@asynccontextmanager
+async def serving(servicer: Failing, healthy: bool = True) -> AsyncIterator[tuple[str, Health]]:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 * 2**20)])
+    reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
+    health = Health()
+    await health.add_to(server)
+    await health.set_serving(healthy)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}", health
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("size", [1000, 4 * 2**20])
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+async def test_load_and_restarts_are_retried_also_for_big_images(size: int, code: grpc.StatusCode) -> None:
+    servicer = Failing([code, code])
+    async with serving(servicer) as (target, _), RewardClient(target, 30) as client:
+        answer = await client.score([grpc_sample("a", "p", b"x" * size)])
+    assert answer.reward == str(size)
+    assert servicer.calls == 3
+
+
+async def test_retries_end_and_say_unavailable() -> None:
+    servicer = Failing([grpc.StatusCode.UNAVAILABLE] * 50)
+    async with serving(servicer) as (target, _), RewardClient(target, 30) as client:
+        with pytest.raises(RewardUnavailable, match="on purpose"):
+            await client.score([grpc_sample("a", "p", b"x")])
+    assert servicer.calls == 5
+
+
+async def test_a_refused_request_is_not_retried() -> None:
+    servicer = Failing([grpc.StatusCode.INVALID_ARGUMENT])
+    async with serving(servicer) as (target, _), RewardClient(target, 30) as client:
+        with pytest.raises(RewardRejected, match="INVALID_ARGUMENT: on purpose"):
+            await client.score([grpc_sample("a", "p", b"x")])
+    assert servicer.calls == 1
+
+
+async def test_nobody_there_is_unavailable_after_the_timeout() -> None:
+    async with serving(Failing([])) as (target, _):
+        pass
+    async with RewardClient(target, 0.3) as client:
+        with pytest.raises(RewardUnavailable):
+            await client.score([grpc_sample("a", "p", b"x")])
+        with pytest.raises(RewardUnavailable):
+            await client.wait_ready(0.3)
+
+
+async def test_wait_ready_waits_for_health() -> None:
+    async with serving(Failing([]), healthy=False) as (target, health), RewardClient(target, 5) as client:
+        with pytest.raises(RewardUnavailable):
+            await client.wait_ready(0.3)
+        await health.set_serving(True)
+        await client.wait_ready(5)

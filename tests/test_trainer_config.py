@@ -1,0 +1,141 @@
+"""Recipes: precedence, refusals by name, the committed files, the dry run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from trainer.config import Recipe, Section, load_recipe, parse_command
+from trainer.recipe_text import describe, to_toml
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[run]\nname = "trial"\nseed = 3\n[rollout.sampling]\ntop_k = 2\n[[rollout.rewards]]\nname = "ocr"\nweight = 2.0\n')
+    return path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARL_TRAINER_RUN__SEED", "5")
+    monkeypatch.setenv("VARL_TRAINER_RUN__UPDATES", "7")
+    recipe = load_recipe(recipe_file, ["--run.updates", "9", "--optimizer.lr", "3e-4", "--rollout.sampling.top_p", "0.5"])
+    assert (recipe.run.name, recipe.run.seed, recipe.run.updates) == ("trial", 5, 9)
+    assert (recipe.rollout.sampling.top_k, recipe.rollout.sampling.top_p, recipe.optimizer.lr) == (2, 0.5, 3e-4)
+    assert recipe.rollout.rewards[0].weight == 2.0
+    assert recipe.objective == Recipe().objective
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[optimizer]\nlearning_rate = 1.0\n", "optimizer.learning_rate"),
+        ("[optimiser]\nlr = 1.0\n", "optimiser"),
+        ("[objective]\nclip_low = 1.0\n", "objective.clip_low"),
+        ("[rollout]\ngroup_size = 1\n", "rollout.group_size"),
+        ('[[rollout.rewards]]\nname = "ocr"\n[[rollout.rewards]]\nname = "ocr"\n', "rollout.rewards"),
+        ('[run]\nname = "../elsewhere"\n', "run.name"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, name: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ValidationError) as caught:
+        load_recipe(path)
+    places = [".".join(map(str, problem["loc"])) + problem["msg"] for problem in caught.value.errors()]
+    assert any(name in place for place in places)
+
+
+def test_an_unknown_flag_is_refused(recipe_file: Path) -> None:
+    with pytest.raises(SystemExit):
+        parse_command([str(recipe_file), "--optimizer.learning_rate", "1"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_committed_recipes_load_and_read_back_from_their_own_toml(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    copy = tmp_path / "copy.toml"
+    copy.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(copy) == recipe
+    assert recipe.run.name == path.stem
+
+
+def test_the_four_recipes_are_there() -> None:
+    assert {"tiny_ocr", "tiny_demo", "vanilla", "paper_ocr"} <= {path.stem for path in RECIPES}
+
+
+def test_paper_recipe_has_the_paper_s_numbers() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "paper_ocr.toml")
+    sampling = recipe.rollout.sampling
+    assert (sampling.cfg, sampling.top_k, sampling.top_p) == (5.0, 2, 0.9)
+    assert (recipe.rollout.prompts_per_update, recipe.rollout.group_size, recipe.rollout.continuations, recipe.run.updates) == (
+        16,
+        16,
+        2,
+        1200,
+    )
+    assert (recipe.objective.split_scale, recipe.objective.eta, recipe.objective.prefix_per_suffix) == (12, 1.0, 3)
+    assert (recipe.optimizer.betas, recipe.optimizer.weight_decay) == ((0.9, 0.95), 0.05)
+    text = describe(recipe)
+    assert "900 prefix updates of 512 images" in text and "300 suffix updates of 256 images" in text
+
+
+def test_vanilla_recipe_is_plain_grpo() -> None:
+    objective = load_recipe(ROOT / "recipes" / "vanilla.toml").objective
+    assert (objective.stages, objective.alpha, objective.mask_propagation) == ("full", 0.0, "off")
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description
+
+
+def test_help_names_and_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command(["--help"])
+    text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for name, description in _fields(Recipe):
+        assert f"--{name} " in text
+        assert description and " ".join(description.split())[:20] in text, name
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+
+
+def test_dry_run_prints_a_recipe_that_reads_back(recipe_file: Path) -> None:
+    result = _command(str(recipe_file), "--dry-run", "--run.updates", "8")
+    assert result.returncode == 0, result.stderr
+    assert tomllib.loads(result.stdout)["run"]["updates"] == 8
+    assert "# run trial: 8 updates" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer.lr", "-1"], "optimizer.lr"),
+        (["--model.dir", "no-such-model", "--rollout.redis_url", "redis://localhost:1"], "no-such-model"),
+        ([], "REDIS_URL"),
+    ],
+)
+def test_a_problem_is_one_line_and_status_1(recipe_file: Path, arguments: list[str], message: str) -> None:
+    result = _command(str(recipe_file), *arguments)
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr

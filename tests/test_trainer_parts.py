@@ -1,0 +1,277 @@
+"""The trainer's parts one by one: prompts, jobs, batches, updates, averages, checkpoints, metrics files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+
+import policy.nextflow
+from policy.nextflow import NextFlowPolicy
+from tests.trainer_rig import METHOD, make_recipe
+from tests.trajectory_builders import make_group, make_job
+from trainer.averaging import WeightAverage
+from trainer.checkpoint import COMPLETE, Progress, checkpoints, load_checkpoint, publish_weights, save_checkpoint
+from trainer.collect import failure_name
+from trainer.config import ObjectiveSettings, OptimizerSettings
+from trainer.groups import GroupBatch, to_batch
+from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
+from trainer.objectives.grpo import token_log_probs
+from trainer.prompts import PromptSpec, draw_prompts, load_prompts
+from trainer.run_log import METRICS_FILE, RunLog
+from trainer.update import Outcome, Updater, learning_rate
+
+SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12))
+def test_prompts_are_drawn_without_replacement_in_epochs(seed: int, count: int) -> None:
+    drawn = [spec for update in range(14) for spec in draw_prompts(SPECS, seed, update, count)]
+    for start in range(0, len(drawn) - len(SPECS) + 1, len(SPECS)):
+        assert set(drawn[start : start + len(SPECS)]) == set(SPECS)
+
+
+def test_prompt_order_depends_on_the_seed_and_changes_between_epochs() -> None:
+    orders = {seed: [draw_prompts(SPECS, seed, epoch, 7) for epoch in range(3)] for seed in (0, 1)}
+    assert orders[0] != orders[1] and orders[0][0] != orders[0][1]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"prompt": "x"}', '{"prompt": "", "target_words": []}', '{"prompt": "x", "target_words": [""]}']
+)
+def test_a_bad_prompt_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "x", "target_words": ["y"]}\n\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"prompts\.jsonl:3: "):
+        load_prompts(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="no prompts"):
+        load_prompts(path)
+
+
+def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, "run", objective=METHOD)
+    weights = PublishedWeights(5, tmp_path / "v5.safetensors")
+    by_update = [training_jobs(recipe, update, SPECS, weights) for update in range(8)]
+    prefix, suffix = by_update[0][0], by_update[3][0]
+    assert (prefix.stage, prefix.split_scale, prefix.continuations) == (rollout_pb2.STAGE_PREFIX, 3, 2)
+    assert (suffix.stage, suffix.split_scale, suffix.continuations) == (rollout_pb2.STAGE_SUFFIX, 3, 1)
+    seeds = [job.seed for jobs in by_update for job in jobs]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert [job.seed for job in training_jobs(recipe, 4, SPECS, weights)] == [job.seed for job in by_update[4]]
+    assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [job.seed for job in sample_jobs(recipe, 50, SPECS, weights)]
+
+
+def _word(*polygon: float) -> reward_pb2.Word:
+    return reward_pb2.Word(text="x", confidence=1, polygon=polygon)
+
+
+def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
+    job = make_job(stage=rollout_pb2.STAGE_PREFIX, split_scale=2, continuations=2, rewards=["ocr", "hps"])
+    group = make_group(job)  # grids 1x1, 2x2, 3x4 of a 64-pixel image
+    first, second = group.candidates[0].continuations
+    first.rewards["ocr"], first.rewards["hps"], second.rewards["ocr"], second.rewards["hps"] = 0.0, 5.0, 2.0, 5.0
+    first.words.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
+    second.words.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
+    batch = to_batch(group, {"ocr": 1.0, "hps": 0.0}, 1.0, "chained")
+    assert batch.scales == range(2) and batch.steps == (1, 4) and batch.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert float(batch.values[0]) == pytest.approx(1.434, abs=5e-4) and batch.rewards["hps"][0].tolist() == [5.0, 5.0]
+    assert batch.mask[0].tolist() == [True, True, False, False, True]
+    assert batch.mask[1].all()  # nothing was read in the other candidate's images
+
+
+def test_a_suffix_batch_puts_the_shared_prefix_before_every_candidate() -> None:
+    job = make_job(stage=rollout_pb2.STAGE_SUFFIX, split_scale=2)
+    group = make_group(job)
+    batch = to_batch(group, {"ocr": 2.0}, 1.0, "off")
+    assert batch.scales == range(2, 3) and batch.steps == (12,)
+    assert batch.tokens.tolist() == [[*range(5), *range(12)]] * 2
+    assert batch.total.tolist() == [[1.0], [1.0]] and tuple(batch.mask.shape) == tuple(batch.reported.shape) == (2, 12)
+
+
+def _policy() -> NextFlowPolicy:
+    return policy.nextflow.build_random(0)
+
+
+def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), seed: int = 0) -> GroupBatch:
+    steps = tuple(model.grids[scale][0] * model.grids[scale][1] for scale in stage)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(32, (len(values), sum(h * w for h, w in model.grids[: stage.stop])), generator=generator)
+    with torch.no_grad():
+        reported = token_log_probs(model.logits("a prompt", tokens, stage.start), tokens[:, -sum(steps) :])
+    total = torch.tensor(values, dtype=torch.float64)
+    mask = torch.rand(reported.shape, generator=generator) < 0.5
+    return GroupBatch("a prompt", stage, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)
+
+
+def _updater(model: NextFlowPolicy, **optimizer: float) -> Updater:
+    return Updater(model, _policy(), ObjectiveSettings(kl_beta=0.1), OptimizerSettings.model_validate({"lr": 1e-2, **optimizer}))
+
+
+def _weights(model: NextFlowPolicy) -> list[torch.Tensor]:
+    return [value.clone() for value in model.module.state_dict().values()]
+
+
+def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("stage", [range(3), range(3, 5)])
+def test_the_number_of_candidates_in_a_pass_does_not_change_the_gradient(stage: range) -> None:
+    norms = []
+    for size in (0, 2):
+        model = _policy()
+        updater = _updater(model, candidates_per_pass=size)
+        batches = [_batch(model, [0.1, 0.9, 0.4, 0.3, 0.8], stage, seed) for seed in range(2)]
+        outcome, metrics = updater.update(batches, 0, by_scale=True)
+        assert outcome is Outcome.STEPPED
+        norms.append(metrics)
+    for name in ("grad_norm", "loss", "kl", *(f"grad_norm/scale_{scale + 1}" for scale in stage)):
+        assert norms[0][name] == pytest.approx(norms[1][name], rel=1e-3, abs=1e-6), name
+
+
+def test_gradients_by_scale_add_up_to_the_whole() -> None:
+    model = _policy()
+    _, metrics = _updater(model, grad_clip=0).update([_batch(model, [0.0, 1.0], range(1))], 0, by_scale=True)
+    assert metrics["grad_norm/scale_1"] == pytest.approx(metrics["grad_norm"], rel=1e-5)
+
+
+def test_groups_without_preference_are_skipped_or_kept() -> None:
+    for setting, expected in (("skip", Outcome.NO_PREFERENCE), ("keep", Outcome.STEPPED)):
+        model = _policy()
+        objective = ObjectiveSettings.model_validate({"zero_std": setting, "kl_beta": 0.1})
+        updater = Updater(model, _policy(), objective, OptimizerSettings(lr=1e-2, weight_decay=0))
+        outcome, metrics = updater.update([_batch(model, [0.5, 0.5])], 0, by_scale=False)
+        assert outcome is expected and metrics["zero_std_ratio"] == 1.0
+
+
+def test_update_without_groups_changes_nothing() -> None:
+    model = _policy()
+    before = _weights(model)
+    assert _updater(model).update([], 0, by_scale=False) == (Outcome.NO_GROUPS, {})
+    assert _same(before, _weights(model))
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
+    model = _policy()
+    updater, before = _updater(model), _weights(model)
+    bad = _batch(model, [0.0, math.nan])
+    outcome, _ = updater.update([_batch(model, [0.0, 1.0]), bad], 0, by_scale=False)
+    assert outcome is Outcome.NON_FINITE_LOSS
+    assert _same(before, _weights(model)) and not updater.optimizer.state
+    outcome, _ = updater.update([_batch(model, [0.0, 1.0])], 1, by_scale=False)  # and the next update is unharmed
+    assert outcome is Outcome.STEPPED and not _same(before, _weights(model))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
+    model = _policy()
+    updater, before = _updater(model), _weights(model)
+    parameter = next(model.module.parameters())
+    handle = parameter.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
+    outcome, metrics = updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
+    handle.remove()
+    assert outcome is Outcome.NON_FINITE_GRADIENT and math.isnan(metrics["grad_norm"])
+    assert _same(before, _weights(model))
+
+
+def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
+    model = _policy()
+    batch = _batch(model, [0.0, 1.0])
+    stale = GroupBatch(**{**vars(batch), "reported": batch.reported - 1.0})  # every ratio is e
+    for setting, clipped in (("recomputed", 0.0), ("reported", 0.5)):
+        objective = ObjectiveSettings.model_validate({"old_log_probs": setting})
+        _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings()).update([stale], 0, by_scale=False)
+        assert metrics["ratio_mean"] == pytest.approx(math.e, rel=1e-4)
+        assert metrics["clip_ratio/high"] == clipped
+
+
+def test_the_previous_anchor_is_the_weights_before_the_last_step() -> None:
+    model, reference = _policy(), _policy()
+    updater = Updater(model, reference, ObjectiveSettings(kl_anchor="previous"), OptimizerSettings(lr=1e-2))
+    for update in range(2):
+        before = _weights(model)
+        updater.update([_batch(model, [0.0, 1.0])], update, by_scale=False)
+        assert _same(before, _weights(reference)) and not _same(before, _weights(model))
+
+
+def test_learning_rate_warms_up_linearly() -> None:
+    rates = OptimizerSettings(lr=1e-5, warmup_updates=4, warmup_from=1e-6)
+    assert [learning_rate(rates, update) for update in (0, 2, 4, 9)] == pytest.approx([1e-6, 5.5e-6, 1e-5, 1e-5])
+    assert learning_rate(OptimizerSettings(lr=1e-5), 0) == 1e-5
+
+
+def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:
+    model = _policy()
+    average, first = WeightAverage(model.module, 0.75), _weights(model)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.add_(1.0)
+    average.update()
+    changed = _weights(model)
+    with average.applied():
+        for own, start, now in zip(_weights(model), first, changed, strict=True):
+            assert torch.allclose(own, 0.75 * start + 0.25 * now, atol=1e-6)
+    assert _same(changed, _weights(model))
+
+
+def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
+    model = _policy()
+    updater = _updater(model)
+    average = WeightAverage(model.module, 0.9)
+    updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
+    average.update()
+    path = save_checkpoint(tmp_path, Progress(1, 2), updater, average, keep=2)
+    again = _policy()
+    restored, other = _updater(again), WeightAverage(again.module, 0.9)
+    drawn = torch.rand(3)
+    assert load_checkpoint(path, restored, other) == Progress(1, 2)
+    assert torch.equal(drawn, torch.rand(3))
+    assert _same(_weights(model), _weights(again)) and _same(list(average.weights.values()), list(other.weights.values()))
+    for one, trained in ((updater, model), (restored, again)):
+        one.update([_batch(trained, [0.0, 1.0, 0.5], seed=4)], 1, by_scale=False)
+    assert _same(_weights(model), _weights(again))
+
+
+def test_unfinished_checkpoints_are_not_seen_and_old_ones_go(tmp_path: Path) -> None:
+    updater = _updater(_policy())
+    for update in (1, 2, 3):
+        save_checkpoint(tmp_path, Progress(update, 0), updater, None, keep=2)
+    (tmp_path / "000003" / COMPLETE).unlink()
+    assert [path.name for path in checkpoints(tmp_path)] == ["000002"]
+    save_checkpoint(tmp_path, Progress(3, 0), updater, None, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["000002", "000003"]
+
+
+def test_published_weights_keep_the_newest_versions(tmp_path: Path) -> None:
+    updater = _updater(_policy())
+    for version in (0, 1, 2, 10):
+        published = publish_weights(tmp_path, version, updater, keep=2)
+    assert published.path.name == "v000010.safetensors"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v000002.safetensors", "v000010.safetensors"]
+    publish_weights(tmp_path, 1, updater, keep=2)  # after going back to an older checkpoint, its own version is not the one to go
+    assert (tmp_path / "v000001.safetensors").exists()
+
+
+def test_metrics_file_drops_what_lies_beyond_the_resumed_update_and_torn_lines(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0) as log:
+        for update in range(4):
+            log.write(update, {"loss": math.nan if update == 1 else float(update)})
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"update": 4, "lo')
+    with RunLog(tmp_path, 2) as log:
+        log.write(2, {"loss": 20.0})
+    lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert lines == [{"update": 0, "loss": 0.0}, {"update": 1, "loss": None}, {"update": 2, "loss": 20.0}]
+
+
+def test_failure_codes_have_a_metric_name_each() -> None:
+    names = [failure_name(cast(trajectory_pb2.FailureCode, code)) for code in trajectory_pb2.FailureCode.values() if code]
+    assert names == ["score_failed", "reward_unavailable", "weights_missing", "bad_job"]

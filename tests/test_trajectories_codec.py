@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+
+from tests.trajectory_builders import make_group, make_job, make_trajectory
+from trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of, optimised_scales
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+FINITE32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+NAMES = st.text(min_size=1, max_size=20)
+STAGES = st.sampled_from([rollout_pb2.STAGE_FULL, rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX])
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> rollout_pb2.RolloutJob:
+    stage = draw(STAGES)
+    return make_job(
+        run_id=draw(NAMES),
+        job_id=draw(NAMES),
+        prompt=draw(NAMES),
+        target_words=draw(st.lists(st.text(max_size=8), max_size=3)),
+        stage=stage,
+        split_scale=0 if stage == rollout_pb2.STAGE_FULL else draw(st.integers(1, 2)),
+        group_size=draw(st.integers(1, 4)),
+        continuations=draw(st.integers(1, 3)) if stage == rollout_pb2.STAGE_PREFIX else 1,
+        seed=draw(st.integers(0, 2**64 - 1)),
+        weight_version=draw(st.integers(0, 2**64 - 1)),
+        rewards=draw(st.lists(NAMES, min_size=1, max_size=2, unique=True)),
+        attempt=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> trajectory_pb2.Trajectory:
+    group = make_group(draw(jobs()))
+    for candidate in group.candidates:
+        size = len(candidate.tokens)
+        candidate.tokens[:] = draw(st.lists(st.integers(0, 2**32 - 1), min_size=size, max_size=size))
+        candidate.log_probs[:] = draw(st.lists(FINITE32, min_size=size, max_size=size))
+        for continuation in candidate.continuations:
+            for name in group.job.rewards:
+                continuation.rewards[name] = draw(FINITE)
+            continuation.words.append(reward_pb2.Word(text=draw(st.text(max_size=5)), confidence=0.5, polygon=[0, 0, 9, 0, 9, 9]))
+    return trajectory_pb2.Trajectory(group=group)
+
+
+@given(jobs())
+def test_job_round_trip(job: rollout_pb2.RolloutJob) -> None:
+    assert decode_job(encode_job(job)) == job
+
+
+@given(groups())
+def test_trajectory_round_trip(trajectory: trajectory_pb2.Trajectory) -> None:
+    data = encode_trajectory(trajectory)
+    assert decode_trajectory(data) == trajectory
+    assert encode_trajectory(decode_trajectory(data)) == data
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_valid_trajectory_or_a_codec_error(data: bytes) -> None:
+    try:
+        trajectory = decode_trajectory(data)
+    except CodecError as error:
+        assert error.detail
+    else:
+        assert trajectory.WhichOneof("outcome")
+
+
+@given(groups(), st.data())
+def test_a_cut_trajectory_is_rejected(trajectory: trajectory_pb2.Trajectory, data: st.DataObject) -> None:
+    whole = encode_trajectory(trajectory)
+    with pytest.raises(CodecError):
+        decode_trajectory(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+def test_failure_round_trip_keeps_the_job() -> None:
+    job = make_job()
+    failure = trajectory_pb2.GroupFailure(job=job, code=trajectory_pb2.FAILURE_CODE_SCORE_FAILED, detail="x")
+    trajectory = decode_trajectory(encode_trajectory(trajectory_pb2.Trajectory(failure=failure)))
+    assert trajectory.failure == failure
+    assert job_of(trajectory) == job
+
+
+def drop_token(group: trajectory_pb2.Group) -> None:
+    del group.candidates[0].tokens[-1]
+
+
+def drop_token_and_log_prob(group: trajectory_pb2.Group) -> None:
+    drop_token(group)
+    del group.candidates[0].log_probs[-1]
+
+
+def drop_candidate(group: trajectory_pb2.Group) -> None:
+    del group.candidates[-1]
+
+
+def drop_continuation(group: trajectory_pb2.Group) -> None:
+    del group.candidates[1].continuations[-1]
+
+
+def drop_reward(group: trajectory_pb2.Group) -> None:
+    del group.candidates[0].continuations[0].rewards["ocr"]
+
+
+def nan_reward(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[1].rewards["ocr"] = math.nan
+
+
+def infinite_log_prob(group: trajectory_pb2.Group) -> None:
+    group.candidates[1].log_probs[0] = -math.inf
+
+
+def empty_grid(group: trajectory_pb2.Group) -> None:
+    group.grids[0].height = 0
+
+
+def no_grids(group: trajectory_pb2.Group) -> None:
+    del group.grids[:]
+
+
+def split_beyond_the_grids(group: trajectory_pb2.Group) -> None:
+    group.job.split_scale = 3
+
+
+def unwanted_prefix(group: trajectory_pb2.Group) -> None:
+    group.prefix_tokens.append(1)
+
+
+def no_image_size(group: trajectory_pb2.Group) -> None:
+    group.image_size = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (drop_token, "candidates[0].log_probs"),
+        (drop_token_and_log_prob, "candidates[0].tokens must be 5"),
+        (drop_candidate, "group.candidates"),
+        (drop_continuation, "candidates[1].continuations"),
+        (drop_reward, "continuations[0].rewards"),
+        (nan_reward, "continuations[1].rewards"),
+        (infinite_log_prob, "candidates[1].log_probs"),
+        (empty_grid, "group.grids"),
+        (no_grids, "group.grids"),
+        (split_beyond_the_grids, "split_scale"),
+        (unwanted_prefix, "prefix_tokens"),
+        (no_image_size, "image_size"),
+    ],
+)
+def test_bad_group_is_rejected_both_ways_by_field(spoil: Callable[[trajectory_pb2.Group], None], field: str) -> None:
+    group = make_group(make_job(stage=rollout_pb2.STAGE_PREFIX, split_scale=2, continuations=2))
+    spoil(group)
+    trajectory = trajectory_pb2.Trajectory(group=group)
+    with pytest.raises(CodecError) as raised:
+        decode_trajectory(trajectory.SerializeToString())
+    assert field in raised.value.detail
+    with pytest.raises(CodecError):
+        encode_trajectory(trajectory)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"job_id": ""}, "job_id"),
+        ({"prompt": ""}, "prompt"),
+        ({"group_size": 0}, "group_size"),
+        ({"group_size": 10**6}, "group_size"),
+        ({"rewards": []}, "rewards"),
+        ({"rewards": ["ocr", "ocr"]}, "rewards"),
+        ({"stage": 0}, "stage"),
+        ({"stage": 9}, "stage"),
+        ({"split_scale": 1}, "split_scale"),
+        ({"stage": rollout_pb2.STAGE_SUFFIX}, "split_scale"),
+        ({"continuations": 0}, "continuations"),
+        ({"continuations": 2}, "continuations"),
+    ],
+)
+def test_bad_job_is_rejected_both_ways_by_field(fields: dict[str, Any], field: str) -> None:
+    job = make_job(**fields)
+    with pytest.raises(CodecError) as raised:
+        decode_job(job.SerializeToString())
+    assert raised.value.detail.startswith(field)
+    assert raised.value.message == job
+    with pytest.raises(CodecError):
+        encode_job(job)
+
+
+def test_outcome_and_failure_code_are_required() -> None:
+    with pytest.raises(CodecError, match="outcome"):
+        decode_trajectory(b"")
+    with pytest.raises(CodecError, match="code"):
+        encode_trajectory(trajectory_pb2.Trajectory(failure=trajectory_pb2.GroupFailure(job=make_job())))
+
+
+def test_optimised_scales_of_the_stages_cover_the_image_once() -> None:
+    prefix = optimised_scales(make_job(stage=rollout_pb2.STAGE_PREFIX, split_scale=2), 5)
+    suffix = optimised_scales(make_job(stage=rollout_pb2.STAGE_SUFFIX, split_scale=2), 5)
+    assert [*prefix, *suffix] == list(optimised_scales(make_job(), 5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_group_is_no_bigger_than_its_arrays() -> None:
+    job = make_job(group_size=16)
+    grids = tuple((n, n) for n in (1, 2, 4, 8, 16, 32))
+    size = len(encode_trajectory(trajectory_pb2.Trajectory(group=make_group(job, grids))))
+    tokens = 16 * sum(h * w for h, w in grids)
+    assert size < tokens * (4 + 2) + 16 * 64 + 512  # packed: 4 bytes a log-prob, 2 a small code, some for each candidate
+
+
+def test_make_trajectory_is_valid() -> None:
+    assert decode_trajectory(encode_trajectory(make_trajectory(make_job()))).group.job == make_job()

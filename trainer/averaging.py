@@ -1,0 +1,48 @@
+"""An exponential moving average of the trained weights, to evaluate and to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class WeightAverage:
+    """Averages of a module's floating-point weights; ``decay`` is an update's, in [0, 1)."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self._module, self._decay = module, decay
+        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in _weights(module)}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move every average towards its weight: decay * average + (1 - decay) * weight."""
+        for name, value in _weights(self._module):
+            self.weights[name].lerp_(value, 1 - self._decay)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over averages that were saved. Raises KeyError where one is missing."""
+        for name, value in self.weights.items():
+            value.copy_(weights[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the context the module holds the averages."""
+        own = {name: value.detach().clone() for name, value in _weights(self._module)}
+        _copy(self._module, self.weights)
+        try:
+            yield
+        finally:
+            _copy(self._module, own)
+
+
+def _weights(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in module.state_dict().items() if value.is_floating_point()]
+
+
+@torch.no_grad()
+def _copy(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, value in _weights(module):
+        value.copy_(weights[name])

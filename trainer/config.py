@@ -1,0 +1,269 @@
+"""The recipe: everything that decides a run, read from TOML, environment (VARL_TRAINER_*) and flags; a later one wins.
+
+Numbers in brackets, as in [9.3], name the open points of the method (method.md section 9) that a setting decides.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
+
+from policy.base import SamplingParams
+from trainer.objectives.grpo import KlEstimator
+from trainer.objectives.loss import LossSettings, RatioGranularity
+from trainer.objectives.mask_propagation import MaskPropagation
+from trainer.objectives.panw import Normaliser
+from trainer.objectives.vmr import Stages
+
+Count = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """One table of the recipe; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(Section):
+    """Identity and length of the run."""
+
+    name: Name = Field(default="run", description="name of the run: its directory under dir, and its run id in Redis")
+    dir: Path = Field(default=Path("runs"), description="where run directories are made")
+    seed: Count = Field(default=0, description="every prompt order and every candidate's seed derive from it")
+    updates: PositiveInt = Field(default=300, description="number of updates")
+    device: str = Field(default="cpu", description="torch device of the trainer")
+    threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
+
+
+class ModelSettings(Section):
+    """The policy that is trained."""
+
+    dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
+    trainable: Literal["all"] = Field(default="all", description="which parameters are trained")
+
+
+class PromptSettings(Section):
+    """JSON Lines files of {"prompt": str, "target_words": [str]}."""
+
+    train: Path = Field(
+        default=Path("recipes/prompts/tiny_train.jsonl"), description="prompts of the updates, drawn without replacement in seeded epochs"
+    )
+    held_out: Path = Field(
+        default=Path("recipes/prompts/tiny_heldout.jsonl"), description="prompts of the evaluation; none of them is ever trained on"
+    )
+
+
+class SamplingSettings(Section):
+    """How rollouts draw a token; log-probabilities are always those of the plain conditional distribution [9.10]."""
+
+    temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
+    top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability")
+    cfg: NonNegative = Field(default=0.0, description="classifier-free guidance at the last scale; 0: off")
+    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [9.11]")
+
+    def params(self) -> SamplingParams:
+        """The same values as the policy takes them."""
+        return SamplingParams(**self.model_dump())
+
+
+class RewardSettings(Section):
+    """One reward service's part of the total reward."""
+
+    name: Name = Field(description="name by which the rollout workers know the service")
+    weight: float = Field(default=1.0, description="factor of the raw value in the total reward")
+
+
+class RolloutSettings(Section):
+    """What is asked of the rollout workers for one update."""
+
+    prompts_per_update: PositiveInt = Field(default=16, description="groups of an update")
+    group_size: int = Field(default=16, ge=2, description="candidates G of a group")
+    continuations: PositiveInt = Field(
+        default=2, description="continuations K of every prefix candidate; unused outside of the prefix stage"
+    )
+    sampling: SamplingSettings = SamplingSettings()
+    rewards: tuple[RewardSettings, ...] = Field(
+        default=(RewardSettings(name="ocr"),), min_length=1, description="rewards, all of them required"
+    )
+    redis_url: str = Field(
+        default="", description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs"
+    )
+    group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
+    max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
+    max_empty_updates: PositiveInt = Field(
+        default=3, description="give up after this many updates in a row in which every group was dropped"
+    )
+
+
+class ObjectiveSettings(Section):
+    """GRPO, VMR, PANW and MP; vanilla GRPO is stages = full, alpha = 0, mask_propagation = off."""
+
+    stages: Stages = Field(default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales")
+    split_scale: PositiveInt = Field(default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]")
+    prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each suffix update")
+    eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
+    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [9.6]")
+    panw_normaliser: Normaliser = Field(
+        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [9.5]"
+    )
+    mask_propagation: MaskPropagation = Field(
+        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [9.7]"
+    )
+    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [9.7]")
+    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [9.2]; 0: only measured")
+    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [9.2]")
+    kl_anchor: Literal["initial", "previous"] = Field(
+        default="initial", description="reference: the base model, or the weights one update ago [9.3]"
+    )
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [9.4]")
+    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [9.4]")
+    ratio: RatioGranularity = Field(
+        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [9.15]"
+    )
+    old_log_probs: Literal["recomputed", "reported"] = Field(
+        default="recomputed",
+        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [9.10]",
+    )
+    zero_std: Literal["skip", "keep"] = Field(default="skip", description="groups of equal values: leave out, or keep for their KL [9.16]")
+    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [9.16]")
+
+    def loss(self) -> LossSettings:
+        """The coefficients that the loss takes."""
+        return LossSettings(self.kl_beta, self.clip_low, self.clip_high, self.ratio, self.mask_kl)
+
+
+class OptimizerSettings(Section):
+    """AdamW, its learning rate and what follows a step."""
+
+    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [9.1]")
+    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
+    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
+    eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
+    weight_decay: NonNegative = Field(default=0.05, description="AdamW's weight decay, on all trained parameters")
+    grad_clip: NonNegative = Field(default=1.0, description="largest gradient norm; 0: off")
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="decay an update of the averaged weights that are evaluated and kept; 0: off"
+    )
+    candidates_per_pass: Count = Field(default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)")
+
+
+class CheckpointSettings(Section):
+    """What is kept on disk."""
+
+    every: PositiveInt = Field(default=25, description="updates between checkpoints; trajectories are acknowledged with them")
+    keep: PositiveInt = Field(default=2, description="checkpoints kept")
+    keep_weights: PositiveInt = Field(default=3, description="published weight files kept")
+
+
+class MetricsSettings(Section):
+    """What is measured beside the loss."""
+
+    diagnostics_every: Count = Field(
+        default=10, description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off"
+    )
+    samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
+    sample_prompts: PositiveInt = Field(default=8, description="rows of a sample grid: the first prompts of the held-out file")
+    samples_per_prompt: PositiveInt = Field(default=4, description="images in a row of a sample grid")
+
+
+class EvaluationSettings(Section):
+    """Word Accuracy and NED on held-out prompts while training; always the same prompts and seeds."""
+
+    every: Count = Field(default=0, description="updates between evaluations; 0: off")
+    prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")
+    images_per_prompt: PositiveInt = Field(default=1, description="images of each prompt")
+    seed: Count = Field(default=1234, description="seed of all evaluation images")
+    sampling: SamplingSettings = SamplingSettings()
+
+
+class Recipe(BaseSettings):
+    """Settings of one run."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="VARL_TRAINER_", env_nested_delimiter="__")
+
+    run: RunSettings = RunSettings()
+    model: ModelSettings = ModelSettings()
+    prompts: PromptSettings = PromptSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _rewards_are_distinct(self) -> Recipe:
+        names = [reward.name for reward in self.rollout.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError(f"rollout.rewards names a reward twice: {names}")
+        return self
+
+
+class _RecipeFile(PydanticBaseSettingsSource):
+    """The TOML file that the command line names, below flags and environment."""
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("recipe")
+        return tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Unused: the file is read whole."""
+        return None, field_name, False
+
+
+class Command(Recipe):
+    """Trains a next-scale policy with GRPO, VMR, PANW and MP by a recipe, against running rollout workers and reward services."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m trainer", cli_kebab_case=False, cli_avoid_json=True)
+
+    recipe: CliPositionalArg[Path] = Field(description="TOML file of settings; flags override it")
+    resume: Literal["auto", "never"] = Field(
+        default="never", description="auto: go on from the newest whole checkpoint, if any; never: refuse a run directory in use"
+    )
+    dry_run: CliImplicitFlag[bool] = Field(
+        default=False,
+        validation_alias=AliasChoices("dry-run", "dry_run"),
+        description="print the resolved recipe and what would run, then stop",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (put first by pydantic-settings), environment, recipe file."""
+        return init_settings, env_settings, _RecipeFile(settings_cls)
+
+    def settings(self) -> Recipe:
+        """The recipe alone, without the flags of the command."""
+        return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are flags as on the command line, such as ["--optimizer.lr", "1e-4"].
+
+    Raises:
+        pydantic.ValidationError: an unknown key or a value out of range, by its dotted name.
+        FileNotFoundError: there is no such recipe.
+        tomllib.TOMLDecodeError: it is not TOML.
+    """
+    return parse_command([str(path), *overrides]).settings()
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """Command and recipe from command-line arguments; raises as ``load_recipe`` does, and SystemExit for a malformed flag."""
+    return Command(_cli_parse_args=list(arguments))  # type: ignore[call-arg]

@@ -1,0 +1,220 @@
+"""``python -m trainer.demo``: train by a recipe against local services, with the same evaluation before and after, and a report.
+
+Leaves a run directory with eval.json, report.html and weights/final.safetensors beside what the trainer itself writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from pydantic import Field, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from redis.exceptions import RedisError
+
+import policy.nextflow
+from trainer.collect import RolloutTimeoutError
+from trainer.config import Recipe, load_recipe
+from trainer.demo_stages import Say, Stages, progress_bar
+from trainer.evaluation import EvalSettings, Evaluation, EvaluationError, difference, evaluate
+from trainer.held_out import eval_settings, evaluator, held_out_prompts
+from trainer.local_services import local_services
+from trainer.loop import RolloutFailedError, RunInUseError, train
+from trainer.machine import describe_machine
+from trainer.objectives.vmr import Stage, stage_of
+from trainer.prompts import PromptSpec
+from trainer.report import FACTS_FILE, Facts, figures, save_evaluation, write_report
+from trainer.supervisor import ChildDiedError, sigterm_as_exit
+from trajectories.queue import RunQueue, connect
+
+START = "Starting Redis, the OCR reward service and a rollout worker"
+BEFORE = "Evaluating the base model on held-out words"
+TRAIN = "Training"
+AFTER = "Evaluating the trained model on the same words"
+REPORT = "Writing the report"
+
+FIXED_S = {START: 25.0, REPORT: 10.0}
+IMAGE_S = 0.05  # to draw, decode and read one image, until this machine has shown what it needs
+UPDATE_SHARE = 1.4  # time of an update over that of its images alone
+
+PROBLEMS = (
+    OSError, ValueError, TimeoutError, RedisError, ChildDiedError, EvaluationError, RolloutTimeoutError, RolloutFailedError, RunInUseError
+)  # fmt: skip
+
+
+class DemoSettings(BaseSettings):
+    """Trains by a recipe with everything it needs on this machine, and shows what that changed on held-out words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VARL_DEMO_",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="python -m trainer.demo",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+    )
+
+    recipe: Path = Field(Path("recipes/tiny_demo.toml"), description="TOML file of the trainer's settings.")
+    run_dir: Path = Field(Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside.")
+    seed: int | None = Field(None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays.")
+    prompts: PositiveInt = Field(512, description="Held-out prompts of both evaluations.")
+    pictures: PositiveInt = Field(12, description="Prompts that the report shows before and after.")
+    minutes: float | None = Field(None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo; the exit status: 0, 1 with a message, 2 for a bad flag, 130 for Ctrl-C."""
+    try:
+        settings = CliApp.run(DemoSettings, cli_args=list(arguments))
+    except (ValidationError, SettingsError) as error:
+        return _fail(str(error), 2)
+    try:
+        with sigterm_as_exit():
+            demo(settings, _say)
+    except KeyboardInterrupt:
+        return _fail("interrupted; everything was stopped", 130)
+    except PROBLEMS as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    return 0
+
+
+def demo(settings: DemoSettings, say: Say) -> Path:
+    """Run every stage and return the run directory; raises what the stages raise."""
+    recipe = demo_recipe(settings)
+    directory = recipe.run.dir / recipe.run.name
+    prompts = held_out_prompts(recipe, settings.prompts)
+    moved = move_aside(directory)
+    if moved:
+        say(f"{directory} held an earlier run: moved to {moved}")
+    directory.mkdir(parents=True)
+    stages = Stages(expected_seconds(recipe, len(prompts), IMAGE_S), say)
+    before, after = _run(recipe, settings, prompts, stages, say)
+    with stages.stage(REPORT):
+        _leave(directory, recipe, stages, before, after)
+        report = write_report(directory)
+    say(f"\n{summary(before, after)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes")
+    return directory
+
+
+def demo_recipe(settings: DemoSettings) -> Recipe:
+    """The recipe with the run directory and the seed of the command line."""
+    overrides = ["--run.dir", str(settings.run_dir.parent), "--run.name", settings.run_dir.name]
+    return load_recipe(settings.recipe, overrides + (["--run.seed", str(settings.seed)] if settings.seed is not None else []))
+
+
+def images_of_run(recipe: Recipe) -> int:
+    """Images that the training draws and scores."""
+    stages = (stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix) for update in range(recipe.run.updates))
+    copies = sum(recipe.rollout.continuations if stage is Stage.PREFIX else 1 for stage in stages)
+    return copies * recipe.rollout.prompts_per_update * recipe.rollout.group_size
+
+
+def expected_seconds(recipe: Recipe, prompts: int, image_s: float) -> dict[str, float]:
+    """What each stage will take where one image takes ``image_s`` seconds."""
+    evaluation = prompts * recipe.evaluation.images_per_prompt * image_s
+    training = images_of_run(recipe) * image_s * UPDATE_SHARE
+    if recipe.evaluation.every:
+        times = 1 + recipe.run.updates // recipe.evaluation.every
+        training += times * recipe.evaluation.prompts * recipe.evaluation.images_per_prompt * image_s
+    return {START: FIXED_S[START], BEFORE: evaluation, TRAIN: training, AFTER: evaluation, REPORT: FIXED_S[REPORT]}
+
+
+def within_minutes(recipe: Recipe, expected_s: float, minutes: float) -> Recipe:
+    """The recipe with as many of its updates as fit into ``minutes`` where all of them take ``expected_s``."""
+    fit = min(recipe.run.updates, max(1, int(recipe.run.updates * minutes * 60 / expected_s)))
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"updates": fit})})
+
+
+def move_aside(directory: Path) -> Path | None:
+    """Rename what lies at ``directory``, if anything, by the time it was last written; returns its new name."""
+    if not directory.exists():
+        return None
+    written = datetime.fromtimestamp(directory.stat().st_mtime).astimezone()
+    aside = directory.with_name(f"{directory.name}-{written:%Y%m%d-%H%M%S}")
+    return directory.rename(aside)
+
+
+def final_weights(recipe: Recipe) -> Path:
+    """Where the loop leaves the trained weights."""
+    return recipe.run.dir / recipe.run.name / "weights" / "final.safetensors"
+
+
+def summary(before: Evaluation, after: Evaluation) -> str:
+    """The two headlines in words."""
+    return "\n".join(
+        f"{f.name}: {f.before.value:.3f} -> {f.after.value:.3f}, {f.change.value:+.3f} ± {f.change.error:.3f} (one standard error)"
+        for f in figures(before, after)
+    )
+
+
+def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: Stages, say: Say) -> tuple[Evaluation, Evaluation]:
+    """All that needs the services: evaluate, train, evaluate."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    with ExitStack() as stack:
+        with stages.stage(START):
+            services = stack.enter_context(local_services(recipe, lambda line: say(f"  {line}")))
+            queue = RunQueue(connect(services.redis_url), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+            queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
+            trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
+        judge = _Judge(queue, prompts, eval_settings(recipe, trained.grids, settings.pictures))
+        with stages.stage(BEFORE):
+            before = judge(recipe.model.dir / "policy.safetensors", 0, "before")
+        expected = expected_seconds(recipe, len(prompts), stages.seconds[BEFORE] / sum(result.images for result in before.prompts))
+        if settings.minutes is not None:
+            recipe = within_minutes(recipe, expected[TRAIN], settings.minutes)
+            say(f"training for {recipe.run.updates} updates, to fit into {settings.minutes:g} minutes")
+            expected[TRAIN] = min(expected[TRAIN], settings.minutes * 60)
+        stages.expect(expected)
+        with stages.stage(TRAIN):
+            train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, trained.grids))
+        with stages.stage(AFTER):
+            after = judge(final_weights(recipe), recipe.run.updates, "after")
+        say("\nstopping the services")
+    return before, after
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The evaluation that is the same before and after."""
+
+    queue: RunQueue
+    prompts: Sequence[PromptSpec]
+    settings: EvalSettings
+
+    def __call__(self, weights: Path, version: int, tag: str) -> Evaluation:
+        with progress_bar(len(self.prompts), "prompt") as progress:
+            return evaluate(self.queue, self.prompts, self.settings, str(weights), version, tag, progress)
+
+
+def _leave(directory: Path, recipe: Recipe, stages: Stages, before: Evaluation, after: Evaluation) -> None:
+    """Write eval.json and what the report is made of."""
+    sides = {"before": before.summary(), "after": after.summary(), "difference": difference(before, after).summary()}
+    (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
+    for evaluation in (before, after):
+        save_evaluation(directory, evaluation)
+    finished = datetime.now().astimezone().isoformat(timespec="seconds")
+    facts = Facts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
+    (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"python -m trainer.demo: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""From a group message to the tensors that the loss takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from varl.v1 import reward_pb2, trajectory_pb2
+
+from trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
+from trainer.objectives.vmr import middle_value
+from trajectories.codec import optimised_scales
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """One group: G candidates of N tokens, the last n of which are trained.
+
+    tokens: int64 [G, N], scales 1 to the last trained one. reported: float32 [G, n], the sampler's log-probabilities. mask: bool [G, n].
+    rewards: by name, float64 [G, K]. total: float64 [G, K], their weighted sum. values: float64 [G], what the advantages are made of.
+    """
+
+    prompt: str
+    scales: range  # trained, from 0
+    steps: tuple[int, ...]  # tokens of each trained scale
+    tokens: Tensor
+    reported: Tensor
+    mask: Tensor
+    rewards: dict[str, Tensor]
+    total: Tensor
+    values: Tensor
+
+
+def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], eta: float, mode: MaskPropagation) -> GroupBatch:
+    """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total."""
+    counts = [grid.height * grid.width for grid in group.grids]
+    scales = optimised_scales(group.job, len(counts))
+    rewards = {name: _rewards(group, name) for name in weights}
+    total = torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
+    return GroupBatch(
+        prompt=group.job.prompt,
+        scales=scales,
+        steps=tuple(counts[scale] for scale in scales),
+        tokens=torch.tensor([[*group.prefix_tokens, *candidate.tokens] for candidate in group.candidates]),
+        reported=torch.from_numpy(np.array([candidate.log_probs for candidate in group.candidates], dtype=np.float32)),
+        mask=_masks(group, mode)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
+        rewards=rewards,
+        total=total,
+        values=middle_value(total, eta),
+    )
+
+
+def _rewards(group: trajectory_pb2.Group, name: str) -> Tensor:
+    rows = [[continuation.rewards[name] for continuation in candidate.continuations] for candidate in group.candidates]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
+    grids = [(grid.height, grid.width) for grid in group.grids]
+    size = (group.image_size, group.image_size)
+    return torch.stack(
+        [
+            merge([propagate(_polygons(continuation.words), grids, size, mode) for continuation in candidate.continuations])
+            for candidate in group.candidates
+        ]
+    )
+
+
+def _polygons(words: Iterable[reward_pb2.Word]) -> list[Polygon]:
+    return [list(zip(word.polygon[::2], word.polygon[1::2], strict=True)) for word in words if word.polygon]

@@ -1,0 +1,63 @@
+"""The evaluations that a recipe asks for: always the same held-out prompts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from policy.base import Grid
+from trainer.collect import Patience
+from trainer.config import Recipe
+from trainer.evaluation import EvalSettings, evaluate
+from trainer.jobs import PublishedWeights
+from trainer.prompts import PromptSpec, load_prompts
+from trajectories.queue import RunQueue
+
+
+def held_out_prompts(recipe: Recipe, count: int) -> list[PromptSpec]:
+    """The first ``count`` held-out prompts.
+
+    Raises:
+        ValueError: the file has fewer.
+    """
+    prompts = load_prompts(recipe.prompts.held_out)
+    if len(prompts) < count:
+        raise ValueError(f"{count} held-out prompts are asked for, but {recipe.prompts.held_out} has {len(prompts)}")
+    return prompts[:count]
+
+
+def eval_settings(recipe: Recipe, grids: Sequence[Grid], pictures: int = 0) -> EvalSettings:
+    """Settings of every evaluation of a run; ``grids`` are the policy's, ``pictures`` the prompts whose first image is kept."""
+    return EvalSettings(
+        run_id=recipe.run.name,
+        grids=tuple(grids),
+        seed=recipe.evaluation.seed,
+        group_size=recipe.evaluation.images_per_prompt,
+        sampling=recipe.evaluation.sampling.params(),
+        rewards={reward.name: reward.weight for reward in recipe.rollout.rewards},
+        patience=Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts),
+        pictures=pictures,
+    )
+
+
+def evaluator(recipe: Recipe, queue: RunQueue, grids: Sequence[Grid]) -> Callable[[PublishedWeights], dict[str, float]]:
+    """A function from weights to their metrics on the first held-out prompts, for the loop to call every ``evaluation.every`` updates.
+
+    Raises:
+        ValueError: the held-out file has fewer prompts than ``evaluation.prompts``.
+    """
+    settings = eval_settings(recipe, grids)
+    prompts = held_out_prompts(recipe, recipe.evaluation.prompts) if recipe.evaluation.every else []
+
+    def metrics(weights: PublishedWeights) -> dict[str, float]:
+        found = evaluate(queue, prompts, settings, str(weights.path), weights.version, "train", lambda done, total: None)
+        accuracy, ned = found.word_accuracy(), found.ned()
+        return {
+            "eval/word_accuracy": accuracy.value,
+            "eval/word_accuracy_se": accuracy.error,
+            "eval/ned": ned.value,
+            "eval/ned_se": ned.error,
+            "eval/reward": found.reward().value,
+            "eval/failures": float(len(found.failed)),
+        }
+
+    return metrics

@@ -1,0 +1,85 @@
+"""What the trainer asks of the rollout workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from varl.v1 import rollout_pb2
+
+from policy.base import SamplingParams
+from trainer.config import Recipe
+from trainer.objectives.vmr import Stage, stage_of
+from trainer.prompts import PromptSpec, draw_prompts
+
+STAGES = {Stage.FULL: rollout_pb2.STAGE_FULL, Stage.PREFIX: rollout_pb2.STAGE_PREFIX, Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX}
+TRAIN, SAMPLES = 0, 1  # keep the seeds of the two purposes apart
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A weight file that workers can read; the version is the number of updates that it has been through."""
+
+    version: int
+    path: Path
+
+
+def group_seed(run_seed: int, purpose: int, update: int, index: int) -> int:
+    """A 64-bit seed of a group; workers derive those of its candidates and continuations from it."""
+    return int(np.random.SeedSequence([run_seed, purpose, update, index]).generate_state(1, np.uint64)[0])
+
+
+def sampling_message(params: SamplingParams) -> rollout_pb2.Sampling:
+    """Sampling parameters as they stand in a job."""
+    return rollout_pb2.Sampling(
+        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, cfg=params.cfg, cfg_constant=params.cfg_constant
+    )
+
+
+def training_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
+    """The groups of one update, all of one stage."""
+    stage = stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
+    drawn = draw_prompts(prompts, recipe.run.seed, update, recipe.rollout.prompts_per_update)
+    jobs = _jobs(recipe, "train", update, drawn, weights)
+    for index, job in enumerate(jobs):
+        job.seed = group_seed(recipe.run.seed, TRAIN, update, index)
+        job.stage = STAGES[stage]
+        job.split_scale = 0 if stage is Stage.FULL else recipe.objective.split_scale
+        job.group_size = recipe.rollout.group_size
+        job.continuations = recipe.rollout.continuations if stage is Stage.PREFIX else 1
+    return jobs
+
+
+def sample_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
+    """Whole images with their pixels for a sample grid; the seeds are those of every other grid of the run."""
+    jobs = _jobs(recipe, "samples", update, prompts, weights)
+    for index, job in enumerate(jobs):
+        job.seed = group_seed(recipe.run.seed, SAMPLES, 0, index)
+        job.stage = rollout_pb2.STAGE_FULL
+        job.group_size = recipe.metrics.samples_per_prompt
+        job.continuations = 1
+        job.want_images = True
+    return jobs
+
+
+def _jobs(
+    recipe: Recipe, purpose: str, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights
+) -> list[rollout_pb2.RolloutJob]:
+    """What all jobs have in common; stage, sizes and seed are left to the caller."""
+    return [
+        rollout_pb2.RolloutJob(
+            run_id=recipe.run.name,
+            job_id=f"{purpose}/{update}/{index}",
+            update=update,
+            group=index,
+            prompt=spec.prompt,
+            target_words=spec.target_words,
+            weight_version=weights.version,
+            weight_path=str(weights.path.resolve()),
+            sampling=sampling_message(recipe.rollout.sampling.params()),
+            rewards=[reward.name for reward in recipe.rollout.rewards],
+        )
+        for index, spec in enumerate(prompts)
+    ]

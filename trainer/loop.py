@@ -1,0 +1,190 @@
+"""The loop of a run: publish weights, have groups drawn and scored, update, measure, and now and then make it all durable.
+
+Where it departs from the papers stands at the top of the package, ``trainer/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+from varl.v1 import trajectory_pb2
+
+from trainer.averaging import WeightAverage
+from trainer.checkpoint import Progress, checkpoints, keep_final, load_checkpoint, publish_average, publish_weights, save_checkpoint
+from trainer.collect import Collected, Patience, collect, failure_name
+from trainer.config import Recipe
+from trainer.groups import GroupBatch, to_batch
+from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
+from trainer.measure import reward_metrics, rollout_metrics
+from trainer.objectives.vmr import Stage, trained_scales
+from trainer.prompts import load_prompts
+from trainer.recipe_text import to_toml
+from trainer.run_log import METRICS_FILE, RunLog
+from trainer.samples import save_grid
+from trainer.update import Outcome, TrainablePolicy, Updater
+from trajectories.queue import RunQueue
+
+logger = logging.getLogger("trainer")
+Evaluate = Callable[[PublishedWeights], dict[str, float]]
+
+
+class RunInUseError(RuntimeError):
+    """The run directory holds another run."""
+
+
+class RolloutFailedError(RuntimeError):
+    """Update after update, every group was dropped; the message carries the last failure."""
+
+
+class Run:
+    """One run and its state; ``train`` drives it."""
+
+    def __init__(
+        self, recipe: Recipe, policy: TrainablePolicy, reference: TrainablePolicy, queue: RunQueue, evaluate: Evaluate | None
+    ) -> None:
+        if recipe.objective.stages == "vmr":
+            trained_scales(Stage.PREFIX, recipe.objective.split_scale, len(policy.grids))
+        self._recipe, self._queue, self._evaluate = recipe, queue, evaluate
+        self.directory = recipe.run.dir / recipe.run.name
+        self._grids = policy.grids
+        self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer)
+        self._average = WeightAverage(policy.module, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
+        self._prompts = load_prompts(recipe.prompts.train)
+        self._shown = load_prompts(recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
+        self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
+        self._unacknowledged: list[str] = []
+        self._last_dropped: trajectory_pb2.GroupFailure | None = None
+
+    def start(self, resume: bool) -> Progress:
+        """Begin anew or go on from the newest checkpoint; what the queue holds from beyond that point is dropped.
+
+        Raises:
+            RunInUseError: the directory holds a run and ``resume`` is False.
+        """
+        found = checkpoints(self.directory / "checkpoints")
+        if not resume and (found or (self.directory / METRICS_FILE).exists()):
+            raise RunInUseError(f"{self.directory} holds a run: pass --resume auto to go on with it, or another --run.name")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.toml").write_text(to_toml(self._recipe), encoding="utf-8")
+        progress = load_checkpoint(found[-1], self._updater, self._average) if found else Progress(0, 0)
+        self._queue.purge(progress.update)
+        self._queue.acknowledge([delivery.entry_id for delivery in self._queue.recover()])  # the checkpoint holds their updates
+        return progress
+
+    def update(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
+        """One update with its rollout.
+
+        Raises:
+            RolloutTimeoutError: workers went silent.
+        """
+        begin, number = time.monotonic(), progress.update
+        metrics = {"weight_version": float(number), **self._watch(number)}
+        weights = self._publish(number)
+        start = time.monotonic()
+        collected = collect(self._queue, training_jobs(self._recipe, number, self._prompts, weights), self._grids, self._patience)
+        self._unacknowledged += collected.entry_ids
+        batches = [self._batch(group) for group in collected.groups]
+        received = time.monotonic()
+        outcome, measured = self._updater.update(batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every))
+        self._report(number, outcome, collected)
+        if outcome is Outcome.STEPPED and self._average is not None:
+            self._average.update()
+        metrics |= reward_metrics(batches) | measured | rollout_metrics(collected.groups, number) | _failure_metrics(collected, outcome)
+        end = time.monotonic()
+        metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
+        return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint, then acknowledge the trajectories of the updates that it holds."""
+        save_checkpoint(self.directory / "checkpoints", progress, self._updater, self._average, self._recipe.checkpoint.keep)
+        self._queue.acknowledge(self._unacknowledged)
+        self._unacknowledged = []
+
+    def finish(self, progress: Progress) -> dict[str, float]:
+        """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
+        metrics = self._watch(progress.update, last=True)
+        keep_final(self._shown_weights(progress.update))
+        return metrics
+
+    def give_up_if_empty(self, progress: Progress) -> None:
+        """Raise RolloutFailedError where too many updates in a row were left without a group."""
+        failure = self._last_dropped
+        if failure is not None and progress.empty_updates >= self._recipe.rollout.max_empty_updates:
+            raise RolloutFailedError(
+                f"every group of {progress.empty_updates} updates in a row failed; the last one, {failure.job.job_id} at worker "
+                f"{failure.worker!r}: {failure_name(failure.code)}: {failure.detail}"
+            )
+
+    def _watch(self, number: int, last: bool = False) -> dict[str, float]:
+        """Sample grid and evaluation of the weights before an update, where they are due."""
+        settings, metrics = self._recipe.metrics, dict[str, float]()
+        if settings.samples_every and (last or self._is_due(number, settings.samples_every)):
+            start = time.monotonic()
+            jobs = sample_jobs(self._recipe, number, self._shown, self._shown_weights(number))
+            collected = collect(self._queue, jobs, self._grids, self._patience)
+            self._queue.acknowledge(collected.entry_ids)
+            save_grid(self.directory / "samples", number, self._shown, collected.groups)
+            metrics["timing/samples"] = time.monotonic() - start
+        every = self._recipe.evaluation.every
+        if self._evaluate is not None and every and (last or self._is_due(number, every)):
+            start = time.monotonic()
+            metrics |= self._evaluate(self._shown_weights(number))
+            metrics["timing/evaluation"] = time.monotonic() - start
+        return metrics
+
+    def _publish(self, version: int) -> PublishedWeights:
+        return publish_weights(self.directory / "weights", version, self._updater, self._recipe.checkpoint.keep_weights)
+
+    def _shown_weights(self, version: int) -> PublishedWeights:
+        published = self._publish(version)
+        return publish_average(published.path.parent, version, self._updater, self._average) if self._average is not None else published
+
+    def _batch(self, group: trajectory_pb2.Group) -> GroupBatch:
+        factors = {reward.name: reward.weight for reward in self._recipe.rollout.rewards}
+        return to_batch(group, factors, self._recipe.objective.eta, self._recipe.objective.mask_propagation)
+
+    def _is_due(self, number: int, every: int) -> bool:
+        return bool(every) and number % every == 0
+
+    def _report(self, number: int, outcome: Outcome, collected: Collected) -> None:
+        for failure in collected.dropped:
+            self._last_dropped = failure
+            logger.warning("update %d: dropped %s: %s: %s", number, failure.job.job_id, failure_name(failure.code), failure.detail)
+        if outcome is not Outcome.STEPPED:
+            logger.warning("update %d: weights left as they were: %s", number, outcome.value)
+
+
+def train(
+    recipe: Recipe, policy: TrainablePolicy, reference: TrainablePolicy, queue: RunQueue, resume: bool, evaluate: Evaluate | None = None
+) -> Path:
+    """Run a recipe to its end and return the run directory; raises as the methods of ``Run`` do."""
+    run = Run(recipe, policy, reference, queue, evaluate)
+    progress, last = run.start(resume), recipe.run.updates
+    bar = tqdm(total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True)
+    with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update) as log:
+        while progress.update < last:
+            number = progress.update
+            progress, metrics = run.update(progress)
+            log.write(number, metrics)
+            run.give_up_if_empty(progress)
+            bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
+            bar.update()
+            if progress.update % recipe.checkpoint.every == 0 or progress.update == last:
+                run.save(progress)
+        log.write(last, {"weight_version": float(last), **run.finish(progress)})
+    return run.directory
+
+
+def _failure_metrics(collected: Collected, outcome: Outcome) -> dict[str, float]:
+    counts = {f"failures/{name}": float(count) for name, count in sorted(collected.failures.items())}
+    counts |= {"groups/used": float(len(collected.groups)), "groups/dropped": float(len(collected.dropped))}
+    if collected.unexpected:
+        counts["groups/unexpected"] = float(collected.unexpected)
+    if outcome is not Outcome.STEPPED:
+        counts[f"skipped/{outcome.value}"] = 1.0
+    return counts

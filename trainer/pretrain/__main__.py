@@ -1,0 +1,89 @@
+"""`python -m trainer.pretrain`: renders images, trains the tokenizer and the policy by likelihood, writes checkpoints/tiny and the prompt files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from policy.base import SamplingParams
+from policy.nextflow import NextFlowConfig, build, load
+from policy.nextflow.policy import NextFlowPolicy
+from services.ocr.engines.onnx import build_onnx
+from trainer.pretrain.check import check_policy, check_tokenizer
+from trainer.pretrain.prompts import write_prompts
+from trainer.pretrain.train_policy import train_policy
+from trainer.pretrain.train_tokenizer import train_semantic, train_tokenizer
+from trainer.prompts import load_prompts
+
+CHECK_PROMPTS = 192
+
+
+def main() -> None:
+    """Parse flags and run the stages asked for."""
+    args = _parser().parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    write_prompts(args.prompts)
+    with (args.out / "pretrain.log").open("a") as log_file:
+        started = time.monotonic()
+
+        def log(line: str) -> None:
+            text = f"[{time.monotonic() - started:6.0f} s] {line}"
+            print(text, flush=True)  # noqa: T201 - a command-line program's own output
+            print(text, file=log_file, flush=True)  # noqa: T201
+
+        log(f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}")
+        policy = build(NextFlowConfig()) if "tokenizer" in args.stages else load(args.out)
+        if "tokenizer" in args.stages:
+            _tokenizer_stage(policy, args, log)
+        if "policy" in args.stages:
+            _policy_stage(policy, args, log)
+
+
+def _tokenizer_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: object) -> None:
+    assert callable(log)
+    tokenizer = policy.tokenizer.requires_grad_(True).to(memory_format=torch.channels_last)
+    train_semantic(tokenizer, policy.config.tokenizer.stride, args.semantic_steps, args.batch, args.seed + 1, log)
+    train_tokenizer(tokenizer, args.tokenizer_steps, args.batch, args.seed + 2, log)
+    policy.tokenizer.requires_grad_(False)
+    policy.save(args.out, torch.bfloat16)
+    words = [spec.target_words for spec in load_prompts(args.prompts / "tiny_heldout.jsonl")[:CHECK_PROMPTS]]
+    plain, decoded = check_tokenizer(policy, build_onnx(), words, args.seed)
+    log(f"held-out words, rendered: {plain}; after the tokenizer: {decoded}")
+
+
+def _policy_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: object) -> None:
+    assert callable(log)
+    prompts = load_prompts(args.prompts / "tiny_heldout.jsonl")[:CHECK_PROMPTS]
+    engine = build_onnx()
+
+    def check(step: int) -> None:
+        policy.save(args.out, torch.bfloat16)
+        for params in (SamplingParams(), SamplingParams(temperature=0.2)):
+            result = check_policy(policy, engine, prompts, params, args.seed)
+            log(f"step {step}: held-out words sampled at temperature {params.temperature}: {result}")
+
+    train_policy(policy, args.policy_steps, 2 * args.batch, args.seed + 3, log, check, args.check_every)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer.pretrain", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/tiny"), help="model directory to write")
+    parser.add_argument("--prompts", type=Path, default=Path("recipes/prompts"), help="folder of the prompt files to write")
+    parser.add_argument("--stages", nargs="+", choices=["tokenizer", "policy"], default=["tokenizer", "policy"], help="what to train; policy alone loads --out")
+    parser.add_argument("--semantic-steps", type=int, default=400, help="steps of the semantic teacher")
+    parser.add_argument("--tokenizer-steps", type=int, default=1500, help="steps of the tokenizer")
+    parser.add_argument("--policy-steps", type=int, default=900, help="steps of the policy; stop where held-out word accuracy is about 0.55")
+    parser.add_argument("--check-every", type=int, default=150, help="policy steps between readings of held-out words")
+    parser.add_argument("--batch", type=int, default=64, help="images a step for the tokenizer; the policy takes twice as many")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What the OCR engine reads in pretraining's pictures: originals, reconstructions, and samples for held-out words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policy.base import SamplingParams
+from policy.nextflow.policy import NextFlowPolicy
+from policy.sampling import mix
+from services.ocr.engines.base import Engine, EngineFailure
+from services.ocr.metrics import ned_values, word_accuracy_counts
+from trainer.pretrain.render import Pixels, render
+from trainer.pretrain.train_tokenizer import to_images
+from trainer.prompts import PromptSpec
+
+
+@dataclass(frozen=True)
+class ReadCheck:
+    """Word Accuracy and NED over some images, both in [0, 1]."""
+
+    word_accuracy: float
+    ned: float
+
+    def __str__(self) -> str:
+        return f"word accuracy {self.word_accuracy:.3f} ned {self.ned:.3f}"
+
+
+def read_check(engine: Engine, images: Sequence[Pixels], targets: Sequence[tuple[str, ...]]) -> ReadCheck:
+    """Read uint8 images [H, W, 3] and compare with the words that each should show."""
+    hits = total = 0
+    neds: list[float] = []
+    for words, target in zip(engine.read(list(images)), targets, strict=True):
+        if isinstance(words, EngineFailure):
+            raise RuntimeError(f"the OCR engine failed: {words.detail}")
+        texts = [word.text for word in words]
+        found, asked = word_accuracy_counts(target, texts)
+        hits, total = hits + found, total + asked
+        neds += ned_values(target, texts)
+    return ReadCheck(hits / total, float(np.mean(neds)))
+
+
+def check_tokenizer(policy: NextFlowPolicy, engine: Engine, words: Sequence[tuple[str, ...]], seed: int) -> tuple[ReadCheck, ReadCheck]:
+    """The same rendered images as they are, and after encoding and decoding."""
+    rng = np.random.default_rng(seed)
+    items = [render(word, rng) for word in words]
+    with torch.no_grad():
+        targets = policy.tokenizer.encode(to_images(items)).targets
+    decoded = policy.decode(torch.cat([target.flatten(1) for target in targets], 1))
+    return read_check(engine, [item.image for item in items], words), read_check(engine, list(decoded), words)
+
+
+def check_policy(policy: NextFlowPolicy, engine: Engine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int) -> ReadCheck:
+    """One sample a prompt."""
+    images = policy.decode(torch.cat([sample(policy, spec.prompt, [mix(seed, i)], params) for i, spec in enumerate(prompts)]))
+    return read_check(engine, list(images), [spec.target_words for spec in prompts])
+
+
+def sample(policy: NextFlowPolicy, prompt: str, seeds: Sequence[int], params: SamplingParams) -> Tensor:
+    """Whole token sequences int64 [len(seeds), sum of h*w] for one prompt."""
+    return policy.draw(policy.prefill(prompt, params.cfg > 0), len(policy.grids), seeds, params)[1].tokens

@@ -1,0 +1,109 @@
+"""Pretrains the tiny policy by likelihood alone: scale reweighting, self-correction, dropped prompts for guidance (method.md section 5)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from policy.base import cells
+from policy.nextflow.policy import NextFlowPolicy
+from policy.nextflow.quantizer import SelfCorrection
+from policy.nextflow.rope import rotation, visual_positions
+from policy.nextflow.sequence import code_inputs, padded_prompts, sequence_mask
+from trainer.objectives.panw import step_weights, token_weights
+from trainer.pretrain.render import Rendered, render_batch
+from trainer.pretrain.schedule import Progress, cosine_lr
+from trainer.pretrain.train_tokenizer import to_images
+
+ALPHA = 0.5  # scale reweighting exponent of P2 Eq. 2; the paper's 0.9 is for 18 scales, where letters do not sit in the last two
+DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance
+TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
+MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for embeddings, norms and head
+
+
+Run = Callable[..., tuple[Tensor, object]]  # NextFlowTransformer.run, as it is or compiled
+
+
+def forward_batch(policy: NextFlowPolicy, prompts: list[str], inputs: list[Tensor], run: Run | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Teacher-forced pass over a batch of different prompts.
+
+    inputs: code indices int64 [B, h, w] of every scale. Returns visual logits float32 [B, sum of h*w, codes], text logits
+    [B, text, vocabulary], the padded prompt tokens int64 [B, text] and which of them are real, bool [B, text].
+    """
+    module, grids = policy.module, policy.grids
+    tokens, real, positions = padded_prompts(prompts, module.text_size, multiple=16 if run else 1)
+    codes = code_inputs(policy.tokenizer.quantizer, inputs[:-1], grids)
+    scale = torch.repeat_interleave(torch.arange(1, len(grids)), torch.tensor(cells(grids[1:])))
+    x = torch.cat([module.embed_text(tokens), module.embed_codes(codes, scale)], 1)
+    visual = visual_positions(grids[1:], 1, 0.0, policy.config.transformer.rope_range).expand(len(prompts), -1, -1).clone()
+    visual[..., 0] += positions[:, -1:, 0]
+    size = policy.config.transformer
+    cos, sin = rotation(torch.cat([positions, visual], 1), size.rope_sections, size.rope_theta)
+    hidden, _ = (run or module.run)(x, (cos[:, None], sin[:, None]), [], sequence_mask(real, grids[1:]))
+    width = tokens.shape[1]
+    return module.visual_logits(hidden[:, width - 1 :]), module.text_logits(hidden[:, : width - 1]), tokens, real
+
+
+def pretraining_loss(policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None) -> tuple[Tensor, list[float]]:
+    """Cross-entropy on the nearest codes given perturbed ones, each scale weighted by 1 / (h w)^alpha at constant total (P2 Eq. 2).
+
+    Also the plain mean cross-entropy of every scale, in nats.
+    """
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        encoded = policy.tokenizer.encode(to_images(items), SelfCorrection())
+    prompts = ["" if rng.random() < DROP_PROMPT else item.prompt for item in items]
+    with torch.autocast("cpu", torch.bfloat16):
+        visual, text, tokens, real = forward_batch(policy, prompts, encoded.inputs, run)
+    targets = torch.cat([target.flatten(1) for target in encoded.targets], 1)
+    nats = F.cross_entropy(visual.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    per_scale = [part.mean() for part in nats.split(cells(policy.grids), 1)]
+    steps = cells(policy.grids)
+    weights = token_weights(steps, step_weights(steps, ALPHA, "constant_total")).float()
+    text_nats = F.cross_entropy(text.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(tokens[:, 1:])
+    text_loss = (text_nats * real[:, :-1]).sum() / real[:, :-1].sum().clamp_min(1)
+    return (nats * weights).mean() + TEXT_SHARE * text_loss, [value.item() for value in per_scale]
+
+
+def optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon on the blocks' matrices and AdamW on everything else."""
+    matrices = [p for name, p in module.named_parameters() if name.startswith("layers.") and p.ndim == 2]
+    others = [p for name, p in module.named_parameters() if not (name.startswith("layers.") and p.ndim == 2)]
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_LR, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=OTHER_LR, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def train_policy(
+    policy: NextFlowPolicy,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Callable[[str], None],
+    check: Callable[[int], None],
+    check_every: int,
+) -> None:
+    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    opts = optimizers(policy.module)
+    progress = Progress("policy", steps, log, every=25)
+    run = torch.compile(policy.module.run, dynamic=False) if shutil.which("g++") else None
+    for step in range(steps):
+        for optimizer, peak in zip(opts, (MATRIX_LR, OTHER_LR), strict=True):
+            cosine_lr(optimizer, peak, step, steps)
+        loss, per_scale = pretraining_loss(policy, render_batch(batch, rng), rng, run)
+        for optimizer in opts:
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(policy.module.parameters(), 1.0)
+        for optimizer in opts:
+            optimizer.step()
+        progress.update(step, loss=loss.item(), **{f"nats_{h}x{w}": n for (h, w), n in zip(policy.grids, per_scale, strict=True)})
+        if (step + 1) % check_every == 0 or step + 1 == steps:
+            check(step + 1)

@@ -1,0 +1,59 @@
+"""Prompt files and the order in which a run draws from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """A prompt and the words that its image should show."""
+
+    prompt: str
+    target_words: tuple[str, ...]
+
+
+def load_prompts(path: str | Path) -> list[PromptSpec]:
+    """Read JSON Lines of {"prompt": str, "target_words": [str]}.
+
+    Raises:
+        ValueError: a line is not such an object, or there is none; the message names file and line.
+        FileNotFoundError: there is no such file.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    prompts = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise ValueError(f"{path}: no prompts")
+    return prompts
+
+
+def _parse(line: str, where: str) -> PromptSpec:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from error
+    if not isinstance(fields, dict) or set(fields) != {"prompt", "target_words"}:
+        raise ValueError(f'{where}: want {{"prompt": str, "target_words": [str]}}')
+    prompt, words = fields["prompt"], fields["target_words"]
+    if not isinstance(prompt, str) or not prompt:
+        raise ValueError(f"{where}: prompt must be a string that is not empty")
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise ValueError(f"{where}: target_words must be a list of strings that are not empty")
+    return PromptSpec(prompt, tuple(words))
+
+
+def draw_prompts(prompts: Sequence[PromptSpec], seed: int, update: int, count: int) -> list[PromptSpec]:
+    """The ``count`` prompts of an update: epochs without replacement, each shuffled by (seed, epoch); needs no state to resume."""
+    positions = range(update * count, (update + 1) * count)
+    orders = {epoch: _epoch(len(prompts), seed, epoch) for epoch in {position // len(prompts) for position in positions}}
+    return [prompts[orders[position // len(prompts)][position % len(prompts)]] for position in positions]
+
+
+def _epoch(length: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(length).tolist()
+    return order

@@ -1,0 +1,186 @@
+"""report.html of a run directory: figures with their errors, curves, and the same held-out prompts before and after.
+
+``python -m trainer.report runs/demo`` writes it anew from the files that the run left.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from trainer.config import Recipe
+from trainer.estimates import Estimate
+from trainer.evaluation import Evaluation, Picture, PromptResult, ReadWord, difference
+from trainer.machine import Machine
+from trainer.report_charts import CHARTS, draw
+from trainer.run_log import METRICS_FILE, read_lines
+
+CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
+TEMPLATE = "report.html.j2"
+
+
+class Facts(BaseModel):
+    """What neither the recipe nor the metrics say about a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    finished: str  # date and time, with zone
+    machine: Machine
+    stages: dict[str, float]  # title -> seconds, in order
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One headline: a figure before and after, and its change."""
+
+    name: str
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+    @property
+    def relative(self) -> float:
+        """Change as a share of the figure before."""
+        return self.change.value / self.before.value if self.before.value else float("nan")
+
+    @property
+    def errors(self) -> float:
+        """Change in standard errors."""
+        return self.change.value / self.change.error if self.change.error else float("nan")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image of a held-out prompt as the page shows it."""
+
+    png: str  # base64
+    width: int
+    height: int
+    reward: float
+    words: tuple[tuple[ReadWord, bool], ...]  # and whether it is a target word
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out prompt before and after; a side without an image is one whose group failed."""
+
+    prompt: str
+    target_words: tuple[str, ...]
+    before: Side | None
+    after: Side | None
+
+
+def write_report(directory: Path) -> Path:
+    """Write ``directory``/report.html from the run's files and return its path.
+
+    Raises:
+        OSError: a file of the run is missing.
+        ValueError: a file of the run is not what it should be.
+    """
+    recipe_text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
+    page = render(
+        Recipe(**tomllib.loads(recipe_text)),  # nothing but the file: the environment of today did not make the run
+        Facts.model_validate_json((directory / FACTS_FILE).read_bytes()),
+        load_evaluation(directory, "before"),
+        load_evaluation(directory, "after"),
+        [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
+        recipe_text,
+    )
+    path = directory / REPORT_FILE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def save_evaluation(directory: Path, evaluation: Evaluation) -> None:
+    """Keep an evaluation in the run directory, under its tag."""
+    folder = directory / EVALUATIONS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{evaluation.tag}.json").write_text(evaluation.model_dump_json(indent=1), encoding="utf-8")
+
+
+def load_evaluation(directory: Path, tag: str) -> Evaluation:
+    """Read what ``save_evaluation`` wrote; raises OSError or pydantic.ValidationError (a ValueError)."""
+    return Evaluation.model_validate_json((directory / EVALUATIONS / f"{tag}.json").read_bytes())
+
+
+def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str) -> str:
+    """The page, self-contained."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": _duration, "points": _points}
+    drawn = [(chart, svg) for chart in CHARTS if (svg := draw(chart, rows)) is not None]
+    values: dict[str, Any] = {
+        "recipe": recipe,
+        "facts": facts,
+        "before": before,
+        "after": after,
+        "figures": figures(before, after),
+        "common": difference(before, after).prompts,
+        "charts": drawn,
+        "pairs": pairs(before, after),
+        "failed": [(side.tag, failed) for side in (before, after) for failed in side.failed],
+        "recipe_text": recipe_text,
+        "updates": after.weight_version,
+    }
+    return environment.get_template(TEMPLATE).render(values)
+
+
+def figures(before: Evaluation, after: Evaluation) -> list[Figure]:
+    """The headlines: Word Accuracy and NED."""
+    change = difference(before, after)
+    return [
+        Figure("Word Accuracy", before.word_accuracy(), after.word_accuracy(), change.word_accuracy),
+        Figure("NED", before.ned(), after.ned(), change.ned),
+    ]
+
+
+def pairs(before: Evaluation, after: Evaluation) -> list[Pair]:
+    """The prompts of which either side kept a picture, in order."""
+    old, new = ({result.index: result for result in side.prompts if result.picture} for side in (before, after))
+    return [_pair(old.get(index), new.get(index)) for index in sorted(old.keys() | new.keys())]
+
+
+def _pair(old: PromptResult | None, new: PromptResult | None) -> Pair:
+    known = new or old
+    assert known is not None  # noqa: S101 - the index comes from one of the two
+    return Pair(known.prompt, known.target_words, _side(old), _side(new))
+
+
+def _side(result: PromptResult | None) -> Side | None:
+    if result is None or result.picture is None:
+        return None
+    width, height = _size(result.picture)
+    targets = {word.lower() for word in result.target_words}
+    words = tuple((word, bool(targets & set(word.text.lower().split()))) for word in result.picture.words)
+    return Side(base64.b64encode(result.picture.image).decode(), width, height, result.picture.reward, words)
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    with Image.open(io.BytesIO(picture.image), formats=["PNG"]) as image:
+        return image.size
+
+
+def _points(polygon: Sequence[float]) -> str:
+    """Corners as SVG takes them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{write_report(Path(sys.argv[1]))}\n")

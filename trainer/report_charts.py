@@ -1,0 +1,128 @@
+"""The curves of a run as inline SVG, drawn in the page's own text colour so that they read in a light and in a dark theme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Row = Mapping[str, float]
+INK = "#123456"  # stands for the page's text colour until the SVG is written
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#ec4899", "#8b5cf6", "#ca8a04", "#06b6d4", "#ef4444")
+STYLE: Any = {  # matplotlib types the keys of rc_context one by one
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot: a title, what it shows, and the metrics drawn in it (a trailing * stands for every metric that begins so)."""
+
+    title: str
+    note: str
+    metrics: tuple[str, ...]
+
+
+CHARTS = (
+    Chart("Reward", "mean over the images of an update", ("reward/total",)),
+    Chart("Reward spread", "standard deviation within a group, mean over groups: what the advantages are made of", ("reward_std",)),
+    Chart("Held-out words while training", "a fixed part of the held-out prompts, fixed seeds", ("eval/word_accuracy", "eval/ned")),
+    Chart("KL to the reference policy", "nats a token", ("kl",)),
+    Chart("Entropy by scale", "nats a token, scales numbered from the coarsest", ("entropy/scale_*",)),
+    Chart("Gradient norm", "before clipping", ("grad_norm",)),
+    Chart("Gradient norm by scale", "of each scale's part of the loss", ("grad_norm/scale_*",)),
+    Chart("Clip ratio", "share of tokens whose probability ratio was clipped; 0 when every update is on-policy", ("clip_ratio/*",)),
+    Chart("Time of an update", "seconds; generate and score are the workers' own, and overlap", ("timing/*",)),
+)
+
+
+def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
+    """SVG of one chart, or None where no row has any of its metrics."""
+    names = _names(chart.metrics, rows)
+    if not names:
+        return None
+    with rc_context(STYLE | {"svg.hashsalt": chart.title}):
+        figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        for name, colour in zip(names, _colours(len(names)), strict=True):
+            _line(axes, *_series(rows, name), label=_label(chart, name), colour=colour)
+        axes.set_xlabel("update")
+        axes.grid(alpha=0.2, color=INK, linewidth=0.6)
+        if len(names) > 1:
+            figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=min(len(names), 5))
+        return _svg(figure, chart.title)
+
+
+def smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+    """Mean over the ``window`` values around each one, fewer at the ends; same length."""
+    padded = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))
+    return np.asarray((padded[high] - padded[low]) / (high - low))
+
+
+def _names(patterns: Iterable[str], rows: Sequence[Row]) -> list[str]:
+    known = sorted({name for row in rows for name in row}, key=_natural)
+    stems = [(pattern.removesuffix("*"), pattern.endswith("*")) for pattern in patterns]
+    return [name for stem, open_end in stems for name in known if name == stem or (open_end and name.startswith(stem))]
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _label(chart: Chart, name: str) -> str:
+    stem = next((metric.removesuffix("*") for metric in chart.metrics if metric.endswith("*")), "")
+    return name.removeprefix(stem or "eval/").replace("_", " ")
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    pairs = [(row["update"], row[name]) for row in rows if name in row and np.isfinite(row[name])]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _line(axes: Axes, updates: npt.NDArray[np.float64], values: npt.NDArray[np.float64], label: str, colour: str) -> None:
+    window = len(values) // 12
+    if window < 2:
+        axes.plot(updates, values, color=colour, label=label, linewidth=1.8, marker="o", markersize=3)
+        return
+    axes.plot(updates, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(updates, smooth(values, window), color=colour, label=label, linewidth=1.8)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The <svg> element alone, as wide as its container, in the page's text colour and font."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r' xmlns(?::\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

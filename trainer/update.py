@@ -1,0 +1,170 @@
+"""One update: gradients of the groups one after another in a fixed order, then one optimiser step, or none if anything is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from policy.base import Policy
+from trainer.config import ObjectiveSettings, OptimizerSettings
+from trainer.groups import GroupBatch
+from trainer.measure import Measured, update_metrics
+from trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
+from trainer.objectives.loss import TokenLoss, group_loss, token_loss
+from trainer.objectives.panw import effective_scale, step_weights, token_weights
+
+
+class TrainablePolicy(Policy, Protocol):
+    """A policy whose parameters the trainer may move."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained; its parameters have stable names."""
+
+    def save_weights(self, path: str) -> None:
+        """Write the module's weights as safetensors, whole or not at all."""
+
+
+class Outcome(Enum):
+    """Whether an update moved the weights, and why not."""
+
+    STEPPED = "stepped"
+    NO_GROUPS = "no_groups"  # every group was dropped
+    NO_PREFERENCE = "no_preference"  # no group's values have any spread
+    NON_FINITE_LOSS = "non_finite_loss"
+    NON_FINITE_GRADIENT = "non_finite_gradient"
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss of a group is NaN or infinite."""
+
+
+def learning_rate(settings: OptimizerSettings, update: int) -> float:
+    """The learning rate of an update counted from 0: linear from ``warmup_from`` to ``lr``, then constant."""
+    if update >= settings.warmup_updates:
+        return settings.lr
+    return settings.warmup_from + (settings.lr - settings.warmup_from) * update / settings.warmup_updates
+
+
+def build_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW over all parameters that ask for a gradient, in their order in the module."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+
+
+class Updater:
+    """Gradients and steps of one policy against one frozen reference policy."""
+
+    def __init__(
+        self, policy: TrainablePolicy, reference: TrainablePolicy, objective: ObjectiveSettings, optimizer: OptimizerSettings
+    ) -> None:
+        self.policy, self.reference = policy, reference
+        self._objective, self._settings = objective, optimizer
+        self.moves_reference = objective.kl_anchor == "previous"
+        self.optimizer = build_optimizer(policy.module, optimizer)
+        policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
+        reference.module.eval().requires_grad_(False)
+
+    def update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool) -> tuple[Outcome, dict[str, float]]:
+        """Take one step on the groups of an update, all of one stage; ``by_scale`` also measures the gradient of each scale's loss.
+
+        Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
+        """
+        used = [group for group in groups if self._objective.zero_std == "keep" or not self._is_zero_std(group)]
+        metrics = {"zero_std_ratio": sum(map(self._is_zero_std, groups)) / len(groups)} if groups else {}
+        if not used:
+            return (Outcome.NO_PREFERENCE if groups else Outcome.NO_GROUPS), metrics
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            measured = [self._backward(group, len(used)) for group in used]
+        except NonFiniteLossError:
+            return Outcome.NON_FINITE_LOSS, metrics
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
+        metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
+        metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
+        if not math.isfinite(norm):
+            return Outcome.NON_FINITE_GRADIENT, metrics
+        if by_scale:
+            metrics |= self._gradient_norms(used[0])
+        metrics["lr"] = self._step(update)
+        return Outcome.STEPPED, metrics
+
+    def _step(self, update: int) -> float:
+        if self.moves_reference:
+            self.reference.module.load_state_dict(self.policy.module.state_dict())
+        rate = learning_rate(self._settings, update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return rate
+
+    def _backward(self, group: GroupBatch, groups: int) -> list[Measured]:
+        """Add the gradient of one group's part of the loss, a few candidates at a time."""
+        return [self._backward_part(group, rows, groups) for rows in self._passes(group)]
+
+    def _backward_part(self, group: GroupBatch, rows: slice, groups: int) -> Measured:
+        loss, measured = self._token_loss(group, rows)
+        value = group_loss(loss.terms) * len(loss.terms) / len(group.values) / groups
+        if not math.isfinite(value.item()):
+            raise NonFiniteLossError
+        value.backward()  # type: ignore[no-untyped-call]
+        return measured
+
+    def _token_loss(self, group: GroupBatch, rows: slice) -> tuple[TokenLoss, Measured]:
+        tokens = group.tokens[rows]
+        logits = self.policy.logits(group.prompt, tokens, group.scales.start)
+        with torch.no_grad():
+            reference_logits = self.reference.logits(group.prompt, tokens, group.scales.start)
+        trained = tokens[:, -sum(group.steps) :].to(logits.device)
+        log_probs = token_log_probs(logits, trained)
+        reported, mask = group.reported[rows].to(logits.device), group.mask[rows].to(logits.device)
+        old = log_probs.detach() if self._objective.old_log_probs == "recomputed" else reported
+        kl = token_kl(logits, reference_logits, trained, self._objective.kl_estimator)
+        advantages = self._advantages(group)[rows].to(logits)
+        weights = token_weights(group.steps, self._step_weights(group)).to(logits)
+        loss = token_loss(log_probs, old, advantages, kl, mask, weights, group.steps, self._objective.loss())
+        with torch.no_grad():
+            sampler_ratio = (log_probs - reported).exp()
+            clipped = (loss.surrogate.clipped_low, loss.surrogate.clipped_high)
+            measured = Measured(kl.detach(), token_entropy(logits), sampler_ratio, *clipped, mask, loss.terms.detach())
+        return loss, measured
+
+    def _gradient_norms(self, group: GroupBatch) -> dict[str, float]:
+        """Norm of the parameters' gradient of each scale's part of one group's loss; leaves accumulated gradients alone."""
+        totals: list[list[Tensor | None]] = [[None] * len(self._parameters()) for _ in group.steps]
+        for rows in self._passes(group):
+            loss, _ = self._token_loss(group, rows)
+            for step, part in enumerate(loss.terms.split_with_sizes(list(group.steps), dim=-1)):
+                value = part.sum() / len(group.values)
+                found = torch.autograd.grad(value, self._parameters(), retain_graph=True, allow_unused=True)
+                totals[step] = [_add(total, gradient) for total, gradient in zip(totals[step], found, strict=True)]
+        return {f"grad_norm/scale_{scale + 1}": _norm(total) for scale, total in zip(group.scales, totals, strict=True)}
+
+    def _passes(self, group: GroupBatch) -> Iterator[slice]:
+        size = self._settings.candidates_per_pass or len(group.values)
+        yield from (slice(start, start + size) for start in range(0, len(group.values), size))
+
+    def _advantages(self, group: GroupBatch) -> Tensor:
+        return group_advantages(group.values, self._objective.advantage_eps)
+
+    def _is_zero_std(self, group: GroupBatch) -> bool:
+        return is_zero_std(group.values, self._objective.advantage_eps)
+
+    def _step_weights(self, group: GroupBatch) -> Tensor:
+        return step_weights(group.steps, self._objective.alpha, self._objective.panw_normaliser)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _add(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    return gradient if total is None else total if gradient is None else total + gradient
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> float:
+    return math.sqrt(math.fsum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))

