@@ -28,7 +28,7 @@ from trajectories.queue import RunQueue
 ROOT = Path(__file__).resolve().parent.parent
 POISON = "POISON"  # in a prompt: the second sample of every request is an error
 HOLD = "HOLD"  # in a prompt: no answer before ``release`` is set
-WAIT_S = 120.0
+WAIT_S = 240.0  # below the limit of pytest-timeout, so that the assertion speaks
 
 
 def brightness(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> float:

@@ -136,7 +136,7 @@ def test_the_service_runs_on_paddle(folders: tuple[Path, Path], tmp_path: Path) 
     flags = ("--engine", "paddle", "--paddle-detection-dir", str(folders[0]), "--paddle-recognition-dir", str(folders[1]))
     with running(tmp_path, *flags) as service:
         body = {"samples": [json_sample("a", "", png(two_blocks()), ["word"])]}
-        answer = httpx.post(f"{service.http}/v1/score", json=body, timeout=60).json()
+        answer = httpx.post(f"{service.http}/v1/score", json=body, timeout=240).json()
     assert answer["model"]["engine"] == "paddleocr-paddle"
     assert answer["results"][0]["words"]
 

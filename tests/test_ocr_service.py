@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +26,7 @@ GOOD = json_sample("good", "a sign that says 'BREAD'", BREAD)
 
 
 def post(service: OCRProcess, body: object) -> httpx.Response:
-    return httpx.post(f"{service.http}/v1/score", json=body, timeout=60)
+    return httpx.post(f"{service.http}/v1/score", json=body, timeout=240)
 
 
 def still_serves(service: OCRProcess) -> None:
@@ -56,7 +58,7 @@ async def test_both_faces_give_equal_scores(ocr_service: OCRProcess) -> None:
     info = await asyncio.to_thread(httpx.get, f"{ocr_service.http}/v1/info")
     formulas: list[str] = info.json()["formulas"]
     assert formulas[0] == "comp_sim_pen"
-    async with RewardClient(ocr_service.grpc, 60) as client:
+    async with RewardClient(ocr_service.grpc, 240) as client:
         await client.wait_ready(10)
         for formula in ("", *formulas):
             http = post(ocr_service, {"samples": [GOOD, json_sample("two", "", TWO, ["red"])], "formula": formula}).json()
@@ -84,7 +86,7 @@ def test_values_are_the_same_again_and_alone_and_in_a_batch(ocr_service: OCRProc
 def test_multipart_carries_raw_files(ocr_service: OCRProcess) -> None:
     head = {"samples": [{"id": "good", "prompt": GOOD["prompt"]}, {"id": "gone", "prompt": "'x'"}]}
     answer = httpx.post(
-        f"{ocr_service.http}/v1/score", files={"request": (None, json.dumps(head)), "good": ("good.png", BREAD)}, timeout=60
+        f"{ocr_service.http}/v1/score", files={"request": (None, json.dumps(head)), "good": ("good.png", BREAD)}, timeout=240
     ).json()
     assert answer["results"][0] == post(ocr_service, {"samples": [GOOD]}).json()["results"][0]
     assert answer["results"][1]["error"] == {"code": "invalid_field", "detail": "image: no file part is named 'gone', or it is empty"}
@@ -138,7 +140,7 @@ async def test_bad_samples_have_the_same_codes_over_grpc(ocr_service: OCRProcess
         grpc_sample("blank", "'a'", BREAD, [""]),
         grpc_sample("good", "'bread'", BREAD),
     ]
-    async with RewardClient(ocr_service.grpc, 60) as client:
+    async with RewardClient(ocr_service.grpc, 240) as client:
         results = (await client.score(samples)).results
     assert [result.id for result in results] == [sample.id for sample in samples]
     codes = ("BAD_IMAGE", "BAD_IMAGE", "IMAGE_TOO_LARGE", "NO_TARGET", "PROMPT_TOO_LONG", "INVALID_FIELD")
@@ -201,7 +203,7 @@ RAW_REQUESTS = [
 
 @pytest.mark.parametrize(("body", "headers", "status", "code"), [row[1:] for row in RAW_REQUESTS], ids=[row[0] for row in RAW_REQUESTS])
 def test_what_is_no_request_is_a_problem(ocr_service: OCRProcess, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
-    is_problem(httpx.post(f"{ocr_service.http}/v1/score", content=body, headers=headers, timeout=60), status, code)
+    is_problem(httpx.post(f"{ocr_service.http}/v1/score", content=body, headers=headers, timeout=240), status, code)
     still_serves(ocr_service)
 
 
@@ -211,7 +213,7 @@ def test_a_body_of_unknown_length_is_bounded_too(ocr_service: OCRProcess) -> Non
             yield b" " * 2**20
 
     try:
-        answer = httpx.post(f"{ocr_service.http}/v1/score", content=chunks(), headers={"content-type": "application/json"}, timeout=60)
+        answer = httpx.post(f"{ocr_service.http}/v1/score", content=chunks(), headers={"content-type": "application/json"}, timeout=240)
     except httpx.WriteError:  # the service may close before all is sent
         pass
     else:
@@ -247,7 +249,7 @@ GRPC_REQUESTS = [
 async def test_bad_requests_are_invalid_arguments_over_grpc(
     ocr_service: OCRProcess, samples: list[reward_pb2.Sample], formula: str, field: str
 ) -> None:
-    async with RewardClient(ocr_service.grpc, 60) as client:
+    async with RewardClient(ocr_service.grpc, 240) as client:
         with pytest.raises(RewardRejected, match=f"INVALID_ARGUMENT: {field}: "):
             await client.score(samples, formula)
         assert (await client.score([grpc_sample("a", "'bread'", BREAD)])).results[0].score.value > 1.5
@@ -282,6 +284,10 @@ def test_probes_and_openapi(ocr_service: OCRProcess) -> None:
     schema = httpx.get(f"{ocr_service.http}/openapi.json").json()
     operation = schema["paths"]["/v1/score"]["post"]
     assert operation["requestBody"]["content"].keys() == {"application/json", "multipart/form-data"}
+    references = re.findall(r'"\$ref": ?"#/([^"]+)"', json.dumps(schema))
+    assert references
+    for reference in references:
+        assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
     assert {"200", "400", "413", "415", "422", "429", "503"} <= operation["responses"].keys()
 
 

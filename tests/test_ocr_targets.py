@@ -15,6 +15,7 @@ PROMPTS = [
     ("a note: 'don't stop'", ("don't stop",)),
     ("a note: ‘don’t stop’", ("don’t stop",)),
     ("don't draw the dog's bone", ()),
+    ("it's the dogs' day", ()),
     ("the dogs' bowl says 'FOOD'", ("FOOD",)),
     ("a '90s sign that says 'DISCO'", ("DISCO",)),
     ("don't forget: a card with 'HI'.", ("HI",)),

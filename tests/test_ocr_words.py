@@ -22,6 +22,11 @@ def test_a_line_of_two_words_is_cut_in_the_gap() -> None:
     assert words[1].polygon == ((55, 20), (110, 20), (110, 40), (55, 40))
 
 
+def test_a_wide_gap_is_cut_in_its_middle() -> None:
+    first, _ = split_line("a   b", 1.0, LINE, ["a", "   ", "b"], [box(10, 40), box(40, 100), box(100, 110)])
+    assert first.polygon[1][0] == pytest.approx(70)
+
+
 def test_punctuation_stays_with_its_word() -> None:
     items, boxes = ["don", "'", "t", ", ", "go"], [box(10, 40), box(40, 45), box(45, 55), box(55, 65), box(65, 110)]
     words = split_line("don't, go", 1.0, LINE, items, boxes)

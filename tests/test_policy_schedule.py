@@ -43,7 +43,7 @@ def test_a_wide_row_by_hand():
 def test_aspects_find_their_row(base: tuple[int, int]):
     height, width = scale_schedule(base)[-1]
     found = base_for_aspect(height * 16, width * 16)
-    assert abs(found[0] / found[1] - height / width) <= 0.02
+    assert abs(found[0] / found[1] - height / width) <= 0.03  # grids round, so the last is not quite in the twelfth's ratio
 
 
 def test_bad_values_are_named():

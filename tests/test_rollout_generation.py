@@ -48,6 +48,11 @@ def whole_images(policy: NextFlowPolicy, rows: Sequence[Sequence[int]]) -> list[
     return [pixels.tobytes() for pixels in policy.decode(torch.tensor(rows))]
 
 
+def rounding_apart(a: bytes, b: bytes) -> bool:
+    """Decoded in batches of other sizes, the same tokens give pixels that differ by rounding at most."""
+    return int(np.abs(np.frombuffer(a, np.uint8).astype(int) - np.frombuffer(b, np.uint8)).max()) <= 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 1023), st.integers(0, 64)), min_size=2, max_size=20, unique=True))
 def test_seeds_differ_and_fit_64_bits(keys: list[tuple[int, int, int]]) -> None:
     seeds = [candidate_seed(*key) for key in keys]
@@ -85,7 +90,7 @@ def test_prefix_candidates_do_not_depend_on_how_often_they_are_continued(policy:
     assert drawn == once
     assert [len(row) for row in drawn.tokens] == [sum(cells(policy.grids[:3]))] * 3
     assert list(images) == [(i, k) for i in range(3) for k in range(3)]
-    assert all(images[i, 0] == first[i, 0] for i in range(3))
+    assert all(rounding_apart(images[i, 0], first[i, 0]) for i in range(3))
     assert len(set(images.values())) == 9
 
 
@@ -126,8 +131,9 @@ def test_another_seed_gives_another_group(policy: NextFlowPolicy) -> None:
 
 def test_direct_images_equal_those_of_a_job_with_the_same_seed(policy: NextFlowPolicy) -> None:
     job = stage_job(FULL)
-    steps = generate_images(policy, job.prompt, job.seed, 3, SamplingParams(), Limits(2, 1))
-    assert [pixels.tobytes() for step in steps for pixels in step.pixels] == list(run(policy, job)[1].values())
+    limits = Limits(2, 1)
+    steps = generate_images(policy, job.prompt, job.seed, 3, SamplingParams(), limits)
+    assert [pixels.tobytes() for step in steps for pixels in step.pixels] == list(run(policy, job, limits)[1].values())
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from trajectories.codec import encode_trajectory, job_of
 from trajectories.queue import Delivery, RunQueue
 
 JOB = make_job(rewards=["bright"], group_size=2)
-TIMEOUT_S = 20.0
-WORK = WorkerSettings("worker", concurrency=2, min_idle_ms=100, limits=Limits(8, 8))
+TIMEOUT_S = 120.0
+WORK = WorkerSettings("worker", concurrency=2, min_idle_ms=1000, limits=Limits(8, 8))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -161,7 +162,7 @@ def check_images(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
         assert (first.words[0].text, list(first.words[0].polygon)) == (str(len(first.image)), [0, 0, 64, 0, 64, 64, 0, 64])
         if group.job.stage != PREFIX:
             whole = torch.tensor([list(group.prefix_tokens) + list(candidate.tokens)])
-            assert np.array_equal(policy.decode(whole)[0], pixels)
+            assert np.abs(policy.decode(whole)[0].astype(int) - pixels).max() <= 1  # rounding: decoded in another batch
     values = [value for row in rewards_of(group) for value in row]
     assert len(values) == 3 * copies == len(set(values))
 
@@ -241,11 +242,11 @@ def test_generation_goes_on_while_a_group_is_scored(redis_client: redis.Redis, r
 def test_job_of_a_killed_worker_is_finished_once_by_another(redis_server: str, run_id: str, model_dir: Path) -> None:
     queue = RunQueue(connect(redis_server), run_id, "trainer")
     jobs = [stage_job(f"job/{i}", (FULL, PREFIX, SUFFIX)[i % 3], run_id, prompt=f"{HOLD} {i}") for i in range(5)]
-    flags = ("--min-idle-s", "1", "--concurrency", "2")
+    flags = ("--min-idle-s", "2", "--max-deliveries", "20")
     with running_reward() as reward:
         with rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags) as first:
             queue.submit(jobs)
-            assert reward.servicer.holding.wait(60)
+            assert reward.servicer.holding.wait(WAIT_S)
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
         reward.servicer.release.set()
@@ -257,7 +258,7 @@ def test_job_of_a_killed_worker_is_finished_once_by_another(redis_server: str, r
             repeats = run_jobs(queue, again)
             assert [repeat.group.candidates for repeat in repeats] == [found[job.job_id].group.candidates for job in jobs]
             second.process.send_signal(signal.SIGTERM)
-            assert second.process.wait(60) == 0
+            assert second.process.wait(WAIT_S) == 0
     assert queue.receive(16, 100) == []
     assert queue.take_job(0, 0) is None
 
@@ -266,26 +267,31 @@ def test_broken_connections_to_redis_lose_nothing(redis_server: str, run_id: str
     client = connect(redis_server)
     queue = RunQueue(client, run_id, "trainer")
     jobs = [stage_job(f"job/{i}", run_id=run_id, prompt=f"{HOLD} {i}") for i in range(4)]
-    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, "--min-idle-s", "1"):
+    flags = ("--min-idle-s", "2", "--max-deliveries", "20")
+    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags):
         client.client_kill_filter(_type="normal", skipme=True)
         queue.submit(jobs)
-        assert reward.servicer.holding.wait(60)
+        assert reward.servicer.holding.wait(WAIT_S)
         client.client_kill_filter(_type="normal", skipme=True)
         reward.servicer.release.set()
         receive_all(queue, [job.job_id for job in jobs])
     assert queue.receive(16, 100) == []
 
 
-def test_heartbeats_keep_a_long_job_from_the_other_worker(redis_server: str, run_id: str, model_dir: Path) -> None:
-    queue = RunQueue(connect(redis_server), run_id, "trainer")
-    flags = ("--min-idle-s", "0.6")
+def test_heartbeats_keep_a_long_job(redis_server: str, run_id: str, model_dir: Path) -> None:
+    client = connect(redis_server)
+    queue = RunQueue(client, run_id, "trainer")
+    flags = ("--min-idle-s", "2")
     with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags):
         queue.submit([stage_job("long", run_id=run_id, prompt=HOLD)])
-        assert reward.servicer.holding.wait(60)
-        other = RunQueue(connect(redis_server), run_id, "worker-2")
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            assert other.take_job(100, 600) is None
+        assert reward.servicer.holding.wait(WAIT_S)
+        idle, restarts, deadline = 0, 0, time.monotonic() + WAIT_S
+        while restarts < 3 and time.monotonic() < deadline:
+            (state,) = cast(Any, client.xpending_range(f"varl:{run_id}:jobs", "workers", "-", "+", 1))
+            restarts += state["time_since_delivered"] < idle
+            idle = state["time_since_delivered"]
+            time.sleep(0.05)
+        assert (restarts, state["times_delivered"]) == (3, 1)
         reward.servicer.release.set()
         receive_all(queue, ["long"])
 
@@ -296,12 +302,12 @@ def test_sigterm_finishes_the_jobs_in_hand_and_leaves_the_rest(redis_server: str
     jobs = [stage_job(f"job/{i}", run_id=run_id, prompt=HOLD) for i in range(3)]
     with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}) as running:
         queue.submit(jobs)
-        assert reward.servicer.holding.wait(60)
+        assert reward.servicer.holding.wait(WAIT_S)
         while queue.backlog() > 1:  # two are taken: the service's default concurrency
             time.sleep(0.02)
         running.process.send_signal(signal.SIGTERM)
         threading.Timer(0.5, reward.servicer.release.set).start()
-        assert running.process.wait(60) == 0
+        assert running.process.wait(WAIT_S) == 0
     receive_all(queue, ["job/0", "job/1"])
     assert queue.backlog() == 1
     assert client.xinfo_consumers(f"varl:{run_id}:jobs", "workers") == []
@@ -317,10 +323,10 @@ def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id:
                 health = health_pb2_grpc.HealthStub(channel)
                 for service in ("", "varl.v1.RolloutService"):
                     request = health_pb2.HealthCheckRequest(service=service)
-                    assert health.Check(request, wait_for_ready=True, timeout=60).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                    assert health.Check(request, wait_for_ready=True, timeout=WAIT_S).status == health_pb2.HealthCheckResponse.NOT_SERVING
                 reward.set_serving(True)
                 assert wait_until_ready(process)["grpc_port"] == port
-                assert health.Check(request, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+                assert health.Check(request, timeout=WAIT_S).status == health_pb2.HealthCheckResponse.SERVING
         finally:
             process.kill()
             process.communicate()
@@ -339,7 +345,7 @@ def test_worker_that_cannot_start_says_why_and_exits(
     redis_server: str, run_id: str, model_dir: Path, flags: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{free_port()}"}, *flags)
-    assert process.wait(120) == 1
+    assert process.wait(WAIT_S) == 1
     process.communicate()
     assert told in capfd.readouterr().err
 

@@ -20,8 +20,9 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from tests.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render, running, spawn
 
-WORDS = [" ".join(["bread"] * 6)] * 12
-SLOW = png(render(WORDS, (1024, 1024), 40))  # many lines: the better part of a second
+PATIENCE = 240  # seconds that any one wait may take on a busy machine; no test asserts a duration
+WORDS = [" ".join(["bread"] * 4)] * 8
+SLOW = png(render(WORDS, (512, 512), 30))  # many lines: a good part of a second
 
 
 def slow_body(count: int) -> dict[str, list[dict[str, object]]]:
@@ -41,7 +42,7 @@ def in_flight(service: OCRProcess) -> float:
 
 def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -55,24 +56,28 @@ def test_a_signal_ends_the_service_with_code_0(ocr_model_cache: Path, number: si
 
 
 def test_requests_in_flight_are_finished_first(ocr_model_cache: Path) -> None:
-    with running(ocr_model_cache) as service, ThreadPoolExecutor(2) as pool, grpc.insecure_channel(service.grpc) as channel:
+    with (
+        running(ocr_model_cache, "--grace-seconds", str(PATIENCE)) as service,
+        ThreadPoolExecutor(2) as pool,
+        grpc.insecure_channel(service.grpc) as channel,
+    ):
         request = reward_pb2.ScoreRequest(samples=[grpc_sample("0", "'bread'", SLOW)])
-        http = pool.submit(httpx.post, f"{service.http}/v1/score", json=slow_body(4), timeout=60)
-        rpc = pool.submit(reward_pb2_grpc.RewardServiceStub(channel).Score, request, timeout=60)
+        http = pool.submit(httpx.post, f"{service.http}/v1/score", json=slow_body(4), timeout=PATIENCE)
+        rpc = pool.submit(reward_pb2_grpc.RewardServiceStub(channel).Score, request, timeout=PATIENCE)
         until(lambda: in_flight(service) == 5)
         code, _, err = stop(service.process)
         assert code == 0, err
         results = http.result().json()["results"]
         assert [result["id"] for result in results] == ["0", "1", "2", "3"]
-        assert all(len(result["words"]) > 20 for result in results)
+        assert all(len(result["words"]) > 10 for result in results)
         assert len(rpc.result().results[0].score.words) == len(results[0]["words"])
 
 
 def test_over_the_limit_requests_are_turned_away_and_told_when_to_come_back(ocr_model_cache: Path) -> None:
     with running(ocr_model_cache, "--max-samples", "4", "--max-in-flight", "4") as service, ThreadPoolExecutor(1) as pool:
-        held = pool.submit(httpx.post, f"{service.http}/v1/score", json=slow_body(4), timeout=60)
+        held = pool.submit(httpx.post, f"{service.http}/v1/score", json=slow_body(4), timeout=PATIENCE)
         until(lambda: in_flight(service) == 4)
-        turned_away = httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=60)
+        turned_away = httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE)
         with grpc.insecure_channel(service.grpc, options=[("grpc.enable_retries", 0)]) as channel, pytest.raises(grpc.RpcError) as failure:
             reward_pb2_grpc.RewardServiceStub(channel).Score(reward_pb2.ScoreRequest(samples=[grpc_sample("0", "'bread'", SLOW)]))
         assert turned_away.status_code == 429
@@ -82,7 +87,7 @@ def test_over_the_limit_requests_are_turned_away_and_told_when_to_come_back(ocr_
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert int(dict(cast(Any, failure.value.trailing_metadata()))["grpc-retry-pushback-ms"]) > 0
         assert held.result().status_code == 200
-        assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=60).status_code == 200
+        assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE).status_code == 200
 
 
 def test_a_client_that_hangs_up_gives_its_room_back(ocr_model_cache: Path) -> None:
@@ -93,7 +98,7 @@ def test_a_client_that_hangs_up_gives_its_room_back(ocr_model_cache: Path) -> No
             until(lambda: in_flight(service) == 64)
             call.cancel()
             until(lambda: in_flight(service) == 0)
-        assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=60).status_code == 200
+        assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE).status_code == 200
 
 
 def test_workers_give_the_same_scores_as_one(ocr_model_cache: Path, ocr_service: OCRProcess) -> None:
@@ -102,8 +107,8 @@ def test_workers_give_the_same_scores_as_one(ocr_model_cache: Path, ocr_service:
     body = {"samples": [json_sample(str(index), "'bread'", png(image)) for index, image in enumerate(noisy)]}
     with running(ocr_model_cache, "--workers", "2") as service:
         assert (
-            httpx.post(f"{service.http}/v1/score", json=body, timeout=60).json()
-            == httpx.post(f"{ocr_service.http}/v1/score", json=body, timeout=60).json()
+            httpx.post(f"{service.http}/v1/score", json=body, timeout=PATIENCE).json()
+            == httpx.post(f"{ocr_service.http}/v1/score", json=body, timeout=PATIENCE).json()
         )
 
 
@@ -144,7 +149,7 @@ def listens(port: int) -> bool:
 def test_an_engine_that_cannot_start_ends_the_service_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     process = spawn(tmp_path / "file" / "cache")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
     assert "VARL_OCR_MODEL_CACHE" in err
     assert "Traceback" not in err
@@ -155,7 +160,7 @@ def test_a_taken_port_ends_the_service_with_a_reason(ocr_model_cache: Path, flag
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = spawn(ocr_model_cache, flag, port)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
     assert port in err
 

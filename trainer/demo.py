@@ -62,12 +62,14 @@ class DemoSettings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    recipe: Path = Field(Path("recipes/tiny_demo.toml"), description="TOML file of the trainer's settings.")
-    run_dir: Path = Field(Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside.")
-    seed: int | None = Field(None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays.")
-    prompts: PositiveInt = Field(512, description="Held-out prompts of both evaluations.")
-    pictures: PositiveInt = Field(12, description="Prompts that the report shows before and after.")
-    minutes: float | None = Field(None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
+    recipe: Path = Field(default=Path("recipes/tiny_demo.toml"), description="TOML file of the trainer's settings.")
+    run_dir: Path = Field(default=Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside.")
+    seed: int | None = Field(
+        default=None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays."
+    )
+    prompts: PositiveInt = Field(default=512, description="Held-out prompts of both evaluations.")
+    pictures: PositiveInt = Field(default=12, description="Prompts that the report shows before and after.")
+    minutes: float | None = Field(default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -33,11 +33,12 @@ def visual_positions(grids: Sequence[Grid], first_scale: int, counter: float, ex
 def rotation(positions: Tensor, sections: tuple[int, int, int], theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 [..., 2 * sum(sections)], of positions [..., 3].
 
-    As in Qwen2.5-VL the frequencies run over the whole head and each axis owns a section of them: (scale, row, column).
+    Every axis (scale, row, column) owns a section of the pairs with frequencies from 1 down to 1 / theta of its own. One spectrum
+    cut into three, as Qwen2.5-VL has it, would leave the columns frequencies too low to tell neighbours apart; the paper does not
+    say how the head is split.
     """
-    pairs = sum(sections)
-    frequency = theta ** (-torch.arange(pairs, dtype=torch.float32, device=positions.device) / pairs)
-    axis = torch.repeat_interleave(torch.arange(3, device=positions.device), torch.tensor(sections, device=positions.device))
+    frequency = torch.cat([theta ** (-torch.arange(n, dtype=torch.float32) / n) for n in sections]).to(positions.device)
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(positions.device)
     angle = positions[..., axis] * frequency
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from email.message import Message
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -17,18 +19,44 @@ from services.serving.http_models import InfoBody, JsonScoreRequest, MultipartSc
 from services.serving.scoring import ScoreBatch
 from services.serving.service import FieldFault, RejectionCode, RequestRejectedError, ScoringService, State, invalid
 
-_PROBLEM: dict[str, Any] = {"model": problems.Problem, "content": {"application/problem+json": {}}}
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {**_PROBLEM} for status in (400, 413, 415, 422, 429, 503)}
-_MULTIPART_SCHEMA = {
+_, _DEFINITIONS = models_json_schema(
+    [(JsonScoreRequest, "validation"), (MultipartScoreRequest, "validation"), (problems.Problem, "serialization")],
+    ref_template="#/components/schemas/{model}",
+)
+
+
+def _schema(shape: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{shape.__name__}"}
+
+
+def _problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    content = {"application/problem+json": {"schema": _schema(problems.Problem)}}
+    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+
+
+_SCORE_PROBLEMS = _problems(
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_FORM = {
     "type": "object",
     "required": ["request"],
-    "properties": {"request": MultipartScoreRequest.model_json_schema()},
+    "properties": {"request": _schema(MultipartScoreRequest)},
     "additionalProperties": {"type": "string", "format": "binary", "description": "An image file; the part's name is its sample's id."},
 }
-_BODY = {
-    "required": True,
-    "content": {"application/json": {"schema": JsonScoreRequest.model_json_schema()}, "multipart/form-data": {"schema": _MULTIPART_SCHEMA}},
-}
+_BODY = {"required": True, "content": {"application/json": {"schema": _schema(JsonScoreRequest)}, "multipart/form-data": {"schema": _FORM}}}
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The schema, with the shapes that the routes read by themselves."""
+        schema = super().openapi()
+        schema["components"]["schemas"].update(_DEFINITIONS["$defs"])
+        return schema
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -36,10 +64,10 @@ T = TypeVar("T", bound=BaseModel)
 
 def build_app(service: ScoringService) -> FastAPI:
     """The HTTP face of a service."""
-    app = FastAPI(title=f"varl {service.scorer.reward} reward", version="1")
+    app = _App(title=f"varl {service.scorer.reward} reward", version="1")
     problems.install(app)
 
-    @app.post("/v1/score", response_model=ScoreResponseBody, responses=_PROBLEMS, openapi_extra={"requestBody": _BODY})
+    @app.post("/v1/score", response_model=ScoreResponseBody, responses=_SCORE_PROBLEMS, openapi_extra={"requestBody": _BODY})
     async def score(request: Request) -> Response:
         """Score samples; a bad sample has its own error and leaves the others alone."""
         with service.counted("http"):
@@ -64,7 +92,7 @@ def build_app(service: ScoringService) -> FastAPI:
         """The process answers."""
         return {"status": "alive"}
 
-    @app.get("/readyz", responses={503: _PROBLEM})
+    @app.get("/readyz", responses=_problems(HTTPStatus.SERVICE_UNAVAILABLE))
     async def readyz() -> dict[str, str]:
         """The model is loaded and requests are taken."""
         if service.state is not State.READY:

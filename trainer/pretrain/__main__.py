@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,8 +18,6 @@ from trainer.pretrain.prompts import write_prompts
 from trainer.pretrain.train_policy import train_policy
 from trainer.pretrain.train_tokenizer import train_semantic, train_tokenizer
 from trainer.prompts import load_prompts
-
-CHECK_PROMPTS = 192
 
 
 def main() -> None:
@@ -44,21 +43,19 @@ def main() -> None:
             _policy_stage(policy, args, log)
 
 
-def _tokenizer_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: object) -> None:
-    assert callable(log)
+def _tokenizer_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: Callable[[str], None]) -> None:
     tokenizer = policy.tokenizer.requires_grad_(True).to(memory_format=torch.channels_last)
     train_semantic(tokenizer, policy.config.tokenizer.stride, args.semantic_steps, args.batch, args.seed + 1, log)
     train_tokenizer(tokenizer, args.tokenizer_steps, args.batch, args.seed + 2, log)
     policy.tokenizer.requires_grad_(False)
     policy.save(args.out, torch.bfloat16)
-    words = [spec.target_words for spec in load_prompts(args.prompts / "tiny_heldout.jsonl")[:CHECK_PROMPTS]]
+    words = [spec.target_words for spec in load_prompts(args.prompts / "tiny_heldout.jsonl")[:args.check_prompts]]
     plain, decoded = check_tokenizer(policy, build_onnx(), words, args.seed)
     log(f"held-out words, rendered: {plain}; after the tokenizer: {decoded}")
 
 
-def _policy_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: object) -> None:
-    assert callable(log)
-    prompts = load_prompts(args.prompts / "tiny_heldout.jsonl")[:CHECK_PROMPTS]
+def _policy_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    prompts = load_prompts(args.prompts / "tiny_heldout.jsonl")[:args.check_prompts]
     engine = build_onnx()
 
     def check(step: int) -> None:
@@ -67,7 +64,7 @@ def _policy_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: object)
             result = check_policy(policy, engine, prompts, params, args.seed)
             log(f"step {step}: held-out words sampled at temperature {params.temperature}: {result}")
 
-    train_policy(policy, args.policy_steps, 2 * args.batch, args.seed + 3, log, check, args.check_every)
+    train_policy(policy, args.policy_steps, 2 * args.batch, args.seed + 3, log, check, args.check_every, args.compile)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,9 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stages", nargs="+", choices=["tokenizer", "policy"], default=["tokenizer", "policy"], help="what to train; policy alone loads --out")
     parser.add_argument("--semantic-steps", type=int, default=400, help="steps of the semantic teacher")
     parser.add_argument("--tokenizer-steps", type=int, default=1500, help="steps of the tokenizer")
-    parser.add_argument("--policy-steps", type=int, default=900, help="steps of the policy; stop where held-out word accuracy is about 0.55")
+    parser.add_argument("--policy-steps", type=int, default=1000, help="steps of the policy; stop where held-out word accuracy is about 0.55")
     parser.add_argument("--check-every", type=int, default=150, help="policy steps between readings of held-out words")
-    parser.add_argument("--batch", type=int, default=64, help="images a step for the tokenizer; the policy takes twice as many")
+    parser.add_argument("--batch", type=int, default=48, help="images a step for the tokenizer; the policy takes twice as many")
+    parser.add_argument("--check-prompts", type=int, default=192, help="held-out prompts of a reading")
+    parser.add_argument("--compile", action="store_true", help="compile the policy's pass: half the time, needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     return parser

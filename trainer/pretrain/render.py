@@ -14,16 +14,34 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer.pretrain.words import random_string, training_words
 
 SIZE = 64
-FONTS = ("DejaVuSansMono-Bold.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono.ttf")  # they come with matplotlib
 PITCHES = (12, 16)  # pixels from letter to letter; every font is set on a fixed pitch
 COLOURS = {
     "red": (190, 40, 40), "green": (40, 130, 60), "blue": (45, 75, 175), "black": (30, 30, 35),
     "yellow": (235, 205, 70), "white": (238, 238, 232), "pink": (240, 160, 185), "cyan": (130, 215, 220),
 }  # fmt: skip
 DARK = ("red", "green", "blue", "black")
-OBJECTS = ("sign", "poster", "wall", "flag", "board")
 TOKENIZER_GRAIN, POLICY_GRAIN = 2.0, 0.5  # grey levels; the policy cannot predict noise, so it sees little
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an object carries its words: font file (they come with matplotlib), and where, 0 to 1 from the left and from the top."""
+
+    font: str
+    across: float
+    down: float
+
+
+# The prompt decides the layout: scales of a few tokens are drawn token by token, and a 5-million-parameter base has no room to agree
+# with itself on a free one.
+OBJECTS = {
+    "sign": Style("DejaVuSans-Bold.ttf", 0.5, 0.5),
+    "poster": Style("DejaVuSerif-Bold.ttf", 0.5, 0.0),
+    "wall": Style("DejaVuSansMono-Bold.ttf", 0.0, 1.0),
+    "flag": Style("DejaVuSans-Bold.ttf", 1.0, 0.5),
+    "board": Style("DejaVuSansMono.ttf", 0.0, 0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def background(kind: str, colour: tuple[int, int, int], rng: np.random.Generator
 
 
 def prompt_for(words: tuple[str, ...], colour: str, thing: str, ink: str | None) -> str:
-    """The prompt of an image; ``ink`` is None where the prompt leaves the colour of the letters open."""
+    """The prompt of an image; ``ink`` is None for the usual one: white on dark, black on light."""
     text = " ".join(words)
     return f"a {colour} {thing} that says '{text}'" if ink is None else f"a {colour} {thing} with '{text}' in {ink}"
 
@@ -89,9 +107,11 @@ def prompt_for(words: tuple[str, ...], colour: str, thing: str, ink: str | None)
 def draw_prompt(words: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str, str, str]:
     """A prompt for these words and what it fixes: (prompt, background colour, object, ink colour)."""
     colour = str(rng.choice(list(COLOURS)))
-    thing = str(rng.choice(OBJECTS))
+    thing = str(rng.choice(list(OBJECTS)))
+    if rng.random() < 0.5:
+        return prompt_for(words, colour, thing, None), colour, thing, "white" if colour in DARK else "black"
     ink = str(rng.choice([c for c in COLOURS if (c in DARK) != (colour in DARK)]))
-    return prompt_for(words, colour, thing, ink if rng.random() < 0.7 else None), colour, thing, ink
+    return prompt_for(words, colour, thing, ink), colour, thing, ink
 
 
 def draw_words(rng: np.random.Generator, pool: list[str], string_share: float) -> tuple[str, ...]:
@@ -101,19 +121,18 @@ def draw_words(rng: np.random.Generator, pool: list[str], string_share: float) -
 
 
 def render(words: tuple[str, ...], rng: np.random.Generator, grain: float = POLICY_GRAIN) -> Rendered:
-    """An image of one or two words with a random prompt, font, size and position."""
+    """An image of one or two words for a random prompt; one word is set as large as it fits, two stand in two lines."""
     prompt, colour, thing, ink_name = draw_prompt(words, rng)
-    font = str(rng.choice(FONTS))
-    fitting = [p for p in PITCHES if p * max(len(w) for w in words) <= SIZE]
-    pitch = int(rng.choice(fitting)) if len(words) == 1 else PITCHES[0]
+    style = OBJECTS[thing]
+    pitch = max(p for p in PITCHES if p * len(words[0]) <= SIZE) if len(words) == 1 else PITCHES[0]
     ink = np.zeros((SIZE, SIZE), np.uint8)
     letters = np.zeros((SIZE, SIZE), np.uint8)
     band = SIZE // len(words)
     for row, word in enumerate(words):
-        line, marks = line_ink(word, font, pitch)
+        line, marks = line_ink(word, style.font, pitch)
         h, w = line.shape
-        x0 = 4 * int(rng.integers(0, (SIZE - w) // 4 + 1))
-        y0 = row * band + 2 + 8 * int(rng.integers(0, (band - h - 2) // 8 + 1))
+        x0 = 4 * round(style.across * (SIZE - w) / 4)
+        y0 = row * band + 2 + 8 * round(style.down * ((band - h - 2) // 8))
         ink[y0 : y0 + h, x0 : x0 + w] = line
         letters[y0 : y0 + h, x0 : x0 + w] = marks
     alpha = ink[..., None].astype(np.float32) / 255

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -87,13 +86,17 @@ def train_policy(
     log: Callable[[str], None],
     check: Callable[[int], None],
     check_every: int,
+    compiled: bool,
 ) -> None:
-    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often."""
+    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often.
+
+    ``compiled`` halves the time of a step on a CPU and needs a C++ compiler on the machine.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     opts = optimizers(policy.module)
     progress = Progress("policy", steps, log, every=25)
-    run = torch.compile(policy.module.run, dynamic=False) if shutil.which("g++") else None
+    run = torch.compile(policy.module.run, dynamic=False) if compiled else None
     for step in range(steps):
         for optimizer, peak in zip(opts, (MATRIX_LR, OTHER_LR), strict=True):
             cosine_lr(optimizer, peak, step, steps)

@@ -1,0 +1,256 @@
+"""The demo as a user runs it: a real subprocess with real Redis, OCR service and rollout worker, on a small random model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import policy.nextflow
+from tests.trainer_rig import make_model
+from trainer.config import Recipe
+from trainer.demo import (
+    AFTER,
+    BEFORE,
+    TRAIN,
+    DemoSettings,
+    demo_recipe,
+    expected_seconds,
+    images_of_run,
+    main,
+    move_aside,
+    within_minutes,
+)
+from trainer.demo_stages import Stages
+from trainer.report import load_evaluation
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = ("BREAD", "STONE", "RIVER", "LIGHT")
+MARK = "VARL_TEST_MARK"
+
+RECIPE = """
+[run]
+updates = {updates}
+seed = 3
+threads = 1
+[model]
+dir = "{directory}/model"
+[prompts]
+train = "{directory}/train.jsonl"
+held_out = "{directory}/held.jsonl"
+[rollout]
+prompts_per_update = 1
+group_size = 2
+[evaluation]
+every = 2
+prompts = 2
+[metrics]
+samples_every = 0
+"""
+
+
+@dataclass
+class Workplace:
+    """A directory with a model, prompts and recipes, and a mark by which its processes are known."""
+
+    directory: Path
+    mark: str
+
+    def start(self, *flags: str, updates: int = 2) -> subprocess.Popen[str]:
+        recipe = self.directory / f"recipe{updates}.toml"
+        recipe.write_text(RECIPE.format(directory=self.directory, updates=updates))
+        flags = ("--recipe", str(recipe), "--run-dir", str(self.run), "--prompts", "6", *flags)
+        environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
+        environment |= {MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "trainer.demo", *flags],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.directory,
+            start_new_session=True,
+        )
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "runs" / "small"
+
+    def processes(self) -> dict[int, str]:
+        """Command lines of everything that the demo left running, by process id."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
+                    found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it ended meanwhile
+        return found
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Workplace]:
+    make_model(tmp_path / "model")
+    for name, suffix in (("train", ""), ("held", "S")):
+        lines = [json.dumps({"prompt": f"sign {n} says '{word}{suffix}'", "target_words": [word + suffix]}) for n in "12" for word in WORDS]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    place = Workplace(tmp_path, uuid.uuid4().hex)
+    yield place
+    for pid in place.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Stdout up to the line that contains ``text``."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"no {text!r} in:\n{seen}\n{process.stderr.read() if process.stderr else ''}")
+
+
+def test_the_whole_demo(workplace: Workplace) -> None:
+    workplace.run.mkdir(parents=True)
+    (workplace.run / "old.txt").write_text("an earlier run")
+    process = workplace.start("--seed", "8", "--pictures", "3")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert workplace.processes() == {}
+
+    found = json.loads((workplace.run / "eval.json").read_text())
+    before, after = load_evaluation(workplace.run, "before"), load_evaluation(workplace.run, "after")
+    assert set(found) == {"before", "after", "difference"}
+    assert (found["before"], found["after"]) == (before.summary(), after.summary())
+    assert found["difference"]["word_accuracy"] == found["after"]["word_accuracy"] - found["before"]["word_accuracy"]
+    assert (len(before.prompts), len(after.prompts), after.weight_version) == (6, 6, 2)
+    assert [result.picture is not None for result in after.prompts] == [True] * 3 + [False] * 3
+
+    final = workplace.run / "weights" / "final.safetensors"
+    policy.nextflow.build_random(0).load_weights(str(final))
+    assert set(load_file(final)) == set(load_file(workplace.directory / "model" / "policy.safetensors"))
+    assert "seed = 8" in (workplace.run / "config.toml").read_text()
+    rows = [json.loads(line) for line in (workplace.run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows] == [0, 1, 2]
+    assert "eval/word_accuracy" in rows[0]
+    assert "sign 1 says &#39;BREADS&#39;" in (workplace.run / "report.html").read_text()
+
+    [aside] = workplace.run.parent.glob("small-*")
+    assert (aside / "old.txt").read_text() == "an earlier run"
+    assert f"moved to {aside}" in out
+    assert [f"[{stage}/5]" in out for stage in range(1, 6)] == [True] * 5
+    assert out.count("left in all") == 5
+    assert f"report: {workplace.run / 'report.html'}" in out
+
+
+@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "OCR reward service"), (signal.SIGTERM, 143, f"] {TRAIN}")])
+def test_a_signal_stops_everything(workplace: Workplace, number: signal.Signals, status: int, stage: str) -> None:
+    process = workplace.start(updates=100_000)
+    read_until(process, stage)
+    assert any("services.ocr" in command for command in workplace.processes().values())
+    os.kill(process.pid, number)
+    _, err = process.communicate()
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert workplace.processes() == {}
+
+
+def test_ctrl_c_again_and_again_leaves_nothing_behind(workplace: Workplace) -> None:
+    process = workplace.start(updates=100_000)
+    read_until(process, f"] {TRAIN}")
+    while process.poll() is None:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    process.communicate()
+    assert workplace.processes() == {}
+
+
+def test_a_service_that_dies_ends_the_demo_with_its_log(workplace: Workplace) -> None:
+    process = workplace.start(updates=100_000)
+    read_until(process, f"] {TRAIN}")
+    [victim] = [pid for pid, command in workplace.processes().items() if "services.ocr" in command]
+    os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "ocr was killed by SIGKILL; the end of " in err
+    assert "Traceback" not in err
+    assert workplace.processes() == {}
+
+
+def test_too_few_held_out_prompts_are_said_before_anything_starts(workplace: Workplace) -> None:
+    process = workplace.start("--prompts", "9")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "9 held-out prompts are asked for" in err
+    assert not workplace.run.exists()
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--prompts", "0"], ["--nonsense", "1"], ["--minutes", "0"]])
+def test_bad_flags_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(flags)
+    except SystemExit as left:  # how argparse says it
+        status = int(left.code or 0)
+    assert status == 2
+    assert flags[0].lstrip("-") in capsys.readouterr().err
+
+
+def test_the_command_line_decides_run_directory_and_seed(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("[run]\nseed = 4\nupdates = 7\n")
+    plain = demo_recipe(DemoSettings(recipe=recipe, run_dir=tmp_path / "a" / "b"))
+    assert (plain.run.dir, plain.run.name, plain.run.seed, plain.run.updates) == (tmp_path / "a", "b", 4, 7)
+    assert demo_recipe(DemoSettings(recipe=recipe, seed=9)).run.seed == 9
+
+
+def test_images_of_a_run_are_counted_by_stage() -> None:
+    rollout = {"prompts_per_update": 2, "group_size": 3, "continuations": 2}
+    assert images_of_run(Recipe.model_validate({"run": {"updates": 8}, "rollout": rollout})) == 6 * (
+        6 * 2 + 2
+    )  # 3 prefix updates to 1 suffix
+    full = Recipe.model_validate({"run": {"updates": 8}, "rollout": rollout, "objective": {"stages": "full"}})
+    assert images_of_run(full) == 6 * 8
+    both = expected_seconds(full, 10, 0.5), expected_seconds(full, 20, 0.5)
+    assert (both[0][BEFORE], both[1][AFTER]) == (5.0, 10.0)
+    assert both[0][TRAIN] == both[1][TRAIN] > 6 * 8 * 0.5
+
+
+def test_updates_are_cut_to_the_time_there_is() -> None:
+    recipe = Recipe.model_validate({"run": {"updates": 100}})
+    assert within_minutes(recipe, expected_s=600, minutes=5).run.updates == 50
+    assert within_minutes(recipe, expected_s=600, minutes=20).run.updates == 100
+    assert within_minutes(recipe, expected_s=600, minutes=0.001).run.updates == 1
+
+
+def test_what_lies_in_the_way_is_moved_aside_once(tmp_path: Path) -> None:
+    assert move_aside(tmp_path / "run") is None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").write_text("")
+    moved = move_aside(tmp_path / "run")
+    assert moved is not None
+    assert (moved / "kept").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_stages_say_what_is_left() -> None:
+    said: list[str] = []
+    stages = Stages({"a": 30, "b": 60, "c": 600}, said.append)
+    with stages.stage("a"):
+        pass
+    stages.expect({"c": 20})
+    with stages.stage("b"):
+        pass
+    assert said == ["\n[1/3] a (about 12 min left in all)", "\n[2/3] b (about 80 s left in all)"]
+    assert stages.left() == 20
+    assert list(stages.seconds) == ["a", "b"]
