@@ -24,7 +24,7 @@ PROJECT = "varl"
 
 
 def environments() -> list[dict[str, str]]:
-    """This machine's marker environment, once for every supported Python."""
+    """The machine's marker environment, once for every supported Python."""
     here = {key: str(value) for key, value in default_environment().items()}
     return [here | {"python_full_version": full, "python_version": full.rpartition(".")[0]} for full in PYTHONS]
 

@@ -67,13 +67,16 @@ class Workplace:
     mark: str
 
     def start(self, *flags: str, updates: int = 2) -> subprocess.Popen[str]:
+        return self.start_module("trainer.demo", "--run-dir", str(self.run), "--prompts", "6", *flags, updates=updates)
+
+    def start_module(self, module: str, *flags: str, updates: int = 2) -> subprocess.Popen[str]:
         recipe = self.directory / f"recipe{updates}.toml"
         recipe.write_text(RECIPE.format(directory=self.directory, updates=updates))
-        flags = ("--recipe", str(recipe), "--run-dir", str(self.run), "--prompts", "6", *flags)
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
         environment |= {MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+        named = ["--recipe", str(recipe)] if module == "trainer.demo" else [str(recipe)]
         return subprocess.Popen(
-            [sys.executable, "-u", "-m", "trainer.demo", *flags],
+            ["env", "--default-signal=INT", sys.executable, "-u", "-m", module, *named, *flags],  # a shell's background job ignores Ctrl-C
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,7 +94,8 @@ class Workplace:
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
+                marked = f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes()  # Redis writes its title over it
+                if marked or (process / "cwd").readlink().is_relative_to(self.directory):
                     found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue  # it ended meanwhile
@@ -154,7 +158,7 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     assert f"report: {workplace.run / 'report.html'}" in out
 
 
-@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "OCR reward service"), (signal.SIGTERM, 143, f"] {TRAIN}")])
+@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "OCR reward service: "), (signal.SIGTERM, 143, f"] {TRAIN}")])
 def test_a_signal_stops_everything(workplace: Workplace, number: signal.Signals, status: int, stage: str) -> None:
     process = workplace.start(updates=100_000)
     read_until(process, stage)
@@ -185,6 +189,16 @@ def test_a_service_that_dies_ends_the_demo_with_its_log(workplace: Workplace) ->
     assert process.returncode == 1
     assert "ocr was killed by SIGKILL; the end of " in err
     assert "Traceback" not in err
+    assert workplace.processes() == {}
+
+
+def test_the_trainer_itself_can_start_the_services(workplace: Workplace) -> None:
+    run = ["--run.dir", str(workplace.run.parent), "--run.name", workplace.run.name]
+    process = workplace.start_module("trainer", *run, "--local-services")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert (workplace.run / "weights" / "final.safetensors").exists()
+    assert (workplace.run / "logs" / "rollout.log").exists()
     assert workplace.processes() == {}
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainer import supervisor
-from trainer.supervisor import ChildDiedError, Supervisor, sigterm_as_exit, unhurried
+from trainer.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, unhurried
+from trajectories.server import tied_to_this_process
 
 READY = "import json, os, sys, time; print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
 
@@ -108,7 +111,7 @@ def test_a_child_that_never_says_ready_is_an_error_and_is_stopped(tmp_path: Path
 
 
 def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    if not supervisor._tied_to_this_process():
+    if not tied_to_this_process():
         pytest.skip("no setpriv on this machine")
     parent = (
         "import json, pathlib, sys, time; from trainer.supervisor import Supervisor\n"
@@ -125,11 +128,39 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_signals_are_held_off_while_things_are_stopped() -> None:
-    with unhurried():
-        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with unhurried():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_postponed_signal_comes_after_the_block() -> None:
+    reached = False
+    with pytest.raises(SystemExit) as left, sigterm_as_exit(), postponed():
         os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        reached = True
+    assert reached
+    assert left.value.code == 143
+
+
+def test_ctrl_c_while_a_child_is_being_started_loses_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+        process: subprocess.Popen[bytes] = started(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(SystemExit), sigterm_as_exit(), Supervisor(tmp_path) as parts:
+        parts.start("child", python(READY + "time.sleep(600)"))
+    [child] = parts._children
+    assert child.process.returncode == -signal.SIGTERM
 
 
 def test_sigterm_leaves_the_block_as_an_exit() -> None:

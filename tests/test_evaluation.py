@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import redis
-from PIL import Image
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 import policy.nextflow
 from policy.base import SamplingParams
 from tests.trainer_rig import MODEL, BrightnessReward, make_model, rollout_workers
 from trainer.collect import Patience, RolloutTimeoutError
-from trainer.evaluation import (
-    EvalSettings,
-    Evaluation,
-    EvaluationError,
-    difference,
-    evaluate,
-    evaluation_jobs,
-    prompt_result,
-)
+from trainer.evaluation import EvalSettings, EvaluationError, evaluate, evaluation_jobs, prompt_result
+from trainer.evaluation_results import Evaluation, difference
 from trainer.prompts import PromptSpec
 from trajectories.queue import RunQueue
 
@@ -40,10 +31,11 @@ GRIDS = ((1, 1), (2, 2), (4, 4), (6, 6), (8, 8))
 
 
 class Reader(BrightnessReward):
-    """Reads the target words from images whose top left pixel is even, one wrong letter from the others; remembers each answer."""
+    """Reads the target words, or one wrong letter, by a checksum of the file (``forced``: by the prompt); remembers each answer."""
 
-    def __init__(self, refused: Sequence[str] = ()) -> None:
+    def __init__(self, refused: Sequence[str] = (), forced: Mapping[str, bool] | None = None) -> None:
         super().__init__(refused)
+        self.forced = forced or {}
         self.answers: dict[str, list[tuple[list[str], list[str], float]]] = {}
         self.images: list[bytes] = []
 
@@ -51,10 +43,9 @@ class Reader(BrightnessReward):
         if sample.prompt in self.refused:
             return super()._result(sample)
         targets = [word.lower() for text in sample.target_words for word in text.split()]
-        with Image.open(io.BytesIO(sample.image)) as image:
-            even = np.asarray(image)[0, 0, 0] % 2 == 0
-        read = targets if even else ["?" + targets[0][1:]]
-        value = 1.0 if even else -0.25
+        right = self.forced.get(sample.prompt, zlib.crc32(sample.image) % 2 == 0)
+        read = targets if right else ["?" + targets[0][1:]]
+        value = 1.0 if right else -0.25
         self.answers.setdefault(sample.prompt, []).append((targets, read, value))
         self.images.append(sample.image)
         words = [reward_pb2.Word(text=word.upper(), confidence=0.5, polygon=[0, 0, 8, 0, 8, 8]) for word in read]
@@ -228,12 +219,13 @@ def test_hand_worked_prompt() -> None:
 
 
 def test_difference_pairs_the_prompts_that_both_sides_have(run: Run) -> None:
-    before = run(Reader(refused=[PROMPTS[0].prompt]))
-    after = run(Reader(refused=[PROMPTS[3].prompt]), tag="after")
+    first, *_, last = (spec.prompt for spec in PROMPTS)
+    before = run(Reader(refused=[first], forced={last: False}))
+    after = run(Reader(refused=[last], forced={first: True}), tag="after")
     change = difference(before, after)
     assert change.prompts == 2
     assert change.word_accuracy.value == 0.0  # the common prompts have the same images
-    assert before.word_accuracy().value != after.word_accuracy().value
+    assert after.word_accuracy().value > before.word_accuracy().value
     assert list(change.summary()) == ["word_accuracy", "word_accuracy_se", "ned", "ned_se", "prompts"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from trainer.config import Recipe
-from trainer.evaluation import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
+from trainer.evaluation_results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
 from trainer.machine import describe_machine
 from trainer.recipe_text import to_toml
 from trainer.report import Facts, figures, load_evaluation, pairs, save_evaluation, write_report

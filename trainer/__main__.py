@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-import torch
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
-import policy.nextflow
-from trainer.collect import RolloutTimeoutError
 from trainer.config import Recipe, parse_command
-from trainer.evaluation import EvaluationError
 from trainer.held_out import evaluator
-from trainer.loop import RolloutFailedError, RunInUseError, train
+from trainer.local_services import local_services
+from trainer.loop import train
+from trainer.parts import PROBLEMS, load_policies, open_queue
 from trainer.recipe_text import describe, to_toml
-from trajectories.queue import RunQueue, connect
+from trainer.supervisor import sigterm_as_exit
 from trajectories.server import redis_url_from_environment
 
-PROBLEMS = (OSError, ValueError, RedisError, RolloutTimeoutError, RolloutFailedError, RunInUseError, EvaluationError)
+logger = logging.getLogger("trainer")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
         if command.dry_run:
             sys.stdout.write("\n".join([to_toml(recipe), *(f"# {line}" for line in describe(recipe).splitlines()), ""]))
             return 0
-        run(recipe, resume=command.resume == "auto")
+        with sigterm_as_exit(), ExitStack() as stack:
+            url = stack.enter_context(local_services(recipe, logger.info)).redis_url if command.local_services else given_redis(recipe)
+            run(recipe, url, resume=command.resume == "auto")
     except ValidationError as error:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
     except KeyboardInterrupt:
@@ -44,15 +42,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run(recipe: Recipe, resume: bool) -> None:
-    """Load the model twice (trained and reference), connect to Redis and train."""
+def given_redis(recipe: Recipe) -> str:
+    """URL of the Redis that the recipe or the environment names; raises ValueError where neither does."""
     url = recipe.rollout.redis_url or redis_url_from_environment()
     if url is None:
-        raise ValueError("rollout.redis_url is empty and REDIS_URL is not set")
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
-    trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
-    queue = RunQueue(connect(url), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+        raise ValueError("rollout.redis_url is empty and REDIS_URL is not set: set one, or pass --local-services")
+    return url
+
+
+def run(recipe: Recipe, redis_url: str, resume: bool) -> None:
+    """Load the models, connect to Redis and train."""
+    trained, reference = load_policies(recipe)
+    queue = open_queue(recipe, redis_url)
     train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, trained.grids))
 
 

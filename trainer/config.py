@@ -41,6 +41,9 @@ class RunSettings(Section):
     updates: PositiveInt = Field(default=300, description="number of updates")
     device: str = Field(default="cpu", description="torch device of the trainer")
     threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
+    matmul: Literal["highest", "medium"] = Field(
+        default="highest", description="float32 products: in full, or from bfloat16 factors where the processor has units for them"
+    )
 
 
 class ModelSettings(Section):
@@ -145,6 +148,9 @@ class OptimizerSettings(Section):
     """AdamW, its learning rate and what follows a step."""
 
     lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [9.1]")
+    gain_lr_factor: PositiveFloat = Field(
+        default=1.0, description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes"
+    )
     warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
     warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
@@ -229,6 +235,11 @@ class Command(Recipe):
     recipe: CliPositionalArg[Path] = Field(description="TOML file of settings; flags override it")
     resume: Literal["auto", "never"] = Field(
         default="never", description="auto: go on from the newest whole checkpoint, if any; never: refuse a run directory in use"
+    )
+    local_services: CliImplicitFlag[bool] = Field(
+        default=False,
+        validation_alias=AliasChoices("local-services", "local_services"),
+        description="start the OCR reward service, a rollout worker and, unless one is given, Redis on this machine for the run",
     )
     dry_run: CliImplicitFlag[bool] = Field(
         default=False,

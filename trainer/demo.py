@@ -6,8 +6,6 @@ Leaves a run directory with eval.json, report.html and weights/final.safetensors
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,25 +13,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
-from redis.exceptions import RedisError
 
-import policy.nextflow
-from trainer.collect import RolloutTimeoutError
 from trainer.config import Recipe, load_recipe
 from trainer.demo_stages import Say, Stages, progress_bar
-from trainer.evaluation import EvalSettings, Evaluation, EvaluationError, difference, evaluate
+from trainer.evaluation import EvalSettings, evaluate
+from trainer.evaluation_results import Evaluation, difference
 from trainer.held_out import eval_settings, evaluator, held_out_prompts
 from trainer.local_services import local_services
-from trainer.loop import RolloutFailedError, RunInUseError, train
+from trainer.loop import train
 from trainer.machine import describe_machine
 from trainer.objectives.vmr import Stage, stage_of
+from trainer.parts import PROBLEMS, load_policies, open_queue
 from trainer.prompts import PromptSpec
 from trainer.report import FACTS_FILE, Facts, figures, save_evaluation, write_report
-from trainer.supervisor import ChildDiedError, sigterm_as_exit
-from trajectories.queue import RunQueue, connect
+from trainer.supervisor import sigterm_as_exit
+from trajectories.queue import RunQueue
 
 START = "Starting Redis, the OCR reward service and a rollout worker"
 BEFORE = "Evaluating the base model on held-out words"
@@ -44,10 +40,6 @@ REPORT = "Writing the report"
 FIXED_S = {START: 25.0, REPORT: 10.0}
 IMAGE_S = 0.05  # to draw, decode and read one image, until this machine has shown what it needs
 UPDATE_SHARE = 1.4  # time of an update over that of its images alone
-
-PROBLEMS = (
-    OSError, ValueError, TimeoutError, RedisError, ChildDiedError, EvaluationError, RolloutTimeoutError, RolloutFailedError, RunInUseError
-)  # fmt: skip
 
 
 class DemoSettings(BaseSettings):
@@ -159,14 +151,12 @@ def summary(before: Evaluation, after: Evaluation) -> str:
 
 def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: Stages, say: Say) -> tuple[Evaluation, Evaluation]:
     """All that needs the services: evaluate, train, evaluate."""
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
     with ExitStack() as stack:
         with stages.stage(START):
             services = stack.enter_context(local_services(recipe, lambda line: say(f"  {line}")))
-            queue = RunQueue(connect(services.redis_url), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+            queue = open_queue(recipe, services.redis_url)
             queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
-            trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
+            trained, reference = load_policies(recipe)
         judge = _Judge(queue, prompts, eval_settings(recipe, trained.grids, settings.pictures))
         with stages.stage(BEFORE):
             before = judge(recipe.model.dir / "policy.safetensors", 0, "before")

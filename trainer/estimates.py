@@ -51,7 +51,8 @@ def _residuals(sums: Array, counts: Array) -> Array:
     if len(sums) != len(counts) or not counts.sum() > 0:
         raise ValueError(f"want as many counts as sums and a positive total, got {len(sums)}, {len(counts)}, {counts.sum():g}")
     ratio = sums.sum() / counts.sum()
-    return (sums - ratio * counts) / counts.sum()
+    residuals: Array = (sums - ratio * counts) / counts.sum()
+    return residuals
 
 
 def _cluster_error(residuals: Array) -> float:

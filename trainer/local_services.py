@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from trainer.config import Recipe
-from trainer.supervisor import Supervisor
+from trainer.supervisor import Supervisor, postponed, unhurried_exit
 from trajectories.server import private_redis, redis_url_from_environment
 
 
@@ -33,16 +33,17 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
     Raises:
         trainer.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
-        RuntimeError: there is no Redis to use.
+        trajectories.server.RedisServerError: there is no Redis to use.
         ValueError: the recipe asks for a reward that is not started here.
     """
     unknown = {reward.name for reward in recipe.rollout.rewards} - {"ocr"}
     if unknown:
         raise ValueError(f"rollout.rewards: only ocr is started locally, not {', '.join(sorted(unknown))}")
     directory, share = recipe.run.dir / recipe.run.name, max(1, len(os.sched_getaffinity(0)) // 2)
-    with ExitStack() as stack:
+    with unhurried_exit() as stack:
         given = recipe.rollout.redis_url or redis_url_from_environment()
-        url = given or stack.enter_context(private_redis(directory / "redis"))
+        with postponed():
+            url = given or stack.enter_context(private_redis(directory / "redis"))
         say("Redis: the given one" if given else "Redis: a private server")
         supervisor = stack.enter_context(Supervisor(directory / "logs"))
         ocr = supervisor.start("ocr", _module("services.ocr", "--http-port", "0", "--grpc-port", "0", "--workers", str(share)))
@@ -57,7 +58,7 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 def _rollout(recipe: Recipe, ocr: str, threads: int) -> list[str]:
     arguments = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), "--reward", f"ocr={ocr}"]
     return _module(
-        "services.rollout", *arguments, "--device", recipe.run.device, "--threads", str(threads), "--grpc-port", "0", "--metrics-port", "0"
+        "services.rollout", *arguments, "--device", recipe.run.device, "--threads", str(threads), "--matmul", recipe.run.matmul, "--grpc-port", "0", "--metrics-port", "0"
     )
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.config import Recipe
 from trainer.estimates import Estimate
-from trainer.evaluation import Evaluation, Picture, PromptResult, ReadWord, difference
+from trainer.evaluation_results import Evaluation, Picture, PromptResult, ReadWord, difference
 from trainer.machine import Machine
 from trainer.report_charts import CHARTS, draw
 from trainer.run_log import METRICS_FILE, read_lines

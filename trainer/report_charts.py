@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,11 @@ CHARTS = (
     Chart("Gradient norm", "before clipping", ("grad_norm",)),
     Chart("Gradient norm by scale", "of each scale's part of the loss", ("grad_norm/scale_*",)),
     Chart("Clip ratio", "share of tokens whose probability ratio was clipped; 0 when every update is on-policy", ("clip_ratio/*",)),
-    Chart("Time of an update", "seconds; generate and score are the workers' own, and overlap", ("timing/*",)),
+    Chart(
+        "Time of an update",
+        "seconds; generate and score are the workers' own, and overlap",
+        ("timing/total", "timing/rollout", "timing/update", "timing/generate", "timing/score"),
+    ),
 )
 
 
@@ -63,12 +68,13 @@ def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
     with rc_context(STYLE | {"svg.hashsalt": chart.title}):
         figure = Figure(figsize=(4.2, 2.5), layout="constrained")
         axes = figure.add_subplot()
-        for name, colour in zip(names, _colours(len(names)), strict=True):
-            _line(axes, *_series(rows, name), label=_label(chart, name), colour=colour)
+        labels = [_label(chart, name) for name in names]
+        for name, label, colour in zip(names, labels, cycle(COLOURS), strict=False):
+            _line(axes, *_series(rows, name), label, colour)
         axes.set_xlabel("update")
         axes.grid(alpha=0.2, color=INK, linewidth=0.6)
         if len(names) > 1:
-            figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=min(len(names), 5))
+            figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=5 if max(map(len, labels)) < 5 else 3)
         return _svg(figure, chart.title)
 
 
@@ -92,7 +98,7 @@ def _natural(name: str) -> list[str | int]:
 
 def _label(chart: Chart, name: str) -> str:
     stem = next((metric.removesuffix("*") for metric in chart.metrics if metric.endswith("*")), "")
-    return name.removeprefix(stem or "eval/").replace("_", " ")
+    return (name.removeprefix(stem) if stem else name.rpartition("/")[2]).replace("_", " ")
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -108,10 +114,6 @@ def _line(axes: Axes, updates: npt.NDArray[np.float64], values: npt.NDArray[np.f
         return
     axes.plot(updates, values, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(updates, smooth(values, window), color=colour, label=label, linewidth=1.8)
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _svg(figure: Figure, title: str) -> str:

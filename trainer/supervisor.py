@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
+
+from trajectories.server import tied_to_this_process
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0
@@ -79,17 +80,17 @@ class Supervisor:
             TimeoutError: no ready line came in time.
         """
         out, log = self._logs / f"{name}.out", self._logs / f"{name}.log"
-        with out.open("wb") as stdout, log.open("wb") as stderr:
+        with out.open("wb") as stdout, log.open("wb") as stderr, postponed():  # else Ctrl-C could come between fork and bookkeeping
             process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
-                [*_tied_to_this_process(), *command],
+                [*tied_to_this_process(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C is for this process, which then stops its children in order
                 env={**os.environ, **(secrets or {})},
             )
-        child = Child(name, process, out, log)
-        self._children.append(child)
+            child = Child(name, process, out, log)
+            self._children.append(child)
         return self._ready_line(child)
 
     def check(self) -> None:
@@ -138,6 +139,34 @@ def unhurried() -> Iterator[None]:
 
 
 @contextmanager
+def postponed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended."""
+    if not _in_main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    previous = {number: signal.signal(number, lambda got, frame: arrived.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for got in arrived:
+        signal.raise_signal(got)
+
+
+@contextmanager
+def unhurried_exit() -> Iterator[ExitStack]:
+    """An ExitStack that is unwound with Ctrl-C and SIGTERM held off."""
+    stack = ExitStack()
+    try:
+        yield stack
+    finally:
+        with unhurried():
+            stack.close()
+
+
+@contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """Make SIGTERM leave the block as SystemExit, so that everything is stopped as it is for Ctrl-C."""
 
@@ -149,12 +178,6 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _tied_to_this_process() -> list[str]:
-    """Prefix that has Linux end the child when this process is killed outright; empty where util-linux is missing."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
 def _tail(log: Path) -> str:

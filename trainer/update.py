@@ -52,9 +52,13 @@ def learning_rate(settings: OptimizerSettings, update: int) -> float:
 
 
 def build_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over all parameters that ask for a gradient, in their order in the module."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+    """AdamW over all parameters that ask for a gradient: the gains of normalisation layers, with a rate of their own, and the rest."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    gains = [parameter for name, parameter in trained.items() if "norm" in name]
+    others = [parameter for name, parameter in trained.items() if "norm" not in name]
+    groups = [{"params": others, "lr_factor": 1.0}, {"params": gains, "lr_factor": settings.gain_lr_factor}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
 
 
 class Updater:
@@ -99,7 +103,7 @@ class Updater:
             self.reference.module.load_state_dict(self.policy.module.state_dict())
         rate = learning_rate(self._settings, update)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         self.optimizer.step()
         return rate
 

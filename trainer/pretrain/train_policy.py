@@ -28,7 +28,9 @@ MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for emb
 Run = Callable[..., tuple[Tensor, object]]  # NextFlowTransformer.run, as it is or compiled
 
 
-def forward_batch(policy: NextFlowPolicy, prompts: list[str], inputs: list[Tensor], run: Run | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward_batch(
+    policy: NextFlowPolicy, prompts: list[str], inputs: list[Tensor], run: Run | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Teacher-forced pass over a batch of different prompts.
 
     inputs: code indices int64 [B, h, w] of every scale. Returns visual logits float32 [B, sum of h*w, codes], text logits
@@ -48,7 +50,9 @@ def forward_batch(policy: NextFlowPolicy, prompts: list[str], inputs: list[Tenso
     return module.visual_logits(hidden[:, width - 1 :]), module.text_logits(hidden[:, : width - 1]), tokens, real
 
 
-def pretraining_loss(policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None) -> tuple[Tensor, list[float]]:
+def pretraining_loss(
+    policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None
+) -> tuple[Tensor, list[float]]:
     """Cross-entropy on the nearest codes given perturbed ones, each scale weighted by 1 / (h w)^alpha at constant total (P2 Eq. 2).
 
     Also the plain mean cross-entropy of every scale, in nats.
@@ -84,11 +88,11 @@ def train_policy(
     batch: int,
     seed: int,
     log: Callable[[str], None],
-    check: Callable[[int], None],
+    check: Callable[[int], bool],
     check_every: int,
     compiled: bool,
 ) -> None:
-    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often.
+    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often and ends it by True.
 
     ``compiled`` halves the time of a step on a CPU and needs a C++ compiler on the machine.
     """
@@ -108,5 +112,5 @@ def train_policy(
         for optimizer in opts:
             optimizer.step()
         progress.update(step, loss=loss.item(), **{f"nats_{h}x{w}": n for (h, w), n in zip(policy.grids, per_scale, strict=True)})
-        if (step + 1) % check_every == 0 or step + 1 == steps:
-            check(step + 1)
+        if ((step + 1) % check_every == 0 or step + 1 == steps) and check(step + 1):
+            return

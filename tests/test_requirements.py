@@ -1,0 +1,52 @@
+"""The pinned files against pyproject.toml and against each other."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from requirements.lock import FILES, ROOT, closure, project_requirements
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(str(requirement.specifier).startswith("==") for requirement in found)
+    return {canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==") for requirement in found}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_is_what_lock_writes(name: str) -> None:
+    assert pins(name) == closure(project_requirements(PROJECT, name)), "run make lock"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_environment_can_hold_every_file(name: str) -> None:
+    assert pins(name).items() <= pins("dev").items()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_direct_requirements_are_met(name: str) -> None:
+    pinned = pins(name)
+    for requirement in map(Requirement, project_requirements(PROJECT, name)):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+
+
+def test_what_debian_12s_python_needs_is_pinned_too() -> None:
+    assert "async-timeout" in pins("demo")  # redis wants it below Python 3.11.3; newer ones install it for nothing
+
+
+def test_the_headless_opencv_is_the_one_it_replaces() -> None:
+    assert pins("ocr-models")["opencv-contrib-python-headless"] == pins("ocr")["opencv-contrib-python"]
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    with pytest.raises(SystemExit, match="varl needs no-such-package>=3, which is not installed"):
+        closure(["no-such-package>=3"])
+    with pytest.raises(SystemExit, match=r"varl needs numpy<1, installed is 2\."):
+        closure(["numpy<1"])

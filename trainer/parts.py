@@ -1,0 +1,45 @@
+"""The parts of a run out of its recipe, and what may go wrong with a run in ways that a message says better than a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+from redis.exceptions import RedisError
+
+import policy.nextflow
+from policy.nextflow import NextFlowPolicy
+from trainer.collect import RolloutTimeoutError
+from trainer.config import Recipe
+from trainer.evaluation import EvaluationError
+from trainer.loop import RolloutFailedError, RunInUseError
+from trainer.supervisor import ChildDiedError
+from trajectories.queue import RunQueue, connect
+from trajectories.server import RedisServerError
+
+PROBLEMS = (
+    OSError,
+    ValueError,
+    RedisError,
+    RedisServerError,
+    ChildDiedError,
+    RolloutTimeoutError,
+    RolloutFailedError,
+    RunInUseError,
+    EvaluationError,
+)
+
+
+def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
+    """Load the base model twice, to be trained and as the reference; sets torch's threads as the recipe says."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    torch.set_float32_matmul_precision(recipe.run.matmul)
+    trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
+    return trained, reference
+
+
+def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
+    """Open the trainer's side of the run's queue."""
+    return RunQueue(connect(redis_url), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
