@@ -42,13 +42,13 @@ def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: Samplin
 
 
 @pytest.mark.parametrize("params", SAMPLERS)
-def test_cache_and_no_cache_agree_token_for_token(policy: NextFlowPolicy, params: SamplingParams):
+def test_cache_and_no_cache_agree_token_for_token(policy: NextFlowPolicy, params: SamplingParams) -> None:
     seeds = [11, 12, 13, 14]
     assert torch.equal(draw_all(policy, seeds, params).tokens, draw_without_cache(policy, seeds, params))
 
 
 @pytest.mark.parametrize("params", SAMPLERS)
-def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, params: SamplingParams):
+def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, params: SamplingParams) -> None:
     drawn = draw_all(policy, [1, 2, 3, 4, 5], params)
     log_probs = policy.logits(PROMPT, drawn.tokens, 0).log_softmax(-1).gather(-1, drawn.tokens[..., None]).squeeze(-1)
     assert (log_probs - drawn.log_probs).abs().max() <= 1e-4
@@ -56,7 +56,7 @@ def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, par
 
 
 @pytest.mark.parametrize("split", [1, 3, 4])
-def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int):
+def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> None:
     params = SamplingParams()
     state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5, 6], params)
     _, rest = policy.draw(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
@@ -68,13 +68,13 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int):
     assert not torch.equal(rest.tokens[0], rest.tokens[1])
 
 
-def test_a_candidate_does_not_depend_on_its_batch_mates(policy: NextFlowPolicy):
+def test_a_candidate_does_not_depend_on_its_batch_mates(policy: NextFlowPolicy) -> None:
     together = draw_all(policy, [7, 8, 9], SAMPLERS[1]).tokens
     alone = torch.cat([draw_all(policy, [seed], SAMPLERS[1]).tokens for seed in (7, 8, 9)])
     assert torch.equal(together, alone)
 
 
-def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy):
+def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy) -> None:
     prompts = [PROMPT, "a blue wall with 'SEA' in white", ""]
     tokens = torch.randint(32, (3, sum(cells(policy.grids))), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy):
             assert torch.allclose(batched[row], policy.logits(prompt, tokens[row : row + 1], 0)[0], atol=1e-5)
 
 
-def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy):
+def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy) -> None:
     tokens = draw_all(policy, [1], SamplingParams()).tokens
     scale = scale_of_token(policy.grids)
     changed = tokens.clone()
@@ -93,11 +93,11 @@ def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy):
     assert not torch.allclose(before[:, scale == 4], after[:, scale == 4])
 
 
-def test_block_causal_mask_by_hand():
+def test_block_causal_mask_by_hand() -> None:
     assert block_causal([(1, 1), (1, 2)]).tolist() == [[True, False, False], [True, True, True], [True, True, True]]
 
 
-def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy: NextFlowPolicy):
+def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy: NextFlowPolicy) -> None:
     tokens, real, positions = padded_prompts(["ab", ""], policy.module.text_size)
     assert real.tolist() == [[True, True, True], [False, False, True]]
     assert positions[0, :, 0].tolist() == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy:
     assert tokens[0, -1] == tokens[1, -1]
 
 
-def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tmp_path: Path):
+def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tmp_path: Path) -> None:
     policy.save(tmp_path / "m")
     again = load(tmp_path / "m")
     drawn = draw_all(policy, [4], SamplingParams()).tokens
@@ -115,7 +115,7 @@ def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tm
         again.load_weights(str(tmp_path / "m" / "tokenizer.safetensors"))
 
 
-def test_bad_requests_are_named(policy: NextFlowPolicy):
+def test_bad_requests_are_named(policy: NextFlowPolicy) -> None:
     state = policy.prefill(PROMPT, False)
     with pytest.raises(ValueError, match="to_scale"):
         policy.draw(state, 0, [1], SamplingParams())
@@ -127,7 +127,7 @@ def test_bad_requests_are_named(policy: NextFlowPolicy):
         split_scales(torch.zeros(1, 4, dtype=torch.long), policy.grids)
 
 
-def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy):
+def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy) -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     encoded = policy.tokenizer.encode(images)
     assert [tuple(t.shape[1:]) for t in encoded.targets] == list(policy.grids)
@@ -142,7 +142,7 @@ def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy):
     assert encoded.targets[0].flatten().tolist() == by_hand
 
 
-def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextFlowPolicy):
+def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextFlowPolicy) -> None:
     torch.manual_seed(0)
     images = torch.rand(8, 3, 64, 64) * 2 - 1
     encoded = policy.tokenizer.encode(images, SelfCorrection(fraction=0.6, top_k=8, temperature=50.0))

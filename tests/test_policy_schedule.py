@@ -1,5 +1,7 @@
 """The scale schedule rule against the printed rows of P2 Table 14."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,39 +16,46 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_square_schedule_is_the_papers():
+def test_square_schedule_is_the_papers() -> None:
     assert scale_schedule((16, 16)) == tuple((s, s) for s in SQUARE_SCALES)
     totals = [sum(cells(scale_schedule((16, 16))[:m])) for m in (4, 8, 12, 16, 18)]
     assert totals == [30, 204, 900, 3684, 10084]
 
 
-def test_every_row_of_the_paper_is_a_base():
+def test_every_row_of_the_paper_is_a_base() -> None:
     assert sorted(PAPER_BASES.values()) == sorted(ROWS)
 
 
 @pytest.mark.parametrize("base", ROWS)
-def test_rows_and_their_transposes(base: tuple[int, int]):
+def test_rows_and_their_transposes(base: tuple[int, int]) -> None:
     grids = scale_schedule(base)
     assert grids[11] == base
     assert len(grids) == 18
     assert scale_schedule(base[::-1]) == tuple(grid[::-1] for grid in grids)
 
 
-def test_a_wide_row_by_hand():
+def test_a_wide_row_by_hand() -> None:
     # 1:4 at 1024-level area: 8 x 32 at the twelfth scale, every other grid by half-to-even rounding.
     expected = [(1, 1), (1, 4), (2, 6), (2, 8), (2, 10), (3, 12), (4, 14), (4, 16), (5, 20), (6, 24), (7, 28), (8, 32)]
     assert list(scale_schedule((8, 32))[:12]) == expected
     assert scale_schedule((8, 32))[12:] == ((10, 40), (12, 48), (14, 56), (16, 64), (24, 96), (32, 128))
 
 
-@given(st.sampled_from(ROWS))
-def test_aspects_find_their_row(base: tuple[int, int]):
-    height, width = scale_schedule(base)[-1]
-    found = base_for_aspect(height * 16, width * 16)
-    assert abs(found[0] / found[1] - height / width) <= 0.03  # grids round, so the last is not quite in the twelfth's ratio
+@given(st.integers(256, 1024))
+def test_aspects_find_the_row_of_the_nearest_printed_ratio(height: int) -> None:
+    width = 1024
+    found = base_for_aspect(height, width)
+    printed = {base: ratio for ratio, base in PAPER_BASES.items()}[found]
+    assert all(abs(math.log(printed * width / height)) <= abs(math.log(other * width / height)) for other in PAPER_BASES)
+    assert base_for_aspect(width, height) == found[::-1]
 
 
-def test_bad_values_are_named():
+@pytest.mark.parametrize(("ratio", "base"), PAPER_BASES.items())
+def test_printed_ratios_find_their_own_row(ratio: float, base: tuple[int, int]) -> None:
+    assert base_for_aspect(round(ratio * 1000), 1000) == base
+
+
+def test_bad_values_are_named() -> None:
     with pytest.raises(ValueError, match="base grid"):
         scale_schedule((0, 16))
     with pytest.raises(ValueError, match="grow strictly"):

@@ -17,7 +17,7 @@ from trainer.prompts import load_prompts
 PROMPTS = Path("recipes/prompts")
 
 
-def test_no_held_out_word_is_ever_trained_on():
+def test_no_held_out_word_is_ever_trained_on() -> None:
     train = {word for spec in load_prompts(PROMPTS / "tiny_train.jsonl") for word in spec.target_words}
     held_out = {word for spec in load_prompts(PROMPTS / "tiny_heldout.jsonl") for word in spec.target_words}
     assert train <= set(training_words())
@@ -28,17 +28,17 @@ def test_no_held_out_word_is_ever_trained_on():
     assert not any(is_held_out(word) for item in render_batch(200, rng) for word in item.words)
 
 
-def test_the_prompt_files_are_what_the_script_writes():
+def test_the_prompt_files_are_what_the_script_writes() -> None:
     for name, words, count in (("train", training_words(), 4096), ("heldout", held_out_words(), 1024)):
         assert load_prompts(PROMPTS / f"tiny_{name}.jsonl") == make_prompts(words, count, seed=7)
 
 
-def test_every_prompt_names_its_words_in_quotes():
+def test_every_prompt_names_its_words_in_quotes() -> None:
     for spec in load_prompts(PROMPTS / "tiny_heldout.jsonl")[:100]:
-        assert resolve_targets(spec.prompt, ()) == spec.target_words
+        assert resolve_targets(spec.prompt, ()) == tuple(word.lower() for word in spec.target_words)
 
 
-def test_letters_lie_where_the_ink_is():
+def test_letters_lie_where_the_ink_is() -> None:
     item = render(("SUN", "SEA"), np.random.default_rng(3), grain=0.0)
     assert item.image.shape == (64, 64, 3)
     assert set(np.unique(item.letters[:32])) == {0, *(ord(c) - 64 for c in "SUN")}
@@ -48,16 +48,17 @@ def test_letters_lie_where_the_ink_is():
     assert np.abs(ink - paper).max() > 60  # legible contrast
 
 
-def test_cells_carry_the_letter_with_most_ink():
+def test_cells_carry_the_letter_with_most_ink() -> None:
     item = render(("HI",), np.random.default_rng(1))
     cells = cell_letters([item], 8)[0].numpy()
     assert cells.shape == (8, 8)
     assert set(np.unique(cells)) == {0, ord("H") - 64, ord("I") - 64}
 
 
-def test_pretraining_runs_from_nothing_to_a_loadable_model(tmp_path: Path):
-    steps = ["--semantic-steps", "2", "--tokenizer-steps", "2", "--policy-steps", "1", "--batch", "2", "--threads", "1", "--check-prompts", "2"]
-    command = [sys.executable, "-m", "trainer.pretrain", "--out", str(tmp_path / "m"), "--prompts", str(tmp_path / "p"), *steps]
+def test_pretraining_runs_from_nothing_to_a_loadable_model(tmp_path: Path) -> None:
+    steps = {"semantic-steps": 2, "tokenizer-steps": 2, "policy-steps": 1, "batch": 2, "threads": 1, "check-prompts": 2}
+    flags = [text for name, value in steps.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "trainer.pretrain", "--out", str(tmp_path / "m"), "--prompts", str(tmp_path / "p"), *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
     assert load(tmp_path / "m").image_size == (64, 64)

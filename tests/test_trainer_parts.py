@@ -31,7 +31,7 @@ from trainer.update import Outcome, Updater, learning_rate
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_prompts_are_drawn_without_replacement_in_epochs(seed: int, count: int) -> None:
     drawn = [spec for update in range(14) for spec in draw_prompts(SPECS, seed, update, count)]

@@ -56,10 +56,9 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 
 def _rollout(recipe: Recipe, ocr: str, threads: int) -> list[str]:
-    arguments = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), "--reward", f"ocr={ocr}"]
-    return _module(
-        "services.rollout", *arguments, "--device", recipe.run.device, "--threads", str(threads), "--matmul", recipe.run.matmul, "--grpc-port", "0", "--metrics-port", "0"
-    )
+    run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), "--reward", f"ocr={ocr}"]
+    compute = ["--device", recipe.run.device, "--threads", str(threads), "--matmul", recipe.run.matmul]
+    return _module("services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

@@ -105,7 +105,7 @@ class NextFlowPolicy:
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of whole token sequences int64 [B, sum of h*w]."""
         pixels = self.tokenizer.decode(tokens.to(self.device))
-        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # type: ignore[no-any-return]
+        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
         """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable."""
@@ -155,7 +155,9 @@ class NextFlowPolicy:
         hidden, cache = self.module.run(self.module.embed_text(ids), turn, [], mask)
         return Branch(cache, hidden[:, -1], n - 1)
 
-    def _draw_scale(self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Tensor, Tensor]:
+    def _draw_scale(
+        self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams
+    ) -> tuple[NextFlowState, Tensor, Tensor]:
         conditional, logits = self._advance(state.conditional, state.last, scale, len(seeds))
         unconditional, chosen_from = state.unconditional, logits
         if unconditional is not None and params.cfg > 0:

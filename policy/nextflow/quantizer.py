@@ -55,7 +55,7 @@ class DualQuantizer(nn.Module):
 
     def distances(self, cells: Tensor) -> Tensor:
         """d_semantic + pixel_weight * d_pixel, squared Euclidean, float32 [..., codes], of cells [..., semantic_dim + pixel_dim]."""
-        semantic, pixel = cells.float().split([self.semantic.shape[1], self.pixel.shape[1]], dim=-1)
+        semantic, pixel = cells.float().split_with_sizes([self.semantic.shape[1], self.pixel.shape[1]], dim=-1)
         return _squared_distance(semantic, self.semantic) + self.pixel_weight * _squared_distance(pixel, self.pixel)
 
     def lookup(self, indices: Tensor) -> Tensor:

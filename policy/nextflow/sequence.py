@@ -45,13 +45,13 @@ def code_inputs(quantizer: DualQuantizer, scales: Sequence[Tensor], grids: Seque
 
 
 def block_causal(grids: Sequence[Grid]) -> Tensor:
-    """bool [N, N], True where a token may look: its own scale whole, and all earlier ones."""
+    """Bool [N, N], True where a token may look: its own scale whole, and all earlier ones."""
     scale = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor(cells(grids)))
     return scale[:, None] >= scale[None, :]
 
 
 def sequence_mask(real: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """bool [B, 1, N, N] over [text, visual inputs]: text causal, visual block-causal, padding never looked at.
+    """Bool [B, 1, N, N] over [text, visual inputs]: text causal, visual block-causal, padding never looked at.
 
     real: bool [B, text]. A padding row looks at itself, so that no row is empty.
     """

@@ -25,7 +25,6 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same."""
-        assert self.weight is not None
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -56,7 +55,8 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() and mask is not None and self.heads == self.kv_heads:
             # Short sequences on a CPU: written out, the compiler fuses this into a third of the time of the kernel's backward pass.
-            scores = (q * self.size**-0.5) @ k.transpose(-1, -2)
+            scale: float = self.size**-0.5
+            scores = (q * scale) @ k.transpose(-1, -2)
             return scores.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
 
@@ -105,12 +105,12 @@ class NextFlowTransformer(nn.Module):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * size.depth))  # type: ignore[arg-type, union-attr]
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """float [B, N, dim] of int64 [B, N]; <boi> also carries the first scale's embedding and the scale count."""
+        """Float [B, N, dim] of int64 [B, N]; <boi> also carries the first scale's embedding and the scale count."""
         boi = (tokens == self.text_size - SPECIALS + BOI)[..., None]
         return self.embed_tokens(tokens) + boi * (self.scale_embedding.weight[0] + self.scale_count)  # type: ignore[no-any-return, operator]
 
     def embed_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """float [B, N, dim] of upsampled code vectors [B, N, C] and the index of the scale that each belongs to, int64 [N]."""
+        """Float [B, N, dim] of upsampled code vectors [B, N, C] and the index of the scale that each belongs to, int64 [N]."""
         return self.adapter(codes) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
 
     def run(self, x: Tensor, turn: KeyValue, past: Sequence[Sequence[KeyValue]], mask: Tensor | None) -> tuple[Tensor, list[KeyValue]]:

@@ -38,9 +38,13 @@ def rasterise(polygons: Sequence[Polygon], grid: Grid, image_size: tuple[int, in
 
 
 def _touched(low: float, high: float, count: int) -> range:
-    """Unit cells 0 … count-1 that the interval covers; an interval without length still covers the cell that it lies in."""
+    """Unit cells 0 … count-1 that the interval covers; an interval without length still covers the cell that it lies in.
+
+    Both bounds lie in 0 … count, so that they can be bounds of a slice, where a negative one would count from the end.
+    """
     start = math.floor(low)
-    return range(max(start, 0), min(max(math.ceil(high), start + 1), count))
+    stop = max(math.ceil(high), start + 1)
+    return range(min(max(start, 0), count), min(max(stop, 0), count))
 
 
 def _clip_below(corners: Sequence[tuple[float, float]], bound: float, sign: float) -> list[tuple[float, float]]:

@@ -64,7 +64,7 @@ def pretraining_loss(
         visual, text, tokens, real = forward_batch(policy, prompts, encoded.inputs, run)
     targets = torch.cat([target.flatten(1) for target in encoded.targets], 1)
     nats = F.cross_entropy(visual.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-    per_scale = [part.mean() for part in nats.split(cells(policy.grids), 1)]
+    per_scale = [part.mean() for part in nats.split_with_sizes(cells(policy.grids), 1)]
     steps = cells(policy.grids)
     weights = token_weights(steps, step_weights(steps, ALPHA, "constant_total")).float()
     text_nats = F.cross_entropy(text.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(tokens[:, 1:])
@@ -92,9 +92,10 @@ def train_policy(
     check_every: int,
     compiled: bool,
 ) -> None:
-    """Train the transformer on rendered images of training words and random strings; ``check(step)`` runs every so often and ends it by True.
+    """Train the transformer on rendered images of training words and random strings.
 
-    ``compiled`` halves the time of a step on a CPU and needs a C++ compiler on the machine.
+    ``check(step)`` runs every ``check_every`` steps and after the last one; True ends the training. ``compiled`` halves the time of a
+    step on a CPU and needs a C++ compiler on the machine.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -107,7 +108,7 @@ def train_policy(
         loss, per_scale = pretraining_loss(policy, render_batch(batch, rng), rng, run)
         for optimizer in opts:
             optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(policy.module.parameters(), 1.0)
         for optimizer in opts:
             optimizer.step()

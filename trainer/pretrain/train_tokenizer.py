@@ -1,4 +1,4 @@
-"""Trains the tiny tokenizer: the semantic teacher by which letter covers a cell, then both codebooks, the pixel encoder and the decoders."""
+"""Trains the tiny tokenizer: the semantic teacher by which letter covers a cell, then both codebooks, pixel encoder and decoders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def train_semantic(tokenizer: Tokenizer, stride: int, steps: int, batch: int, se
             scores = encoder.classify(encoder(to_images(items))).float()
         loss = F.cross_entropy(scores, labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         hit = (scores.argmax(1) == labels)[labels > 0].float().mean().item()
         progress.update(step, loss=loss.item(), letter_cells_right=hit)
@@ -83,7 +83,7 @@ def train_tokenizer(tokenizer: Tokenizer, steps: int, batch: int, seed: int, log
         meaning = F.mse_loss(semantic, features[:, : semantic.shape[1]].float().detach())
         loss = reconstruction + COMMIT * commit + 0.1 * meaning
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         statistics.update(features.detach().float(), encoded, tokenizer.grids, last=step > 0.85 * steps)
