@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,21 +23,21 @@ class SamplingParams:
         ValueError: a value is out of range; the message names the field.
     """
 
-    temperature: float = 1.0  # > 0
+    temperature: float = 1.0  # > 0, finite
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # (0, 1]; 1: off
-    cfg: float = 0.0  # guidance t at the last scale, logits = (1 + t) cond - t uncond; 0: off
+    cfg: float = 0.0  # guidance t at the last scale, logits = (1 + t) cond - t uncond; >= 0, finite; 0: off
     cfg_constant: bool = False  # False: t ramps linearly from 0 at the first scale to cfg at the last, as VAR samples
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be > 0 and finite, got {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be >= 0, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if self.cfg < 0:
-            raise ValueError(f"cfg must be >= 0, got {self.cfg}")
+        if not 0 <= self.cfg < math.inf:
+            raise ValueError(f"cfg must be >= 0 and finite, got {self.cfg}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ class Policy(Protocol):
     def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[SamplerState, Drawn]:
         """Draw scales ``state.next_scale`` … ``to_scale - 1`` for len(seeds) candidates.
 
-        A state of batch 1 is shared by all seeds; otherwise its batch must be len(seeds). Candidate i's tokens depend only on the
-        prompt, its prefix and seeds[i], never on its batch mates. Returns the state after the drawn scales (the one given
+        The seeds divide evenly among the state's candidates, in order: with batch 2 and four seeds the first two continue the first
+        candidate, as fork(2) would have it, and what continuations share is computed once. A candidate's tokens depend only on the
+        prompt, its prefix and its seed, never on its batch mates. Returns the state after the drawn scales (the one given
         stays valid) and what was drawn.
         """
 

@@ -61,11 +61,26 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> No
     state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5, 6], params)
     _, rest = policy.draw(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
     whole = torch.cat([prefix.tokens.repeat_interleave(2, 0), rest.tokens], 1)
+    assert torch.equal(policy.draw(state, len(policy.grids), [21, 22, 23, 24], params)[1].tokens, rest.tokens)
     teacher = policy.logits(PROMPT, whole, split).log_softmax(-1).gather(-1, rest.tokens[..., None]).squeeze(-1)
     assert (teacher - rest.log_probs).abs().max() <= 1e-4
     alone = policy.draw(policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params)[1]
     assert torch.equal(alone.tokens[0], rest.tokens[2])
     assert not torch.equal(rest.tokens[0], rest.tokens[1])
+
+
+@pytest.mark.parametrize("split", [1, 3, 4])
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(policy: NextFlowPolicy, split: int) -> None:
+    state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5], SamplingParams())
+    _, rest = policy.draw(state, len(policy.grids), [21, 22, 23], SamplingParams())
+    whole = torch.cat([prefix.tokens.expand(3, -1), rest.tokens], 1)
+    together = policy.logits(PROMPT, whole, 0)
+    alone = torch.cat([policy.logits(PROMPT, whole[i : i + 1], 0) for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    loss = together.logsumexp(-1).mean()
+    gradients = torch.autograd.grad(loss, list(policy.module.layers.parameters()))
+    expected = torch.autograd.grad(alone.logsumexp(-1).mean(), list(policy.module.layers.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
 
 
 def test_a_candidate_does_not_depend_on_its_batch_mates(policy: NextFlowPolicy) -> None:

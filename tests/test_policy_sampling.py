@@ -1,5 +1,7 @@
 """Truncation, guidance and random streams of the sampler."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -57,7 +59,11 @@ def test_streams_differ_by_seed_and_scale_only() -> None:
     assert len({mix(seed, scale) for seed in range(50) for scale in range(50)}) == 2500
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("cfg", -1.0)])
+OUT_OF_RANGE: list[tuple[str, float]] = [("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("cfg", -1.0)]
+NOT_FINITE = [(field, value) for field in ("temperature", "top_p", "cfg") for value in (math.nan, math.inf, -math.inf)]
+
+
+@pytest.mark.parametrize(("field", "value"), OUT_OF_RANGE + NOT_FINITE)
 def test_bad_parameters_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         SamplingParams(**{field: value})  # type: ignore[arg-type]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from services.ocr.settings import OCRSettings
+from services.rollout.settings import RolloutSettings
 from services.serving.settings import parse_settings
 
 
@@ -24,14 +26,28 @@ def test_dry_run_prints_the_settings_and_ends(capsys: pytest.CaptureFixture[str]
     assert printed.keys() == OCRSettings.model_fields.keys() - {"dry_run"}
 
 
-def test_help_names_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_of_the_worker_shows_what_it_would_compute_with(capsys: pytest.CaptureFixture[str]) -> None:
+    needed = ["--redis-url", "redis://127.0.0.1", "--run-id", "r", "--model-dir", "m", "--reward", "ocr=127.0.0.1:1"]
+    for flags, expected in (([], "highest"), (["--matmul", "medium"], "medium")):
+        with pytest.raises(SystemExit) as end:
+            parse_settings(RolloutSettings, [*needed, *flags, "--dry-run"])  # type: ignore[type-var]
+        assert end.value.code == 0
+        assert json.loads(capsys.readouterr().out)["matmul"] == expected
     with pytest.raises(SystemExit) as end:
-        parse_settings(OCRSettings, ["--help"])
+        parse_settings(RolloutSettings, [*needed, "--matmul", "low"])  # type: ignore[type-var]
+    assert end.value.code == 2
+    assert "matmul" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("settings", "prefix"), [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_")])
+def test_help_names_every_setting_with_its_meaning(settings: Any, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN401
+    with pytest.raises(SystemExit) as end:
+        parse_settings(settings, ["--help"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name, field in OCRSettings.model_fields.items():
+    for name, field in settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
-        assert f"VARL_OCR_{name.upper()}" in text
+        assert f"{prefix}{name.upper()}" in text
         assert field.description
         assert field.description.split(".")[0] in text
 

@@ -26,7 +26,7 @@ from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
 from trainer.objectives.grpo import token_log_probs
 from trainer.prompts import PromptSpec, draw_prompts, load_prompts
 from trainer.run_log import METRICS_FILE, RunLog
-from trainer.update import Outcome, Updater, learning_rate
+from trainer.update import Outcome, Updater, build_optimizer, learning_rate
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 
@@ -206,6 +206,41 @@ def test_learning_rate_warms_up_linearly() -> None:
     rates = OptimizerSettings(lr=1e-5, warmup_updates=4, warmup_from=1e-6)
     assert [learning_rate(rates, update) for update in (0, 2, 4, 9)] == pytest.approx([1e-6, 5.5e-6, 1e-5, 1e-5])
     assert learning_rate(OptimizerSettings(lr=1e-5), 0) == 1e-5
+
+
+def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
+    model = _policy()
+    before = {name: value.detach().clone() for name, value in model.module.named_parameters()}
+    updater = _updater(model, gain_lr_factor=4.0, weight_decay=0.0, warmup_updates=2, warmup_from=2e-3)
+    gains = {id(weight) for part in model.module.modules() if isinstance(part, torch.nn.RMSNorm) for weight in part.parameters()}
+    others = {id(weight) for weight in model.module.parameters()} - gains
+    assert [{id(weight) for weight in group["params"]} for group in updater.optimizer.param_groups] == [others, gains]
+    outcome, metrics = updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
+    assert outcome is Outcome.STEPPED and metrics["lr"] == 2e-3
+    assert [group["lr"] for group in updater.optimizer.param_groups] == [2e-3, 8e-3]
+    moved: dict[bool, float] = {True: 0.0, False: 0.0}  # AdamW's first step is the rate itself wherever the gradient is well above eps
+    for name, value in model.module.named_parameters():
+        largest = float((value.detach() - before[name]).abs().max())
+        moved[id(value) in gains] = max(moved[id(value) in gains], largest)
+    assert moved == {True: pytest.approx(8e-3, rel=1e-3), False: pytest.approx(2e-3, rel=1e-3)}
+
+
+def test_a_gain_factor_of_one_steps_as_one_group_would() -> None:
+    rates = OptimizerSettings(lr=1e-2)
+    grouped, plain = _policy().module, _policy().module
+    optimizers = (
+        build_optimizer(grouped, rates),
+        torch.optim.AdamW(plain.parameters(), rates.lr, rates.betas, rates.eps, rates.weight_decay),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for one, other in zip(grouped.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert _same(list(grouped.parameters()), list(plain.parameters()))
+    assert not _same(list(grouped.parameters()), list(_policy().module.parameters()))
 
 
 def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:

@@ -34,8 +34,8 @@ class Branch:
     scales: tuple[Segment, ...] = ()
 
     def fork(self, copies: int) -> Branch:
-        """Repeat the visual part for every candidate; the text stays shared."""
-        return replace(self, scales=tuple([(_repeat(k, copies), _repeat(v, copies)) for k, v in scale] for scale in self.scales))
+        """Repeat the visual part for every candidate; what all candidates share (the text, a common prefix) stays one row."""
+        return replace(self, scales=tuple(_spread(segment, copies) for segment in self.scales))
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class NextFlowPolicy:
 
     @torch.no_grad()
     def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Drawn]:
-        """Draw scales state.next_scale … to_scale - 1, one seed a candidate (see policy.base.Policy.draw).
+        """Draw scales state.next_scale … to_scale - 1 (see policy.base.Policy.draw).
 
         Raises:
-            ValueError: the scale range is empty or too long, the batch does not fit the seeds, or guidance lacks its branch.
+            ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance lacks its branch.
         """
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
@@ -108,17 +108,20 @@ class NextFlowPolicy:
         return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
-        """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable."""
+        """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable.
+
+        What the candidates share, the prompt and a common prefix, is computed once for all of them.
+        """
         tokens = tokens.to(self.device)
         scales = split_scales(tokens, self.grids)
         text = self._read_text(prompt)
-        grids = self.grids[1 : len(scales)]
-        hidden = text.hidden.expand(len(tokens), 1, -1)
-        if grids:
-            inputs = code_inputs(self.tokenizer.quantizer, scales[:-1], self.grids)
-            x = self.module.embed_codes(inputs, self._scale_index(grids, 1))
-            mask = torch.cat([torch.ones(x.shape[1], text.text[0][0].shape[2], dtype=torch.bool), block_causal(grids)], 1)
-            out, _ = self.module.run(x, self._turn(grids, 1, text.counter), [text.text], mask.to(self.device))
+        shared, hidden, past = _shared_scales(scales), text.hidden[:, None], [text.text]
+        if shared:
+            out, segment = self._teach([codes[:1] for codes in scales[:shared]], 1, text.counter, past)
+            hidden, past = torch.cat([hidden, out], 1), [*past, segment]
+        hidden = hidden.expand(len(tokens), -1, -1)
+        if shared + 1 < len(scales):
+            out, _ = self._teach(scales[shared:-1], shared + 1, text.counter, past)
             hidden = torch.cat([hidden, out], 1)
         return self.module.visual_logits(hidden[:, sum(cells(self.grids[:from_scale])) :])
 
@@ -158,30 +161,42 @@ class NextFlowPolicy:
     def _draw_scale(
         self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams
     ) -> tuple[NextFlowState, Tensor, Tensor]:
-        conditional, logits = self._advance(state.conditional, state.last, scale, len(seeds))
+        copies = len(seeds) // state.batch
+        conditional, logits = self._advance(state.conditional, state.last, scale)
         unconditional, chosen_from = state.unconditional, logits
         if unconditional is not None and params.cfg > 0:
-            unconditional, other = self._advance(unconditional, state.last, scale, len(seeds))
+            unconditional, other = self._advance(unconditional, state.last, scale)
             chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
-        tokens = draw(probabilities(chosen_from, params), uniforms(seeds, scale, h * w).to(self.device))
-        log_probs = logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
-        return NextFlowState(conditional, unconditional, tokens.view(-1, h, w), scale + 1), tokens, log_probs
+        probs = _repeat(probabilities(chosen_from, params), copies)
+        tokens = draw(probs, uniforms(seeds, scale, h * w).to(self.device))
+        log_probs = _repeat(logits.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
+        branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
+        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), tokens, log_probs
 
-    def _advance(self, branch: Branch, last: Tensor | None, scale: int, batch: int) -> tuple[Branch, Tensor]:
-        """The branch with this scale's inputs in its cache, and its logits [batch, h*w, codes]."""
+    def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
+        """The branch with this scale's inputs in its cache, and its logits [B, h*w, codes]."""
         if last is None:
-            return branch, self.module.visual_logits(branch.hidden.expand(batch, 1, -1))
+            return branch, self.module.visual_logits(branch.hidden[:, None])
         grid = self.grids[scale]
         codes = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
         x = self.module.embed_codes(codes, self._scale_index((grid,), scale))
         out, cache = self.module.run(x, self._turn((grid,), scale, branch.counter), [branch.text, *branch.scales], None)
         return replace(branch, scales=(*branch.scales, cache)), self.module.visual_logits(out)
 
+    def _teach(self, inputs: Sequence[Tensor], first: int, counter: int, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
+        """Outputs [B, N, dim] and cache of the scales from ``first`` on, whose inputs are the codes of the scales before them."""
+        grids = self.grids[first : first + len(inputs)]
+        codes = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
+        x = self.module.embed_codes(codes, self._scale_index(grids, first))
+        seen = torch.ones(x.shape[1], sum(segment[0][0].shape[2] for segment in past), dtype=torch.bool)
+        mask = torch.cat([seen, block_causal(grids)], 1).to(self.device)
+        return self.module.run(x, self._turn(grids, first, counter), past, mask)
+
     def _check(self, state: NextFlowState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> None:
         if not state.next_scale < to_scale <= len(self.grids):
             raise ValueError(f"to_scale must be in {state.next_scale + 1} … {len(self.grids)}, got {to_scale}")
-        if state.last is not None and state.batch != len(seeds):
+        if not seeds or len(seeds) % state.batch:
             raise ValueError(f"{len(seeds)} seeds for {state.batch} candidates")
         if params.cfg > 0 and state.unconditional is None:
             raise ValueError("cfg > 0 needs a state that was prefilled with guided=True")
@@ -199,7 +214,17 @@ class NextFlowPolicy:
 
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
-    return x.repeat_interleave(copies, dim=0)
+    return x.repeat_interleave(copies, dim=0) if copies > 1 else x
+
+
+def _spread(segment: Segment, copies: int) -> Segment:
+    """Keys and values for every copy; a single row serves all candidates as it is."""
+    return [(k, v) if k.shape[0] == 1 else (_repeat(k, copies), _repeat(v, copies)) for k, v in segment]
+
+
+def _shared_scales(scales: Sequence[Tensor]) -> int:
+    """How many leading scales, of those that are inputs, have the same codes in all candidates."""
+    return next((i for i, codes in enumerate(scales[:-1]) if not torch.equal(codes, codes[:1].expand_as(codes))), len(scales) - 1)
 
 
 def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:

@@ -110,7 +110,7 @@ def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
     for candidates in _slices(job.group_size, batch):
         state, drawn = policy.draw(start, job.split_scale, [candidate_seed(job.seed, i) for i in candidates], params)
         seeds = [candidate_seed(job.seed, i, k + 1) for i in candidates for k in range(copies)]
-        _, rest = policy.draw(state.fork(copies), len(policy.grids), seeds, params)
+        _, rest = policy.draw(state, len(policy.grids), seeds, params)
         yield _Chunk(candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
 
 
@@ -119,7 +119,7 @@ def _suffix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
     state, shared = policy.draw(start, job.split_scale, [candidate_seed(job.seed, 0)], params)
     for candidates in _slices(job.group_size, batch):
         seeds = [candidate_seed(job.seed, i, 1) for i in candidates]
-        _, drawn = policy.draw(state.fork(len(seeds)), len(policy.grids), seeds, params)
+        _, drawn = policy.draw(state, len(policy.grids), seeds, params)
         whole = torch.cat([shared.tokens.expand(len(seeds), -1), drawn.tokens], 1)
         yield _Chunk(candidates.start, shared.tokens[0].tolist(), drawn, whole)
 
