@@ -41,6 +41,7 @@ def test_flags_win_over_environment_over_file_over_defaults(recipe_file: Path, m
     [
         ("[optimizer]\nlearning_rate = 1.0\n", "optimizer.learning_rate"),
         ("[optimiser]\nlr = 1.0\n", "optimiser"),
+        ("[optimizer]\ndecay_from = 9\ndecay_until = 9\n", "decay_from"),
         ("[objective]\nclip_low = 1.0\n", "objective.clip_low"),
         ("[rollout]\ngroup_size = 1\n", "rollout.group_size"),
         ('[[rollout.rewards]]\nname = "ocr"\n[[rollout.rewards]]\nname = "ocr"\n', "rollout.rewards"),

@@ -208,6 +208,11 @@ def test_learning_rate_warms_up_linearly() -> None:
     assert learning_rate(OptimizerSettings(lr=1e-5), 0) == 1e-5
 
 
+def test_learning_rate_falls_linearly_to_zero() -> None:
+    rates = OptimizerSettings(lr=1e-5, warmup_updates=2, decay_from=10, decay_until=20)
+    assert [learning_rate(rates, update) for update in (2, 10, 15, 19, 20, 30)] == pytest.approx([1e-5, 1e-5, 5e-6, 1e-6, 0, 0])
+
+
 def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
     model = _policy()
     before = {name: value.detach().clone() for name, value in model.module.named_parameters()}

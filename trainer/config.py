@@ -153,6 +153,8 @@ class OptimizerSettings(Section):
     )
     warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
     warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
+    decay_from: Count = Field(default=0, description="update from which the learning rate falls")
+    decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
     eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
     weight_decay: NonNegative = Field(default=0.05, description="AdamW's weight decay, on all trained parameters")
@@ -161,6 +163,14 @@ class OptimizerSettings(Section):
         default=0.0, ge=0, lt=1, description="decay an update of the averaged weights that are evaluated and kept; 0: off"
     )
     candidates_per_pass: Count = Field(default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)")
+
+    @model_validator(mode="after")
+    def _falls_forwards(self) -> OptimizerSettings:
+        if self.decay_until and not self.warmup_updates <= self.decay_from < self.decay_until:
+            raise ValueError(
+                f"decay_from is {self.decay_from}: expected from warmup_updates ({self.warmup_updates}) to below decay_until ({self.decay_until})"
+            )
+        return self
 
 
 class CheckpointSettings(Section):

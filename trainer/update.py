@@ -45,10 +45,16 @@ class NonFiniteLossError(ArithmeticError):
 
 
 def learning_rate(settings: OptimizerSettings, update: int) -> float:
-    """The learning rate of an update counted from 0: linear from ``warmup_from`` to ``lr``, then constant."""
+    """The learning rate of an update counted from 0: linear from ``warmup_from`` to ``lr``, constant, linear to 0 at ``decay_until``."""
     if update >= settings.warmup_updates:
-        return settings.lr
+        return settings.lr * _remaining(settings, update)
     return settings.warmup_from + (settings.lr - settings.warmup_from) * update / settings.warmup_updates
+
+
+def _remaining(settings: OptimizerSettings, update: int) -> float:
+    if not settings.decay_until:
+        return 1.0
+    return min(1.0, max(0, settings.decay_until - update) / (settings.decay_until - settings.decay_from))
 
 
 def build_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -9,16 +9,9 @@ from grpc_reflection.v1alpha import reflection
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
-from services.serving.service import RejectionCode, RequestRejectedError, ScoringService
+from services.serving.service import ScoringService
+from services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
-_STATUS = {
-    RejectionCode.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
-    RejectionCode.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    RejectionCode.UNSUPPORTED_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
-    RejectionCode.REQUEST_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
-    RejectionCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    RejectionCode.NOT_READY: grpc.StatusCode.UNAVAILABLE,
-}
 Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
 
 
@@ -69,7 +62,7 @@ def _check_size(size: int, most: int) -> None:
 
 async def _abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
     metadata = () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
-    await context.abort(_STATUS[rejection.code], rejection.detail, metadata)
+    await context.abort(STATUS[rejection.code].grpc, rejection.detail, metadata)
     raise AssertionError  # abort raises
 
 

@@ -17,7 +17,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from services.serving import problems
 from services.serving.http_models import InfoBody, JsonScoreRequest, MultipartScoreRequest, ScoreResponseBody, model_body, response_body
 from services.serving.scoring import ScoreBatch
-from services.serving.service import FieldFault, RejectionCode, RequestRejectedError, ScoringService, State, invalid
+from services.serving.service import ScoringService, State
+from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 _, _DEFINITIONS = models_json_schema(
     [(JsonScoreRequest, "validation"), (MultipartScoreRequest, "validation"), (problems.Problem, "serialization")],

@@ -13,16 +13,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from services.serving.service import FieldFault, RejectionCode, RequestRejectedError
+from services.serving.status import STATUS, FieldFault, RequestRejectedError
 
-_STATUS = {
-    RejectionCode.MALFORMED: HTTPStatus.BAD_REQUEST,
-    RejectionCode.INVALID_REQUEST: HTTPStatus.UNPROCESSABLE_ENTITY,
-    RejectionCode.UNSUPPORTED_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    RejectionCode.REQUEST_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    RejectionCode.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
-    RejectionCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
-}
 _log = logging.getLogger("varl.serving")
 
 
@@ -57,7 +49,7 @@ def problem(
 def rejection_problem(rejection: RequestRejectedError) -> JSONResponse:
     """Make the problem of a rejected request, with Retry-After where a retry may help."""
     headers = {} if rejection.retry_after is None else {"Retry-After": str(math.ceil(rejection.retry_after))}
-    return problem(_STATUS[rejection.code], rejection.code, rejection.detail, rejection.faults, headers)
+    return problem(STATUS[rejection.code].http, rejection.code, rejection.detail, rejection.faults, headers)
 
 
 def install(app: FastAPI) -> None:

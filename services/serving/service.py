@@ -6,10 +6,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 
 from services.serving.admission import Admission, OverloadedError
@@ -17,6 +16,8 @@ from services.serving.images import ImageLimits, decode_image
 from services.serving.metrics import Metrics
 from services.serving.scoring import BatchResult, ErrorCode, Outcome, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
 from services.serving.settings import ServingSettings
+from services.serving.source import RewardAnswer
+from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 _log = logging.getLogger("varl.serving")
 
@@ -27,41 +28,6 @@ class State(StrEnum):
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
-
-
-class RejectionCode(StrEnum):
-    """Why a whole request was turned away."""
-
-    MALFORMED = "malformed"
-    INVALID_REQUEST = "invalid_request"
-    UNSUPPORTED_TYPE = "unsupported_type"
-    REQUEST_TOO_LARGE = "request_too_large"
-    OVERLOADED = "overloaded"
-    NOT_READY = "not_ready"
-
-
-@dataclass(frozen=True)
-class FieldFault:
-    """A field, written as samples[0].id, and what is wrong with it."""
-
-    field: str
-    detail: str
-
-
-class RequestRejectedError(Exception):
-    """A request of which nothing is scored.
-
-    ``faults`` names the fields; ``retry_after`` (seconds) is set where the same request may succeed later.
-    """
-
-    def __init__(self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.code, self.detail, self.faults, self.retry_after = code, detail, tuple(faults), retry_after
-
-
-def invalid(*faults: FieldFault) -> RequestRejectedError:
-    """The rejection that these faults make."""
-    return RequestRejectedError(RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults)
 
 
 class ScoringService:
@@ -110,6 +76,27 @@ class ScoringService:
         except OverloadedError as error:
             raise RequestRejectedError(RejectionCode.OVERLOADED, str(error), retry_after=error.retry_after) from error
         return BatchResult(tuple(sample.id for sample in batch.samples), tuple(outcomes), model=self.scorer.model)
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """The one reward."""
+        return (self.scorer.reward,)
+
+    def states(self) -> Mapping[str, str]:
+        """State of the one reward."""
+        return {self.scorer.reward: self.state}
+
+    async def score_rewards(self, batch: ScoreBatch, rewards: Sequence[str]) -> Mapping[str, RewardAnswer]:
+        """``score`` under the reward's name; raises RequestRejectedError for another name."""
+        for name in rewards:
+            if name != self.scorer.reward:
+                raise RequestRejectedError(
+                    RejectionCode.NO_SUCH_REWARD, f"rewards: {name!r} is not on offer, only {self.scorer.reward!r} is"
+                )
+        try:
+            return {self.scorer.reward: await self.score(batch)} if rewards else {}
+        except RequestRejectedError as rejection:
+            return {self.scorer.reward: rejection}
 
     def _check(self, batch: ScoreBatch) -> None:
         samples, most = batch.samples, self.settings.max_samples

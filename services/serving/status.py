@@ -1,0 +1,71 @@
+"""Why a whole request is turned away, and what both faces answer then: the one table of statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import NamedTuple
+
+import grpc
+
+
+class RejectionCode(StrEnum):
+    """Why a whole request was turned away."""
+
+    MALFORMED = "malformed"
+    INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED_TYPE = "unsupported_type"
+    UNAUTHENTICATED = "unauthenticated"
+    NO_SUCH_REWARD = "no_such_reward"
+    REQUEST_TOO_LARGE = "request_too_large"
+    OVERLOADED = "overloaded"
+    NOT_READY = "not_ready"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+
+
+class Status(NamedTuple):
+    """What the two faces answer; ``retryable``: the same request may succeed later."""
+
+    http: HTTPStatus
+    grpc: grpc.StatusCode
+    retryable: bool
+
+
+# RESOURCE_EXHAUSTED stands for load alone: clients retry it, so nothing that fails for ever may carry it.
+STATUS: Mapping[RejectionCode, Status] = {
+    RejectionCode.MALFORMED: Status(HTTPStatus.BAD_REQUEST, grpc.StatusCode.INVALID_ARGUMENT, False),
+    RejectionCode.INVALID_REQUEST: Status(HTTPStatus.UNPROCESSABLE_ENTITY, grpc.StatusCode.INVALID_ARGUMENT, False),
+    RejectionCode.UNSUPPORTED_TYPE: Status(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, grpc.StatusCode.INVALID_ARGUMENT, False),
+    RejectionCode.UNAUTHENTICATED: Status(HTTPStatus.UNAUTHORIZED, grpc.StatusCode.UNAUTHENTICATED, False),
+    RejectionCode.NO_SUCH_REWARD: Status(HTTPStatus.NOT_FOUND, grpc.StatusCode.NOT_FOUND, False),
+    RejectionCode.REQUEST_TOO_LARGE: Status(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, grpc.StatusCode.INVALID_ARGUMENT, False),
+    RejectionCode.OVERLOADED: Status(HTTPStatus.TOO_MANY_REQUESTS, grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+    RejectionCode.NOT_READY: Status(HTTPStatus.SERVICE_UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, True),
+    RejectionCode.DEADLINE_EXCEEDED: Status(HTTPStatus.GATEWAY_TIMEOUT, grpc.StatusCode.DEADLINE_EXCEEDED, True),
+}
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """A field, written as samples[0].id, and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class RequestRejectedError(Exception):
+    """A request of which nothing is scored.
+
+    ``faults`` names the fields; ``retry_after`` (seconds) is set where the same request may succeed later.
+    """
+
+    def __init__(self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.faults, self.retry_after = code, detail, tuple(faults), retry_after
+
+
+def invalid(*faults: FieldFault) -> RequestRejectedError:
+    """The rejection that these faults make."""
+    return RequestRejectedError(RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults)
