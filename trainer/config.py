@@ -167,9 +167,7 @@ class OptimizerSettings(Section):
     @model_validator(mode="after")
     def _falls_forwards(self) -> OptimizerSettings:
         if self.decay_until and not self.warmup_updates <= self.decay_from < self.decay_until:
-            raise ValueError(
-                f"decay_from is {self.decay_from}: expected from warmup_updates ({self.warmup_updates}) to below decay_until ({self.decay_until})"
-            )
+            raise ValueError(f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})")
         return self
 
 
