@@ -84,7 +84,6 @@ def sizes(recipe: Recipe) -> Row:
         "group size": rollout.group_size,
         "continuations": rollout.continuations,
         "trainer threads": run.threads,
-        "matmul": run.matmul,
     }
 
 

@@ -28,15 +28,15 @@ def test_dry_run_prints_the_settings_and_ends(capsys: pytest.CaptureFixture[str]
 
 def test_dry_run_of_the_worker_shows_what_it_would_compute_with(capsys: pytest.CaptureFixture[str]) -> None:
     needed = ["--redis-url", "redis://127.0.0.1", "--run-id", "r", "--model-dir", "m", "--reward", "ocr=127.0.0.1:1"]
-    for flags, expected in (([], "highest"), (["--matmul", "medium"], "medium")):
+    for flags, expected in (([], 1), (["--threads", "3"], 3)):
         with pytest.raises(SystemExit) as end:
             parse_settings(RolloutSettings, [*needed, *flags, "--dry-run"])  # type: ignore[type-var]
         assert end.value.code == 0
-        assert json.loads(capsys.readouterr().out)["matmul"] == expected
+        assert json.loads(capsys.readouterr().out)["threads"] == expected
     with pytest.raises(SystemExit) as end:
-        parse_settings(RolloutSettings, [*needed, "--matmul", "low"])  # type: ignore[type-var]
+        parse_settings(RolloutSettings, [*needed, "--threads", "0"])  # type: ignore[type-var]
     assert end.value.code == 2
-    assert "matmul" in capsys.readouterr().err
+    assert "threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("settings", "prefix"), [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_")])

@@ -41,9 +41,6 @@ class RunSettings(Section):
     updates: PositiveInt = Field(default=300, description="number of updates")
     device: str = Field(default="cpu", description="torch device of the trainer")
     threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
-    matmul: Literal["highest", "medium"] = Field(
-        default="highest", description="float32 products: in full, or from bfloat16 factors where the processor has units for them"
-    )
 
 
 class ModelSettings(Section):

@@ -57,7 +57,7 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 def _rollout(recipe: Recipe, ocr: str, threads: int) -> list[str]:
     run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), "--reward", f"ocr={ocr}"]
-    compute = ["--device", recipe.run.device, "--threads", str(threads), "--matmul", recipe.run.matmul]
+    compute = ["--device", recipe.run.device, "--threads", str(threads)]
     return _module("services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 

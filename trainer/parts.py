@@ -35,7 +35,6 @@ def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
     """Load the base model twice, to be trained and as the reference; sets torch's threads as the recipe says."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    torch.set_float32_matmul_precision(recipe.run.matmul)
     trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
     return trained, reference
 

@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 
 import grpc
 import redis
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from redis.exceptions import RedisError
@@ -64,7 +63,6 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
-            torch.set_float32_matmul_precision(self._settings.matmul)
             thread = ModelThread(self._settings.threads)
             stack.callback(thread.close)
             try:

@@ -49,9 +49,6 @@ class RolloutSettings(BaseSettings):
     reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
-    matmul: Literal["highest", "medium"] = Field(
-        "highest", description="Float32 products: in full, or from bfloat16 factors where the processor has units for them."
-    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")
     metrics_port: Port = Field(9102, description="Port of GET /metrics; 0 picks a free one.")
