@@ -1,4 +1,4 @@
-"""The pool and the scorer, with engines that fail in ways the real one cannot be made to."""
+"""The scorer, with engines that fail in ways the real one cannot be made to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
-from services.ocr.pool import EnginePool
 from services.ocr.reward import FORMULAS
 from services.ocr.scorer import GOLDEN_WORD, OCRScorer
+from services.serving.batching import BatchLimits, ItemFailedError
 from services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
 
 SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
@@ -60,7 +60,7 @@ async def start(engine: Scripted | None = None, strict: bool = True) -> OCRScore
         built.thread = threading.current_thread()
         return built
 
-    scorer = OCRScorer(build, 1, strict)
+    scorer = OCRScorer(build, 1, strict, BatchLimits())
     await scorer.start()
     return scorer
 
@@ -69,14 +69,20 @@ def sample(value: int) -> ScorerSample:
     return ScorerSample("says 'ready'", image(value), ())
 
 
-@pytest.mark.parametrize(
-    ("value", "code"), [(1, ErrorCode.ENGINE_FAILED), (2, ErrorCode.ENGINE_FAILED), (5, ErrorCode.ENGINE_FAILED), (3, ErrorCode.NOT_FINITE)]
-)
-async def test_engine_trouble_is_a_typed_error_and_the_next_image_is_read(value: int, code: ErrorCode) -> None:
+@pytest.mark.parametrize(("value", "code"), [(2, ErrorCode.ENGINE_FAILED), (3, ErrorCode.NOT_FINITE)])
+async def test_engine_trouble_is_a_typed_error(value: int, code: ErrorCode) -> None:
     scorer = await start()
     outcome = await scorer.score(sample(value), "")
     assert isinstance(outcome, SampleError)
     assert outcome.code is code
+    await scorer.close()
+
+
+@pytest.mark.parametrize(("value", "detail"), [(1, "broken"), (5, "2 answers to 1 items")])
+async def test_an_engine_that_breaks_its_promises_fails_one_image_and_the_next_is_read(value: int, detail: str) -> None:
+    scorer = await start()
+    with pytest.raises(ItemFailedError, match=detail):
+        await scorer.score(sample(value), "")
     after = await scorer.score(sample(0), "")
     assert isinstance(after, SampleScore)
     assert after.value == 2.0
@@ -102,16 +108,18 @@ async def test_every_instance_stays_on_its_own_thread_and_all_take_part() -> Non
         engines.append(Scripted(gate))
         return engines[-1]
 
-    pool = EnginePool(build, 3)
-    await pool.start()
-    slow = [asyncio.create_task(pool.read(image(4))) for _ in range(3)]
+    scorer = OCRScorer(build, 3, True, BatchLimits())
+    await scorer.start()
+    slow = [asyncio.create_task(scorer.score(sample(4), "")) for _ in range(3)]
     await asyncio.gather(*(asyncio.to_thread(engine.started.wait, 20) for engine in engines))  # all three hold one image at once
     gate.set()
-    await asyncio.gather(*slow, *(pool.read(image(0)) for _ in range(50)))
+    await asyncio.gather(*slow, *(scorer.score(sample(0), "") for _ in range(50)))
     assert len(engines) == len({engine.thread for engine in engines}) == 3
-    assert sum(len(engine.seen) for engine in engines) == 53
-    await pool.close()
-    assert not any(engine.thread.is_alive() for engine in engines)
+    assert sum(len(engine.seen) for engine in engines) == 54  # one of them the golden image
+    await scorer.close()
+    for engine in engines:
+        await asyncio.to_thread(engine.thread.join, 20)
+        assert not engine.thread.is_alive()
 
 
 async def test_who_goes_away_before_its_turn_costs_nothing() -> None:
@@ -159,7 +167,7 @@ async def test_an_engine_that_cannot_be_built_stops_the_start() -> None:
     def build() -> Scripted:
         raise EngineUnavailableError("nothing here")
 
-    scorer = OCRScorer(build, 2, strict=True)
+    scorer = OCRScorer(build, 2, True, BatchLimits())
     with pytest.raises(StartError, match="nothing here"):
         await scorer.start()
     await scorer.close()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, ReadWord
-from services.ocr.pool import EnginePool
+from services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, Reading, ReadWord
 from services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
 from services.ocr.targets import resolve_targets
+from services.serving.batcher import Batcher
+from services.serving.batching import BatchLimits, ItemFailedError, UnavailableError
 from services.serving.scoring import (
     ErrorCode,
     ModelInfo,
@@ -37,34 +38,51 @@ def golden_image() -> Image:
 
 
 class OCRScorer:
-    """A ``Scorer`` over a pool of engines. ``strict``: weights that misread the golden word are refused, not just reported."""
+    """A ``Scorer`` over OCR engines, one per lane: OCR pipelines are not thread-safe (PaddleOCR#18268).
+
+    ``limits`` should keep to one item per batch: an engine reads one image after the other, so that more would only keep
+    images from a lane that is free. ``strict``: weights that misread the golden word are refused, not just reported.
+    """
 
     reward = "ocr"
     formulas = (DEFAULT_FORMULA, *sorted(FORMULAS.keys() - {DEFAULT_FORMULA}))
 
-    def __init__(self, build: Callable[[], Engine], workers: int, strict: bool) -> None:
-        self._pool = EnginePool(build, workers)
+    def __init__(self, build: Callable[[], Engine], lanes: int, strict: bool, limits: BatchLimits) -> None:
+        self._build = build
+        self._batcher: Batcher[Image, Reading] = Batcher(self._engine, limits, lanes)
         self._strict = strict
         self._model = ModelInfo("", "", "")
+
+    def _engine(self) -> Callable[[Sequence[Image]], list[Reading]]:
+        engine = self._build()
+        self._model = ModelInfo(engine.model.engine, engine.model.name, engine.model.revision)
+        return engine.read
 
     @property
     def model(self) -> ModelInfo:
         """The loaded engine and weights; empty before ``start``."""
         return self._model
 
+    @property
+    def batcher(self) -> Batcher[Image, Reading]:
+        """Runs the engines."""
+        return self._batcher
+
     async def start(self) -> None:
         """Build the engines and read the golden word; raises StartError where that fails."""
         try:
-            model = await self._pool.start()
-        except EngineUnavailableError as error:
+            await self._batcher.start()
+            reading = await self._read(golden_image())
+        except (EngineUnavailableError, ItemFailedError, UnavailableError) as error:
             raise StartError(str(error)) from error
-        self._model = ModelInfo(model.engine, model.name, model.revision)
-        reading = await self._pool.read(golden_image())
         if isinstance(reading, EngineFailure):
             raise StartError(f"the engine failed on the golden sample: {reading.detail}")
         text = " ".join(word.text for word in reading)
         if text.upper() != GOLDEN_WORD:
             self._misread(text)
+
+    async def _read(self, image: Image, deadline: float | None = None) -> Reading:
+        return await self._batcher.submit(image, cost=image.shape[0] * image.shape[1], size=image.nbytes, deadline=deadline)
 
     def _misread(self, text: str) -> None:
         message = f"the golden word {GOLDEN_WORD!r} was read as {text!r}"
@@ -82,8 +100,8 @@ class OCRScorer:
         return None
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:
-        """The reward of one image by the named formula ("" is the default)."""
-        reading = await self._pool.read(sample.pixels)
+        """The reward of one image by the named formula ("" is the default); raises what ``Batcher.submit`` does."""
+        reading = await self._read(sample.pixels, sample.deadline)
         if isinstance(reading, EngineFailure):
             return SampleError(ErrorCode.ENGINE_FAILED, reading.detail)
         if not all(math.isfinite(word.confidence) for word in reading):
@@ -95,7 +113,7 @@ class OCRScorer:
 
     async def close(self) -> None:
         """End the engine threads."""
-        await self._pool.close()
+        await self._batcher.close()
 
 
 def _scored(word: ReadWord) -> ScoredWord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NoReturn
 
 import grpc
@@ -39,7 +40,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         try:
             with self._service.counted("grpc"):
                 _check_size(request.ByteSize(), self._service.settings.max_request_bytes)
-                return _response(await self._service.score(_batch(request)), self._service.scorer.reward)
+                return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
         except RequestRejectedError as rejection:
             await _abort(context, rejection)
 
@@ -66,9 +67,9 @@ async def _abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
     raise AssertionError  # abort raises
 
 
-def _batch(request: reward_pb2.ScoreRequest) -> ScoreBatch:
+def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
     samples = (RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words)) for sample in request.samples)
-    return ScoreBatch(tuple(samples), request.formula)
+    return ScoreBatch(tuple(samples), request.formula, None if seconds is None else time.monotonic() + seconds)
 
 
 def _response(result: BatchResult, reward: str) -> reward_pb2.ScoreResponse:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from services.serving.batcher import Batcher
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
@@ -66,11 +68,12 @@ class RawSample:
 
 @dataclass(frozen=True)
 class ScorerSample:
-    """A sample that passed every check, its image decoded."""
+    """A sample that passed every check, its image decoded; ``deadline`` is on the monotonic clock."""
 
     prompt: str
     pixels: Pixels
     target_words: tuple[str, ...]
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ScoreBatch:
-    """A request as both faces hand it on; formula "" is the service's default."""
+    """A request as both faces hand it on; formula "" is the service's default, ``deadline`` is on the monotonic clock."""
 
     samples: tuple[RawSample, ...]
     formula: str = ""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class BatchResult:
 
 
 class Scorer(Protocol):
-    """A reward model. Samples come one by one and many at a time; how they are batched or spread is the scorer's own affair."""
+    """A reward model. Samples come one by one and many at a time; the scorer submits them to its batcher."""
 
     @property
     def reward(self) -> str:
@@ -114,6 +118,10 @@ class Scorer(Protocol):
     def model(self) -> ModelInfo:
         """The loaded model; valid after ``start``."""
 
+    @property
+    def batcher(self) -> Batcher[Any, Any]:
+        """Runs the model; its errors pass through ``score``."""
+
     async def start(self) -> None:
         """Load the model and prove it on a golden sample; raises StartError where that fails."""
 
@@ -121,7 +129,12 @@ class Scorer(Protocol):
         """What is wrong with a sample apart from its image, before any work is spent on it."""
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:
-        """The outcome of one sample; cancelling it drops the sample if no model holds it yet."""
+        """The outcome of one sample; cancelling it drops the sample if no model holds it yet.
+
+        Raises:
+            ItemFailedError, LateError, QueueFullError, UnavailableError: as ``Batcher.submit`` does.
+
+        """
 
     async def close(self) -> None:
         """Free the model."""

@@ -7,14 +7,15 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 
-from services.serving.admission import Admission, OverloadedError
+from services.serving.admission import Admission
+from services.serving.batcher import Batcher
+from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
 from services.serving.images import ImageLimits, decode_image
 from services.serving.metrics import Metrics
-from services.serving.scoring import BatchResult, ErrorCode, Outcome, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
+from services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
 from services.serving.settings import ServingSettings
 from services.serving.source import RewardAnswer
 from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
@@ -28,6 +29,15 @@ class State(StrEnum):
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
+    FAILED = "failed"
+
+
+# What befalls one sample of a request and would befall the others as well: the request is turned away whole.
+_REJECTIONS: Mapping[type[Exception], tuple[RejectionCode, float | None]] = {
+    LateError: (RejectionCode.DEADLINE_EXCEEDED, None),
+    QueueFullError: (RejectionCode.OVERLOADED, 1.0),
+    UnavailableError: (RejectionCode.NOT_READY, 1.0),
+}
 
 
 class ScoringService:
@@ -36,22 +46,41 @@ class ScoringService:
     def __init__(self, settings: ServingSettings, scorer: Scorer) -> None:
         self.settings = settings
         self.scorer = scorer
-        self.state = State.LOADING
-        self._admission = Admission(settings.max_in_flight)
-        self.metrics = Metrics(scorer.reward, lambda: self._admission.in_flight)
+        self._state = State.LOADING
+        self._admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
+        self.metrics = Metrics(scorer.reward, lambda: self._admission.samples)
+        self.metrics.gauge("varl_bytes_in_flight", "Bytes of images taken in and not yet answered.", lambda: self._admission.bytes)
+        self.metrics.watch(scorer.batcher)
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_pixels, settings.max_aspect_ratio, settings.min_side)
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # Small files go to a thread together: handing each over alone costs as much as decoding it.
+        limits = BatchLimits(8, 32 * 2**10, queue_items=settings.max_decoded, queue_bytes=settings.max_in_flight_bytes)
+        self._decoder: Batcher[bytes, Pixels | SampleError] = Batcher(lambda: self._decode, limits, settings.decode_threads)
         self._decoded = asyncio.Semaphore(settings.max_decoded)
+
+    @property
+    def fatal(self) -> asyncio.Event:
+        """Set once the model is lost; the process is to end then."""
+        return self.scorer.batcher.fatal
+
+    @property
+    def state(self) -> State:
+        """FAILED from the moment that the model is lost, whatever was set."""
+        return State.FAILED if self.fatal.is_set() else self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
 
     async def start(self) -> None:
         """Load the model; raises StartError."""
+        await self._decoder.start()
         await self.scorer.start()
         self.state = State.READY
 
     async def close(self) -> None:
         """Free the model and the decoding threads."""
+        await self._decoder.close()
         await self.scorer.close()
-        self._decoders.shutdown(wait=True)
 
     @contextmanager
     def counted(self, face: str) -> Iterator[None]:
@@ -70,12 +99,15 @@ class ScoringService:
         if self.state is not State.READY:
             raise RequestRejectedError(RejectionCode.NOT_READY, f"the service is {self.state}", retry_after=1.0)
         self._check(batch)
-        try:
-            with self._admission.admit(len(batch.samples)):
-                outcomes = await asyncio.gather(*(self._outcome(sample, batch.formula) for sample in batch.samples))
-        except OverloadedError as error:
-            raise RequestRejectedError(RejectionCode.OVERLOADED, str(error), retry_after=error.retry_after) from error
-        return BatchResult(tuple(sample.id for sample in batch.samples), tuple(outcomes), model=self.scorer.model)
+        now, size = time.monotonic(), sum(len(sample.image) for sample in batch.samples if isinstance(sample.image, bytes))
+        deadline = min(now + self.settings.request_seconds, math.inf if batch.deadline is None else batch.deadline)
+        with self._admission.admit(len(batch.samples), size, deadline):
+            try:
+                async with asyncio.timeout(deadline - now):
+                    outcomes = await self._outcomes(batch, deadline)
+            except TimeoutError as error:
+                raise RequestRejectedError(RejectionCode.DEADLINE_EXCEEDED, "the deadline passed before every sample was scored") from error
+        return BatchResult(tuple(sample.id for sample in batch.samples), outcomes, model=self.scorer.model)
 
     @property
     def rewards(self) -> tuple[str, ...]:
@@ -106,14 +138,30 @@ class ScoringService:
             raise invalid(FieldFault("formula", f"{batch.formula!r} is none of {', '.join(self.scorer.formulas)}"))
         _check_ids(samples)
 
-    async def _outcome(self, sample: RawSample, formula: str) -> Outcome:
+    async def _outcomes(self, batch: ScoreBatch, deadline: float) -> tuple[Outcome, ...]:
+        if len(batch.samples) == 1:  # without the cost of a task
+            found = [await self._outcome(batch.samples[0], batch.formula, deadline)]
+        else:
+            found = await asyncio.gather(*(self._outcome(sample, batch.formula, deadline) for sample in batch.samples))
+        for outcome in found:
+            if isinstance(outcome, RequestRejectedError):
+                raise outcome
+        outcomes = tuple(outcome for outcome in found if not isinstance(outcome, RequestRejectedError))
+        for outcome in outcomes:
+            self.metrics.sample(outcome.code if isinstance(outcome, SampleError) else None)
+        return outcomes
+
+    async def _outcome(self, sample: RawSample, formula: str, deadline: float) -> Outcome | RequestRejectedError:
         try:
-            outcome = _finite(self._refusal(sample) or await self._score_one(sample, formula))
+            return _finite(self._refusal(sample) or await self._score_one(sample, formula, deadline))
+        except ItemFailedError as error:
+            return SampleError(ErrorCode.ENGINE_FAILED, str(error))
+        except (LateError, QueueFullError, UnavailableError) as error:
+            code, retry_after = _REJECTIONS[type(error)]
+            return RequestRejectedError(code, str(error), retry_after=retry_after)
         except Exception:  # a defect met on one sample must not fail the others
             _log.exception("scoring a sample failed")
-            outcome = SampleError(ErrorCode.ENGINE_FAILED, "unexpected failure, see the service's log")
-        self.metrics.sample(outcome.code if isinstance(outcome, SampleError) else None)
-        return outcome
+            return SampleError(ErrorCode.ENGINE_FAILED, "unexpected failure, see the service's log")
 
     def _refusal(self, sample: RawSample) -> SampleError | None:
         limits = self.settings
@@ -130,13 +178,24 @@ class ScoringService:
             return SampleError(ErrorCode.INVALID_FIELD, f"target_words: more than {limits.max_prompt_chars} characters together")
         return self.scorer.check(sample.prompt, sample.target_words)
 
-    async def _score_one(self, sample: RawSample, formula: str) -> Outcome:
+    async def _score_one(self, sample: RawSample, formula: str, deadline: float) -> Outcome:
         assert isinstance(sample.image, bytes)  # noqa: S101 - _refusal answered for the rest
         async with self._decoded:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode_image, sample.image, self._limits)
+            size = len(sample.image)
+            pixels = await self._decoder.submit(sample.image, cost=max(1, size), size=size, deadline=deadline)
             if isinstance(pixels, SampleError):
                 return pixels
-            return await self.scorer.score(ScorerSample(sample.prompt, pixels, sample.target_words), formula)
+            return await self.scorer.score(ScorerSample(sample.prompt, pixels, sample.target_words, deadline), formula)
+
+    def _decode(self, images: Sequence[bytes]) -> list[Pixels | SampleError]:
+        """On a decoding thread."""
+        return [self._decode_one(image) for image in images]
+
+    def _decode_one(self, image: bytes) -> Pixels | SampleError:
+        began = time.monotonic()
+        pixels = decode_image(image, self._limits)
+        self.metrics.decoded(time.monotonic() - began)
+        return pixels
 
 
 def _check_ids(samples: Sequence[RawSample]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import sys
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
+
+from services.serving.batching import BatchLimits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 T = TypeVar("T", bound="ServingSettings")
@@ -27,6 +31,10 @@ class ServingSettings(BaseSettings):
     max_in_flight: int = Field(
         1024, ge=1, description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED."
     )
+    max_in_flight_bytes: int = Field(
+        256 * 2**20, ge=1024, description="Bytes of image files taken in at a time over all requests; more are answered like max-in-flight."
+    )
+    request_seconds: float = Field(300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines.")
     max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
     max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
     max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
@@ -38,13 +46,41 @@ class ServingSettings(BaseSettings):
     decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
     grace_seconds: float = Field(30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
+    compat_pickle: CliImplicitFlag[bool] = Field(False, description="Serve the trainers that send pickles: /compat/flow_grpo and others.")
+    compat_pickle_any_host: CliImplicitFlag[bool] = Field(False, description="Serve them on another host than the loopback as well.")
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
 
     @model_validator(mode="after")
     def _whole_requests_fit(self) -> Self:
         if self.max_samples > self.max_in_flight:
             raise ValueError("max_samples must not be over max_in_flight: such a request could never be taken")
+        if self.max_request_bytes > self.max_in_flight_bytes:
+            raise ValueError("max_request_bytes must not be over max_in_flight_bytes: such a request could never be taken")
         return self
+
+    @model_validator(mode="after")
+    def _pickles_stay_local(self) -> Self:
+        check_pickle_host(self.host, self.compat_pickle, self.compat_pickle_any_host)
+        return self
+
+    def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0) -> BatchLimits:
+        """Limits of a batcher whose queue has room for every image that may be held decoded."""
+        return BatchLimits(max_items, max_cost, max_wait, queue_items=self.max_decoded, queue_bytes=3 * self.max_pixels * self.max_decoded)
+
+
+def check_pickle_host(host: str, compat_pickle: bool, any_host: bool) -> None:
+    """Raises ValueError where trainers that send pickles would be served beyond the loopback without a word from the operator."""
+    if compat_pickle and not any_host and not _is_loopback(host):
+        raise ValueError(
+            f"compat_pickle is for the loopback, and host is {host}: listen on 127.0.0.1, or set compat_pickle_any_host as well"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_settings(cls: type[T], arguments: list[str] | None = None) -> T:

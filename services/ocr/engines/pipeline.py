@@ -74,7 +74,7 @@ def build_pipeline(**options: Any) -> Any:  # noqa: ANN401 - paddleocr carries n
         from paddleocr import PaddleOCR
     except ImportError as error:
         raise EngineUnavailableError(f"the OCR engines need the extra 'ocr' (pip install 'varl[ocr]'): {error}") from error
-    cv2.setNumThreads(1)  # the pool decides how many cores are used
+    cv2.setNumThreads(1)  # the lanes decide how many cores are used
     try:
         return PaddleOCR(**PIPELINE_OPTIONS, **options)
     except Exception as error:  # constructors raise plain Exception, ValueError, FileNotFoundError, RuntimeError (ocr.md section 1.1)
