@@ -1,0 +1,172 @@
+"""cosmos-rl's reward service: enqueue an array of images, pull the scores of each reward later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from services.serving.compat.body import parse_json, read_bytes, read_form
+from services.serving.compat.cosmos_jobs import Job, Jobs, Results
+from services.serving.compat.npy import png_files, read_images
+from services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, check_offered, check_ready, scores_of
+from services.serving.compat.schema import body_of, inlined, refusals
+from services.serving.scoring import RawSample, SampleScore, ScoreBatch
+from services.serving.source import RewardAnswer, RewardSource
+from services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
+
+MAX_JOBS = 1024
+BODIES = 8  # bodies of the largest size that may wait at a time
+KEEP_SECONDS = 3600.0
+JOB_SECONDS = 600.0  # an accepted job is offered again for so long where the reward is overloaded
+
+
+class EnqueueHead(BaseModel):
+    """The line of JSON before the array."""
+
+    media_type: Literal["image"]
+    prompts: list[str] = Field(min_length=1)
+    reward_fn: dict[str, float] = Field(min_length=1, description="Rewards wanted; the weights are the trainer's own affair.")
+
+
+class Enqueued(BaseModel):
+    """Name of the job."""
+
+    uuid: str
+
+
+class PullForm(BaseModel):
+    """Which result is wanted."""
+
+    uuid: str
+    type: str | None = None
+
+
+class Pulled(BaseModel):
+    """Scores by name in the order of the images, or null and why."""
+
+    scores: dict[str, list[float]] | None
+    error: str | None = None
+    input_info: dict[str, Any]
+    duration: str
+    decoded_duration: str
+    type: str
+
+
+class PingForm(BaseModel):
+    """The JSON that would be enqueued."""
+
+    info_data: str
+
+
+class Message(BaseModel):
+    """A plain message."""
+
+    message: str
+
+
+_BYTES = {"type": "string", "format": "binary", "description": "A line of JSON (media_type, prompts, reward_fn), then an .npy file."}
+_WAITING: dict[int | str, dict[str, Any]] = {status.value: {"model": Message} for status in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND)}
+_FORM = "application/x-www-form-urlencoded"
+
+
+def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
+    """``/enqueue``, ``/pull`` and ``/ping`` under /compat/cosmos_rl/api/reward."""
+    router = APIRouter(prefix="/compat/cosmos_rl/api/reward", tags=["cosmos-rl"])
+    jobs = Jobs(MAX_JOBS, BODIES * settings.max_request_bytes, KEEP_SECONDS)
+
+    @router.post("/enqueue", responses=refusals(), openapi_extra=body_of("application/octet-stream", _BYTES))
+    async def enqueue(request: Request) -> Enqueued:
+        """Take a batch in; everything that can be told from the request alone is refused here."""
+        body = await read_bytes(request, settings.max_request_bytes)
+        head, images = _read(source, body)
+        jobs.reserve(len(body))
+        return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), _run(source, head, images)))
+
+    @router.post("/pull", response_model=Pulled, responses=refusals() | _WAITING, openapi_extra=body_of(_FORM, inlined(PullForm)))
+    async def pull(request: Request) -> Response:
+        """200 once the job is done; 400 while it runs, 404 for a job that is unknown or dropped."""
+        form = await read_form(request, settings.max_request_bytes)
+        name = form.get("uuid", "")
+        job = jobs.get(name)
+        if job is None:
+            return _message(HTTPStatus.NOT_FOUND, f"no job {name[:64]!r}: unknown, or its result was dropped")
+        reward = _pulled_reward(job, form.get("type"))
+        if not job.task.done():
+            return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
+        return Response(job.task.result()[reward], media_type="application/json")
+
+    @router.post("/ping", responses=refusals(), openapi_extra=body_of(_FORM, inlined(PingForm)))
+    async def ping(request: Request) -> Message:
+        """The service can be reached."""
+        await read_form(request, settings.max_request_bytes)
+        return Message(message="reached")
+
+    return router
+
+
+def _read(source: RewardSource, body: bytes) -> tuple[EnqueueHead, npt.NDArray[np.uint8]]:
+    line, _, array = body.partition(b"\n")
+    head = parse_json(EnqueueHead, line)
+    check_offered(source, tuple(head.reward_fn))
+    check_ready(source, tuple(head.reward_fn))
+    images = read_images(array)
+    check_lengths(array=images, prompts=head.prompts)
+    return head, images
+
+
+def _pulled_reward(job: Job, named: str | None) -> str:
+    if named is None and len(job.rewards) == 1:
+        return job.rewards[0]
+    if named not in job.rewards:
+        raise invalid(FieldFault("type", f"none of the job's rewards: {', '.join(job.rewards)}"))
+    return named
+
+
+def _message(status: HTTPStatus, text: str) -> JSONResponse:
+    return JSONResponse({"message": text}, status_code=status)
+
+
+async def _run(source: RewardSource, head: EnqueueHead, images: npt.NDArray[np.uint8]) -> Results:
+    began = time.monotonic()
+    files = await asyncio.to_thread(png_files, images)
+    batch = ScoreBatch(tuple(RawSample(str(i), prompt, file) for i, (prompt, file) in enumerate(zip(head.prompts, files, strict=True))))
+    info = {"shape": list(images.shape), "dtype": "torch.uint8", "min": f"{images.min():.3f}", "max": f"{images.max():.3f}"}
+    decoded = time.monotonic() - began
+    found = await asyncio.gather(*(_patiently(source, batch, name) for name in head.reward_fn))
+    times = {"input_info": info, "duration": f"{time.monotonic() - began:.2f}", "decoded_duration": f"{decoded:.2f}"}
+    return {name: _encoded(name, each, times) for name, each in zip(head.reward_fn, found, strict=True)}
+
+
+async def _patiently(source: RewardSource, batch: ScoreBatch, reward: str) -> RewardAnswer:
+    """The answer; a refusal that may pass is waited out, as the trainer was told that its job is taken."""
+    last = time.monotonic() + JOB_SECONDS
+    while True:
+        answer = (await source.score_rewards(batch, (reward,)))[reward]
+        if not isinstance(answer, RequestRejectedError) or not STATUS[answer.code].retryable or time.monotonic() > last:
+            return answer
+        await asyncio.sleep(answer.retry_after or 1.0)
+
+
+def _encoded(name: str, answer: RewardAnswer, times: Mapping[str, Any]) -> bytes:
+    try:
+        if isinstance(answer, RequestRejectedError):
+            raise answer
+        return json.dumps({"scores": _named(name, scores_of(answer.outcomes)), **times, "type": name}, allow_nan=False).encode()
+    except (RequestRejectedError, SampleFailedError) as failure:
+        return json.dumps({"scores": None, "error": str(failure), **times, "type": name}).encode()
+
+
+def _named(name: str, scores: Sequence[SampleScore]) -> dict[str, list[float]]:
+    """Under the reward's name and under the <name>_reward of the trainer's own recipes."""
+    values = [score.value for score in scores]
+    return {name: values, f"{name}_reward": values}

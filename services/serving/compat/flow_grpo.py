@@ -1,0 +1,97 @@
+"""flow_grpo's three reward servers. Its client tries again on status 500 alone, a thousand times, and unpickles any other answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, StrictStr
+
+from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, score_all
+from services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
+from services.serving.scoring import RawSample
+from services.serving.source import RewardSource
+
+_NO_CELL = -10.0  # the peer's own mark for "not an image of this tag"; never a failure
+_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+class Meta(BaseModel):
+    """What GenEval knows of an image; other keys are not looked at."""
+
+    prompt: StrictStr
+    tag: StrictStr | None = None
+
+
+class GenEvalBody(ImagesBody):
+    """Images with GenEval's own description of what they should show."""
+
+    meta_datas: list[Meta]
+
+
+def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
+    """``/geneval``, ``/deqa`` and ``/unified_reward`` under /compat/flow_grpo."""
+    router = APIRouter(prefix="/compat/flow_grpo", include_in_schema=False)
+
+    @router.post("/geneval")
+    async def geneval(request: Request, reward: str | None = None) -> Response:
+        """Images and meta_datas in; scores, rewards and the groups by tag out."""
+        return await answered(_geneval(source, settings, request, reward), _refusal)
+
+    @router.post("/deqa")
+    async def deqa(request: Request, reward: str | None = None) -> Response:
+        """Images alone in, for a reward that wants no prompt; outputs out."""
+        return await answered(_deqa(source, settings, request, reward), _refusal)
+
+    @router.post("/unified_reward")
+    async def unified_reward(request: Request, reward: str | None = None) -> Response:
+        """Images and prompts in; outputs out."""
+        return await answered(_unified_reward(source, settings, request, reward), _refusal)
+
+    return router
+
+
+async def _geneval(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+    name = chosen_reward(source, reward)
+    body = await read_pickle(request, GenEvalBody, settings.max_request_bytes)
+    check_lengths(images=body.images, meta_datas=body.meta_datas)
+    values = await _values(source, name, body.images, [meta.prompt for meta in body.meta_datas])
+    groups = _groups(values, [meta.tag for meta in body.meta_datas])
+    return {"scores": values, "rewards": values, "strict_rewards": values, "group_rewards": groups, "group_strict_rewards": groups}
+
+
+async def _deqa(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+    name = chosen_reward(source, reward)
+    body = await read_pickle(request, ImagesBody, settings.max_request_bytes)
+    return {"outputs": await _values(source, name, body.images, [""] * len(body.images))}
+
+
+async def _unified_reward(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+    name = chosen_reward(source, reward)
+    body = await read_pickle(request, PromptedBody, settings.max_request_bytes)
+    check_lengths(images=body.images, prompts=body.prompts)
+    return {"outputs": await _values(source, name, body.images, body.prompts)}
+
+
+async def _values(source: RewardSource, name: str, images: Sequence[bytes], prompts: Sequence[str]) -> list[float]:
+    samples = [RawSample(str(i), prompt, image) for i, (image, prompt) in enumerate(zip(images, prompts, strict=True))]
+    return [score.value for score in await score_all(source, name, samples)]
+
+
+def _groups(values: Sequence[float], tags: Sequence[str | None]) -> dict[str, list[float]]:
+    """One list a tag, each as long as the batch: the trainer joins the lists of several batches."""
+    names = dict.fromkeys((*_TAGS, *(tag for tag in tags if tag is not None)))
+    return {name: [value if tag == name else _NO_CELL for value, tag in zip(values, tags, strict=True)] for name in names}
+
+
+def _refusal(refusal: Refusal) -> Response:
+    """Plain text. 500 exactly where another try may help; the text starts with a letter that ends the client's unpickling at once."""
+    status = status_of(refusal)
+    if retryable(refusal):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    elif status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return PlainTextResponse(f"error: {refusal}", status, retry_after(refusal))

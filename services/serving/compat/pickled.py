@@ -1,0 +1,83 @@
+"""Pickled bodies and answers.
+
+Answers are pickles because the clients of these peers read nothing else: plain dicts, lists, strings and floats, which hold no code.
+This is the one place that writes a pickle; what comes in goes through ``unpickle``, never through the pickle module.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, StrictBytes, StrictStr, ValidationError
+
+from services.serving.compat.body import field_faults, read_bytes
+from services.serving.compat.peer import SampleFailedError
+from services.serving.compat.unpickle import load
+from services.serving.compat.unpickle_machine import RestrictedPickleError
+from services.serving.status import STATUS, RejectionCode, RequestRejectedError, invalid
+
+Refusal = RequestRejectedError | SampleFailedError
+T = TypeVar("T", bound=BaseModel)
+
+
+class ImagesBody(BaseModel):
+    """What all of these peers send: whole image files."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    images: list[StrictBytes]
+
+
+class PromptedBody(ImagesBody):
+    """Images, each with its prompt."""
+
+    prompts: list[StrictStr]
+
+
+async def read_pickle(request: Request, shape: type[T], max_bytes: int) -> T:
+    """The body as plain data of one shape.
+
+    Raises:
+        RequestRejectedError: MALFORMED for a pickle that is damaged or not allowed, INVALID_REQUEST for another shape.
+
+    """
+    try:
+        return shape.model_validate(load(await read_bytes(request, max_bytes)))
+    except RestrictedPickleError as error:
+        raise RequestRejectedError(RejectionCode.MALFORMED, f"pickle: {error}") from error
+    except ValidationError as error:
+        raise invalid(*field_faults(error)) from error
+
+
+async def answered(work: Awaitable[Mapping[str, Any]], refuse: Callable[[Refusal], Response]) -> Response:
+    """The pickled answer, or the peer's own form of a refusal."""
+    try:
+        return pickled(await work, HTTPStatus.OK)
+    except (RequestRejectedError, SampleFailedError) as refusal:
+        return refuse(refusal)
+
+
+def pickled(answer: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A pickle of plain data; protocol 4, which every supported Python reads."""
+    return Response(pickle.dumps(dict(answer), protocol=4), status, headers, "application/octet-stream")
+
+
+def status_of(refusal: Refusal) -> int:
+    """The status of the table, or of the failed sample."""
+    return refusal.status if isinstance(refusal, SampleFailedError) else STATUS[refusal.code].http
+
+
+def retryable(refusal: Refusal) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(refusal, RequestRejectedError) and STATUS[refusal.code].retryable
+
+
+def retry_after(refusal: Refusal) -> dict[str, str]:
+    """The Retry-After header where there is a time to tell."""
+    seconds = refusal.retry_after if isinstance(refusal, RequestRejectedError) else None
+    return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}

@@ -1,0 +1,38 @@
+"""slime's and miles' remote reward model: one sample a request, a bare number back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from services.serving.compat.body import read_json
+from services.serving.compat.openrlhf import target_words
+from services.serving.compat.peer import CompatSettings, chosen_reward, image_file, score_all
+from services.serving.compat.schema import json_body, refusals
+from services.serving.scoring import RawSample
+from services.serving.source import RewardSource
+
+
+class SampleBody(BaseModel):
+    """Body of ``/compat/slime/score``: the response is an image as Base64 or data: URL, the label a string or list of target words."""
+
+    prompt: str
+    response: str
+    label: Any = None
+
+
+def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
+    """``/score`` under /compat/slime."""
+    router = APIRouter(prefix="/compat/slime", tags=["slime"])
+
+    @router.post("/score", responses=refusals(), openapi_extra=json_body(SampleBody))
+    async def score(request: Request, reward: str | None = None) -> float:
+        """Score one image."""
+        name = chosen_reward(source, reward)
+        body = await read_json(request, SampleBody, settings.max_request_bytes)
+        sample = RawSample("0", body.prompt, image_file(body.response, "response"), target_words(body.label))
+        return (await score_all(source, name, [sample]))[0].value
+
+    return router

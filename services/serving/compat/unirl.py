@@ -1,0 +1,124 @@
+"""UniRL's remote reward backend: several rewards a request, failures apart from results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from services.serving.compat.body import read_json
+from services.serving.compat.peer import CompatSettings, image_file
+from services.serving.compat.schema import json_body, refusals
+from services.serving.problems import problem
+from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
+from services.serving.source import RewardAnswer, RewardSource
+from services.serving.status import RejectionCode, RequestRejectedError
+
+
+class Turn(BaseModel):
+    """One turn of a history; rewards look at the last one."""
+
+    text: str
+    image_b64: str | None = None
+
+
+class ScoreItem(BaseModel):
+    """One image with the rewards wanted for it."""
+
+    history: list[Turn] = Field(min_length=1)
+    required_rewards: list[str] = Field(min_length=1)
+    metadata: dict[str, Any] | None = None
+
+
+class ScoreBody(BaseModel):
+    """Body of ``POST /compat/unirl/score``."""
+
+    requests: list[ScoreItem]
+
+
+class ScoreAnswer(BaseModel):
+    """One entry a request: scores by reward and sub-metric, and failures by reward."""
+
+    results: list[dict[str, dict[str, float]]]
+    errors: list[dict[str, str]]
+
+
+class HealthAnswer(BaseModel):
+    """What the trainer checks its reward names against when it starts."""
+
+    status: str
+    rewards: dict[str, list[str]]
+
+
+class RewardsAnswer(BaseModel):
+    """Names of the rewards."""
+
+    rewards: list[str]
+
+
+def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
+    """``/score``, ``/health`` and ``/rewards`` under /compat/unirl."""
+    router = APIRouter(prefix="/compat/unirl", tags=["UniRL"])
+
+    @router.post("/score", response_model=ScoreAnswer, responses=refusals(), openapi_extra=json_body(ScoreBody))
+    async def score(request: Request) -> ScoreAnswer | JSONResponse:
+        """Score a list of requests; a reward that failed is left out of its result and named in its errors."""
+        items = (await read_json(request, ScoreBody, settings.max_request_bytes)).requests
+        unknown = sorted({name for item in items for name in item.required_rewards} - set(source.rewards))
+        if unknown:  # this peer expects 400 here
+            detail = f"unknown rewards: {', '.join(unknown)}; on offer: {', '.join(source.rewards)}"
+            return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
+        return await _score(source, items)
+
+    @router.get("/health")
+    async def health() -> HealthAnswer:
+        """Answers at once, whatever the models do."""
+        return HealthAnswer(status="ok", rewards={name: [state] for name, state in source.states().items()})
+
+    @router.get("/rewards")
+    async def rewards() -> RewardsAnswer:
+        """Names of the rewards on offer."""
+        return RewardsAnswer(rewards=list(source.rewards))
+
+    return router
+
+
+async def _score(source: RewardSource, items: Sequence[ScoreItem]) -> ScoreAnswer:
+    answer = ScoreAnswer(results=[{} for _ in items], errors=[{} for _ in items])
+    wanted = {name: [i for i, item in enumerate(items) if name in item.required_rewards] for name in source.rewards}
+    asked = {name: rows for name, rows in wanted.items() if rows}
+    found = await asyncio.gather(*(_ask(source, name, [(i, items[i]) for i in rows]) for name, rows in asked.items()))
+    rejections = [each for each in found if isinstance(each, RequestRejectedError)]
+    if rejections and len(rejections) == len(found):  # nothing at all was scored: a status that the client retries says more
+        raise rejections[0]
+    for (name, rows), each in zip(asked.items(), found, strict=True):
+        _enter(answer, name, rows, each)
+    return answer
+
+
+async def _ask(source: RewardSource, name: str, items: Sequence[tuple[int, ScoreItem]]) -> RewardAnswer:
+    batch = ScoreBatch(tuple(_sample(index, item) for index, item in items))
+    return (await source.score_rewards(batch, (name,)))[name]
+
+
+def _sample(index: int, item: ScoreItem) -> RawSample:
+    last, field = item.history[-1], f"requests[{index}].history[{len(item.history) - 1}].image_b64"
+    missing = SampleError(ErrorCode.INVALID_FIELD, f"{field}: missing; this service scores images only")
+    return RawSample(str(index), last.text, missing if last.image_b64 is None else image_file(last.image_b64, field))
+
+
+def _enter(answer: ScoreAnswer, name: str, rows: Sequence[int], found: RewardAnswer) -> None:
+    if isinstance(found, RequestRejectedError):
+        for row in rows:
+            answer.errors[row][name] = f"{found.code}: {found.detail}"
+        return
+    for row, outcome in zip(rows, found.outcomes, strict=True):
+        if isinstance(outcome, SampleError):
+            answer.errors[row][name] = f"{outcome.code}: {outcome.detail}"
+        else:  # one sub-metric alone: the trainer may average over all that it finds
+            answer.results[row][name] = {name: outcome.value}
