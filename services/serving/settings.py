@@ -1,4 +1,4 @@
-"""Settings that every reward service has; flags over environment over defaults."""
+"""Settings that every reward service and the gateway have; flags over environment over defaults."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsCon
 from services.serving.batching import BatchLimits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-T = TypeVar("T", bound="ServingSettings")
+T = TypeVar("T", bound="FaceSettings")
 
 
-class ServingSettings(BaseSettings):
-    """Faces and limits of a reward service."""
+class FaceSettings(BaseSettings):
+    """The HTTP face and the limits on what it takes in, with a model behind it or other services."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, cli_kebab_case=True, cli_avoid_json=True, cli_hide_none_type=True, cli_show_env_vars=True
@@ -25,8 +25,6 @@ class ServingSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     http_port: Port = Field(8080, description="HTTP port; 0 picks a free one.")
-    grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
-    reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
     max_samples: int = Field(256, ge=1, description="Samples that one request may hold.")
     max_in_flight: int = Field(
         1024, ge=1, description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED."
@@ -35,15 +33,8 @@ class ServingSettings(BaseSettings):
         256 * 2**20, ge=1024, description="Bytes of image files taken in at a time over all requests; more are answered like max-in-flight."
     )
     request_seconds: float = Field(300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines.")
-    max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
     max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
     max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
-    max_pixels: int = Field(2048 * 2048, ge=64, description="Pixels of an image.")
-    max_aspect_ratio: float = Field(20.0, ge=1, description="Longer side of an image divided by its shorter side.")
-    min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
-    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
-    max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
-    decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
     grace_seconds: float = Field(30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
     compat_pickle: CliImplicitFlag[bool] = Field(False, description="Serve the trainers that send pickles: /compat/flow_grpo and others.")
@@ -62,6 +53,20 @@ class ServingSettings(BaseSettings):
     def _pickles_stay_local(self) -> Self:
         check_pickle_host(self.host, self.compat_pickle, self.compat_pickle_any_host)
         return self
+
+
+class ServingSettings(FaceSettings):
+    """Faces and limits of a reward service."""
+
+    grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
+    reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
+    max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
+    max_pixels: int = Field(2048 * 2048, ge=64, description="Pixels of an image.")
+    max_aspect_ratio: float = Field(20.0, ge=1, description="Longer side of an image divided by its shorter side.")
+    min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
+    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
+    max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
 
     def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0) -> BatchLimits:
         """Limits of a batcher whose queue has room for every image that may be held decoded."""
