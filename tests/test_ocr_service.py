@@ -159,7 +159,7 @@ BAD_REQUESTS = [
     ("unknown field of a sample", {"samples": [{**GOOD, "url": "x"}]}, 422, "invalid_request", "samples[0].url"),
     ("wrong type", {"samples": [{**GOOD, "prompt": 3}]}, 422, "invalid_request", "samples[0].prompt"),
     ("unknown formula", {"samples": [GOOD], "formula": "nope"}, 422, "invalid_request", "formula"),
-    ("a list", [], 422, "invalid_request", ""),
+    ("a list", [], 422, "invalid_request", "body"),
 ]
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
+from services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
+from services.serving.status import FieldFault, invalid
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Unknown fields and other types are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class SampleHead(_Strict):
+class SampleHead(Strict):
     """A sample without its image."""
 
     id: Annotated[str, Field(min_length=1, max_length=256, description="Echoed in the result; unique within the request.")]
@@ -33,28 +37,46 @@ class JsonSample(SampleHead):
     image: Annotated[str, Field(description="Base64 of a whole PNG, JPEG or WebP file.")]
 
 
-class _Request(_Strict):
-    formula: Annotated[str, Field(description="Name of a formula from /v1/info; empty: the default.")] = ""
-
-
-class JsonScoreRequest(_Request):
-    """Body of ``POST /v1/score`` as application/json."""
+class JsonSamples(Strict):
+    """Samples of a body that is application/json."""
 
     samples: Annotated[list[JsonSample], Field(min_length=1)]
 
-    def batch(self) -> ScoreBatch:
-        """What the service scores; an image that is no Base64 is its sample's error."""
-        return ScoreBatch(tuple(sample.raw(_bytes(sample.image)) for sample in self.samples), self.formula)
+    def raw(self) -> tuple[RawSample, ...]:
+        """The samples with their images; an image that is no Base64 is its sample's error."""
+        return tuple(sample.raw(_bytes(sample.image)) for sample in self.samples)
 
 
-class MultipartScoreRequest(_Request):
-    """The field ``request`` of ``POST /v1/score`` as multipart/form-data; each image is a file part named by its sample's id."""
+class FormSamples(Strict):
+    """Samples in the field ``request`` of a body that is multipart/form-data; each image is a file part named by its sample's id."""
 
     samples: Annotated[list[SampleHead], Field(min_length=1)]
 
-    def batch(self, files: dict[str, bytes]) -> ScoreBatch:
-        """What the service scores; an absent file is its sample's error."""
-        return ScoreBatch(tuple(sample.raw(files.get(sample.id) or _no_file(sample.id)) for sample in self.samples), self.formula)
+    def raw(self, files: Mapping[str, bytes]) -> tuple[RawSample, ...]:
+        """The samples with their images; an absent file is its sample's error.
+
+        Raises:
+            RequestRejectedError: a file belongs to no sample.
+
+        """
+        unknown = sorted(files.keys() - {sample.id for sample in self.samples})
+        if unknown:
+            raise invalid(*(FieldFault(name, "no sample has this id") for name in unknown))
+        return tuple(sample.raw(files.get(sample.id) or _no_file(sample.id)) for sample in self.samples)
+
+
+class ScoreRequest(Strict):
+    """What ``POST /v1/score`` of one reward has beside samples."""
+
+    formula: Annotated[str, Field(description="Name of a formula from /v1/info; empty: the default.")] = ""
+
+
+class JsonScoreRequest(JsonSamples, ScoreRequest):
+    """Body of ``POST /v1/score`` as application/json."""
+
+
+class MultipartScoreRequest(FormSamples, ScoreRequest):
+    """The field ``request`` of ``POST /v1/score`` as multipart/form-data; each image is a file part named by its sample's id."""
 
 
 def _bytes(text: str) -> bytes | SampleError:
@@ -132,8 +154,12 @@ def model_body(model: ModelInfo) -> ModelBody:
 
 def response_body(reward: str, result: BatchResult) -> ScoreResponseBody:
     """The JSON shape of a result."""
-    results = [_result(name, outcome) for name, outcome in zip(result.ids, result.outcomes, strict=True)]
-    return ScoreResponseBody(reward=reward, model=model_body(result.model), results=results)
+    return ScoreResponseBody(reward=reward, model=model_body(result.model), results=result_bodies(result))
+
+
+def result_bodies(result: BatchResult) -> list[ScoreBody | FailureBody]:
+    """The JSON shapes of the outcomes."""
+    return [_result(name, outcome) for name, outcome in zip(result.ids, result.outcomes, strict=True)]
 
 
 def _result(name: str, outcome: Outcome) -> ScoreBody | FailureBody:

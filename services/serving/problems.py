@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from services.serving.status import STATUS, FieldFault, RequestRejectedError
 
 _log = logging.getLogger("varl.serving")
+_RETRYABLE = frozenset(status.http for status in STATUS.values() if status.retryable)
 
 
 class Problem(BaseModel):
@@ -40,7 +41,7 @@ def problem(
         status=status,
         detail=detail,
         code=code,
-        retryable=status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE),
+        retryable=status in _RETRYABLE,
         errors=list(errors),
     )
     return JSONResponse(body.model_dump(), status_code=status, headers=headers, media_type="application/problem+json")

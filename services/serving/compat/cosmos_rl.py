@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from services.serving.compat.body import parse_json, read_bytes, read_form
+from services.serving.bodies import parse_json, read_bytes, read_form
 from services.serving.compat.cosmos_jobs import Job, Jobs, Results
 from services.serving.compat.npy import png_files, read_images
 from services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, check_offered, check_ready, scores_of

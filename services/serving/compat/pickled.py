@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBytes, StrictStr, ValidationError
 
-from services.serving.compat.body import field_faults, read_bytes
+from services.serving.bodies import field_faults, read_bytes
 from services.serving.compat.peer import SampleFailedError
 from services.serving.compat.unpickle import load
 from services.serving.compat.unpickle_machine import RestrictedPickleError

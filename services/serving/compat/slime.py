@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from services.serving.compat.body import read_json
+from services.serving.bodies import read_json
 from services.serving.compat.openrlhf import target_words
 from services.serving.compat.peer import CompatSettings, chosen_reward, image_file, score_all
 from services.serving.compat.schema import json_body, refusals

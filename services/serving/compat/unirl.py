@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from services.serving.compat.body import read_json
+from services.serving.bodies import read_json
 from services.serving.compat.peer import CompatSettings, image_file
 from services.serving.compat.schema import json_body, refusals
 from services.serving.problems import problem

@@ -1,0 +1,70 @@
+"""OpenAPI of the routes that read their bodies themselves, and of their problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from services.serving.problems import Problem
+
+SCORE_STATUSES = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+INFO_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR)
+_FILE = {"type": "string", "format": "binary", "description": "An image file; the part's name is its sample's id."}
+
+
+class DocumentedApp(FastAPI):
+    """An app whose schema holds ``shapes`` beside those that FastAPI finds in the routes."""
+
+    def __init__(self, title: str, *shapes: type[BaseModel]) -> None:
+        super().__init__(title=title, version="1")
+        self._shapes = shapes
+
+    def openapi(self) -> dict[str, Any]:
+        """The schema."""
+        schema = super().openapi()
+        wanted = [(shape, "validation") for shape in self._shapes] + [(Problem, "serialization")]
+        _, definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        schema["components"]["schemas"].update(definitions["$defs"])
+        return schema
+
+
+class BareRoute(APIRoute):
+    """A documented route of an endpoint that takes the request and gives a response: none of FastAPI's work on either, half its cost."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself."""
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Problem details, for ``responses``."""
+    content = {"application/problem+json": {"schema": _reference(Problem)}}
+    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+
+
+def score_body(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
+    """A required body that is JSON of one shape or a form with a field ``request`` of the other, for ``openapi_extra``."""
+    fields = {"type": "object", "required": ["request"], "properties": {"request": _reference(form)}, "additionalProperties": _FILE}
+    content = {"application/json": {"schema": _reference(json)}, "multipart/form-data": {"schema": fields}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _reference(shape: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{shape.__name__}"}
