@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.serving.scoring import ErrorCode, SampleError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -97,17 +99,19 @@ class Prompts:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def refusal(self, prompt: str, max_tokens: int) -> str:
-        """Why a prompt is not taken, starting with "prompt: "; "" if it is.
+    def refusal(self, prompt: str, max_tokens: int) -> SampleError | None:
+        """Why a prompt is not taken: it holds a control token, or has more than ``max_tokens`` tokens.
 
         A control token in a prompt would be read as one: a second reward token moves the place where the answer is read, an image
         token takes the place of the picture.
         """
         control = next((token for token in self._controls if token in prompt), None)
         if control is not None:
-            return f"prompt: holds {control!r}, which is a control token of the model"
+            return SampleError(ErrorCode.INVALID_FIELD, f"prompt: holds {control!r}, which is a control token of the model")
         count = len(self._ids(prompt))
-        return f"prompt: {count} tokens, at most {max_tokens} are taken" if count > max_tokens else ""
+        if count > max_tokens:
+            return SampleError(ErrorCode.PROMPT_TOO_LONG, f"prompt: {count} tokens, at most {max_tokens} are taken")
+        return None
 
     def token_ids(self, prompt: str, image_tokens: int) -> list[int]:
         """The sequence up to and with the reward token, the image's place filled with ``image_tokens`` image tokens.

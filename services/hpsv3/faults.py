@@ -1,0 +1,39 @@
+"""PyTorch's errors as the batcher wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from services.serving.batching import FatalModelError
+
+# After these the CUDA context is lost: every later call in the process fails as well.
+_FATAL = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "device-side assert",
+    "uncorrectable ecc",
+    "unspecified launch failure",
+    "cublas_status_execution_failed",
+    "hardware stack error",
+)
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def device_faults() -> Iterator[None]:
+    """Turn what a forward raises when memory runs out into MemoryError, and what a lost device raises into FatalModelError."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if any(mark in text for mark in _FATAL):
+            raise FatalModelError(str(error)) from error
+        if not isinstance(error, torch.OutOfMemoryError) and not any(mark in text for mark in _MEMORY):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the next, smaller batch needs blocks of other sizes
+        raise MemoryError(str(error)) from error
