@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import grpc
 import pytest
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
+from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
 from services.serving.health import Health
 from tests.ocr_builders import grpc_sample
 
@@ -22,9 +23,11 @@ class Failing(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self, codes: Sequence[grpc.StatusCode]) -> None:
         self.codes = list(codes)
         self.calls = 0
+        self.tokens: list[str] = []
 
     async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:  # noqa: N802
         self.calls += 1
+        self.tokens += [str(value) for key, value in cast(Any, context.invocation_metadata()) if key == "authorization"]
         if self.codes:
             await context.abort(self.codes.pop(0), "on purpose", (("grpc-retry-pushback-ms", "10"),))
         return reward_pb2.ScoreResponse(reward=str(len(request.samples[0].image)))
@@ -66,9 +69,56 @@ async def test_retries_end_and_say_unavailable() -> None:
 async def test_a_refused_request_is_not_retried() -> None:
     servicer = Failing([grpc.StatusCode.INVALID_ARGUMENT])
     async with serving(servicer) as (target, _), RewardClient(target, 30) as client:
-        with pytest.raises(RewardRejected, match="INVALID_ARGUMENT: on purpose"):
+        with pytest.raises(RewardRejected, match="INVALID_ARGUMENT: on purpose") as rejection:
             await client.score([grpc_sample("a", "p", b"x")])
     assert servicer.calls == 1
+    assert rejection.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_impatient_client_hands_overload_on_with_the_time_to_come_back() -> None:
+    servicer = Failing([grpc.StatusCode.RESOURCE_EXHAUSTED])
+    async with serving(servicer) as (target, _), RewardClient(target, 30, patient=False) as client:
+        with pytest.raises(RewardUnavailable) as failure:
+            await client.score([grpc_sample("a", "p", b"x")])
+    assert servicer.calls == 1
+    assert (failure.value.trouble, failure.value.retry_after) == (Trouble.OVERLOADED, 0.01)
+
+
+async def test_an_impatient_client_does_not_wait_for_who_is_away_or_unwell() -> None:
+    async with serving(Failing([])) as (gone, _):
+        pass
+    async with serving(Failing([]), healthy=False) as (unwell, _):
+        for target in (gone, unwell):
+            async with RewardClient(target, 600, patient=False) as client:
+                with pytest.raises(RewardUnavailable) as failure:
+                    await client.score([grpc_sample("a", "p", b"x")])
+            assert failure.value.trouble is Trouble.UNREACHABLE
+
+
+async def test_a_call_has_a_deadline_of_its_own() -> None:
+    async with serving(Failing([]), healthy=False) as (target, _), RewardClient(target, 600) as client:
+        with pytest.raises(RewardUnavailable) as failure:
+            await client.score([grpc_sample("a", "p", b"x")], timeout_s=0.2)
+    assert failure.value.trouble is Trouble.DEADLINE
+
+
+async def test_only_replicas_that_say_they_serve_are_asked() -> None:
+    sick, well = Failing([]), Failing([])
+    async with (
+        serving(sick, healthy=False) as (first, _),
+        serving(well) as (second, _),
+        RewardClient(f"ipv4:{first},{second}", 30) as client,
+    ):
+        for _ in range(4):
+            await client.score([grpc_sample("a", "p", b"x")])
+    assert (sick.calls, well.calls) == (0, 4)
+
+
+async def test_the_token_goes_with_each_request() -> None:
+    servicer = Failing([])
+    async with serving(servicer) as (target, _), RewardClient(target, 30, token="secret") as client:
+        await client.score([grpc_sample("a", "p", b"x")])
+    assert servicer.tokens == ["Bearer secret"]
 
 
 async def test_nobody_there_is_unavailable_after_the_timeout() -> None:

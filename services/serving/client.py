@@ -5,72 +5,121 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Self
+from enum import StrEnum
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
+SERVICE = "varl.v1.RewardService"
 MAX_MESSAGE_BYTES = 32 * 2**20
-_RETRY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "5s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-}
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [{"name": [{"service": "varl.v1.RewardService"}], "retryPolicy": _RETRY}],
-}
+_BACKOFF = {"maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "5s", "backoffMultiplier": 2}
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES + 4096),  # 256 KiB by default: what does not fit is silently never retried
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # 120 s by default: a service that comes back would stand idle for as long
 )
-_UNAVAILABLE = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
-)
+
+
+class Trouble(StrEnum):
+    """Why a service gave no answer."""
+
+    OVERLOADED = "overloaded"
+    UNREACHABLE = "unreachable"
+    DEADLINE = "deadline"
+
+
+_TROUBLES = {
+    grpc.StatusCode.UNAVAILABLE: Trouble.UNREACHABLE,
+    grpc.StatusCode.CANCELLED: Trouble.UNREACHABLE,  # by a service that ends
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Trouble.OVERLOADED,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Trouble.DEADLINE,
+}
 
 
 class RewardUnavailable(Exception):  # noqa: N818 - the name reads as the state it reports
-    """The service did not answer in time, retries included; the same request may succeed later."""
+    """The service did not answer in time, retries included; the same request may succeed later.
+
+    ``retry_after``: seconds until then, where the service said so.
+    """
+
+    def __init__(self, message: str, trouble: Trouble = Trouble.UNREACHABLE, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.trouble, self.retry_after = trouble, retry_after
 
 
 class RewardRejected(Exception):  # noqa: N818
-    """The service answered that the request as a whole is wrong; the same request will never succeed."""
+    """The service answered, with ``code``, that the request as a whole is wrong; the same request will never succeed."""
+
+    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
+        super().__init__(f"{code.name}: {detail}")
+        self.code, self.detail = code, detail
 
 
 class RewardClient:
-    """Scores over gRPC. For use inside one event loop.
+    """Scores over gRPC. For use inside one event loop."""
 
-    ``target`` is a gRPC target, for example "127.0.0.1:50051" or "dns:///ocr:50051"; ``timeout_s`` bounds each request, retries included.
-    """
+    def __init__(self, target: str, timeout_s: float, *, token: str | None = None, ca: bytes | None = None, patient: bool = True) -> None:
+        """Talk to the replicas behind a target, each request to one that says it serves.
 
-    def __init__(self, target: str, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        Args:
+            target: a gRPC target, for example "127.0.0.1:50051" or "dns:///ocr:50051".
+            timeout_s: bounds each request in seconds, retries included.
+            token: sent as bearer token with each request.
+            ca: PEM of the authority that signed the service's certificate; None: no TLS.
+            patient: wait for a service that is away, and come again to one that is overloaded; else fail at once.
+
+        """
+        self._timeout_s, self._patient = timeout_s, patient
+        options = (*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(patient))))
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=options)
+            if ca is None
+            else grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(ca), options=options)
+        )
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
-    async def score(self, samples: Sequence[reward_pb2.Sample], formula: str = "") -> reward_pb2.ScoreResponse:
-        """Score a batch; errors of single samples stand in their results.
+    async def score(
+        self, samples: Sequence[reward_pb2.Sample], formula: str = "", timeout_s: float | None = None
+    ) -> reward_pb2.ScoreResponse:
+        """Score a batch, within ``timeout_s`` seconds if that is less than the client's; errors of single samples stand in their results.
 
         Raises:
             RewardUnavailable: no answer within the timeout, or the service stayed overloaded.
             RewardRejected: the service refuses the request.
 
         """
-        request = reward_pb2.ScoreRequest(samples=samples, formula=formula)
-        try:
-            response: reward_pb2.ScoreResponse = await self._stub.Score(request, timeout=self._timeout_s, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            kind = RewardUnavailable if error.code() in _UNAVAILABLE else RewardRejected
-            raise kind(f"{error.code().name}: {error.details()}") from error
+        response: reward_pb2.ScoreResponse = await self._call(
+            self._stub.Score, reward_pb2.ScoreRequest(samples=samples, formula=formula), timeout_s
+        )
         return response
+
+    async def info(self, timeout_s: float | None = None) -> reward_pb2.GetInfoResponse:
+        """Name, model, formulas and limits of the service; raises as ``score`` does."""
+        response: reward_pb2.GetInfoResponse = await self._call(self._stub.GetInfo, reward_pb2.GetInfoRequest(), timeout_s)
+        return response
+
+    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - the generated stubs are untyped
+        seconds = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        try:
+            return await method(request, timeout=seconds, wait_for_ready=self._patient, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+
+    def connectivity(self) -> grpc.ChannelConnectivity:
+        """READY where at least one replica says it serves; starts to connect where nothing has."""
+        return self._channel.get_state(try_to_connect=True)
+
+    async def connectivity_changed(self, last: grpc.ChannelConnectivity) -> None:
+        """Return once ``connectivity`` is not ``last``."""
+        await self._channel.wait_for_state_change(last)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once the service's health is SERVING; raises RewardUnavailable after ``timeout_s`` seconds."""
@@ -82,7 +131,7 @@ class RewardClient:
             raise RewardUnavailable(f"not serving within {timeout_s:g} s: {error}") from error
 
     async def _serving(self, timeout_s: float) -> bool:
-        request = health_pb2.HealthCheckRequest(service="varl.v1.RewardService")
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
         answer = await self._health.Check(request, timeout=timeout_s, wait_for_ready=True)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
@@ -95,3 +144,25 @@ class RewardClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _service_config(patient: bool) -> dict[str, Any]:
+    retried = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"] if patient else ["UNAVAILABLE"]
+    return {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": SERVICE},
+        "methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": {**_BACKOFF, "retryableStatusCodes": retried}}],
+        # A failure costs one token, an answer gives half of one back: below half of them nothing is sent again.
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+    }
+
+
+def _failure(error: grpc.aio.AioRpcError) -> RewardUnavailable | RewardRejected:
+    detail = error.details() or ""
+    trouble = _TROUBLES.get(error.code())
+    if trouble is None:
+        return RewardRejected(error.code(), detail)
+    metadata: Any = error.trailing_metadata() or ()  # pairs, which the stubs have otherwise
+    pushback = [str(value) for key, value in metadata if key == "grpc-retry-pushback-ms"]
+    retry_after = int(pushback[0]) / 1000 if pushback and pushback[0].isdecimal() else None
+    return RewardUnavailable(f"{error.code().name}: {detail}", trouble, retry_after)
