@@ -11,8 +11,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from services.serving.bodies import media_type, read_json
+from services.serving.http_face import json_response
 from services.serving.http_models import JsonSample, JsonSamples, ModelBody, Strict, model_body
-from services.serving.problems import Problem, problem
+from services.serving.openapi import SCORE_STATUSES, BareRoute, problem_responses
+from services.serving.problems import problem
 from services.serving.scoring import BatchResult, ErrorCode, SampleError, ScoreBatch
 from services.serving.service import ScoringService
 from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
@@ -57,16 +59,10 @@ def preference_probability(a: Components, b: Components) -> float:
 
 def routes(service: ScoringService) -> APIRouter:
     """What the HPSv3 service answers besides what every reward service does."""
-    router = APIRouter()
+    router = APIRouter(route_class=BareRoute, tags=["rewards"])
     schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": CompareRequest.model_json_schema()}}}}
-    failures = (400, 413, 415, 422, 429, 500, 503, 504)
 
-    @router.post(
-        "/v1/compare",
-        response_model=CompareResponse,
-        responses={status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in failures},
-        openapi_extra=schema,
-    )
+    @router.post("/v1/compare", response_model=CompareResponse, responses=problem_responses(*SCORE_STATUSES), openapi_extra=schema)
     async def compare(request: Request) -> Response:
         """Compare two images for one prompt."""
         with service.counted("http"):
@@ -95,7 +91,7 @@ def _answer(result: BatchResult) -> Response:
         b=PreferenceBody(**scores["b"]),
         model=model_body(result.model),
     )
-    return Response(body.model_dump_json(), media_type="application/json")
+    return json_response(body)
 
 
 def _failure(errors: Mapping[str, SampleError]) -> Response:
