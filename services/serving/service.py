@@ -131,12 +131,9 @@ class ScoringService:
             return {self.scorer.reward: rejection}
 
     def _check(self, batch: ScoreBatch) -> None:
-        samples, most = batch.samples, self.settings.max_samples
-        if not 1 <= len(samples) <= most:
-            raise invalid(FieldFault("samples", f"{len(samples)} given, 1 to {most} are taken"))
+        check_samples(batch.samples, self.settings.max_samples)
         if batch.formula and batch.formula not in self.scorer.formulas:
             raise invalid(FieldFault("formula", f"{batch.formula!r} is none of {', '.join(self.scorer.formulas)}"))
-        _check_ids(samples)
 
     async def _outcomes(self, batch: ScoreBatch, deadline: float) -> tuple[Outcome, ...]:
         if len(batch.samples) == 1:  # without the cost of a task
@@ -198,7 +195,10 @@ class ScoringService:
         return pixels
 
 
-def _check_ids(samples: Sequence[RawSample]) -> None:
+def check_samples(samples: Sequence[RawSample], most: int) -> None:
+    """Raises RequestRejectedError (INVALID_REQUEST) for none, for more than ``most``, and for ids that are empty or not unique."""
+    if not 1 <= len(samples) <= most:
+        raise invalid(FieldFault("samples", f"{len(samples)} given, 1 to {most} are taken"))
     seen: set[str] = set()
     for index, sample in enumerate(samples):
         fault = "is empty" if not sample.id else f"{sample.id!r} stands twice" if sample.id in seen else ""

@@ -23,6 +23,7 @@ class RejectionCode(StrEnum):
     OVERLOADED = "overloaded"
     NOT_READY = "not_ready"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    BACKEND_FAILED = "backend_failed"
 
 
 class Status(NamedTuple):
@@ -44,6 +45,7 @@ STATUS: Mapping[RejectionCode, Status] = {
     RejectionCode.OVERLOADED: Status(HTTPStatus.TOO_MANY_REQUESTS, grpc.StatusCode.RESOURCE_EXHAUSTED, True),
     RejectionCode.NOT_READY: Status(HTTPStatus.SERVICE_UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, True),
     RejectionCode.DEADLINE_EXCEEDED: Status(HTTPStatus.GATEWAY_TIMEOUT, grpc.StatusCode.DEADLINE_EXCEEDED, True),
+    RejectionCode.BACKEND_FAILED: Status(HTTPStatus.BAD_GATEWAY, grpc.StatusCode.INTERNAL, True),
 }
 
 

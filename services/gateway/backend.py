@@ -1,0 +1,112 @@
+"""One reward service behind the gateway: how it is, what it offers, and its answers as values."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import grpc
+from varl.v1 import reward_pb2
+
+from services.gateway.messages import BadAnswerError, batch_result
+from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
+from services.serving.scoring import RawSample
+from services.serving.source import RewardAnswer
+from services.serving.status import RejectionCode, RequestRejectedError
+
+_log = logging.getLogger("varl.gateway")
+READY = "ready"
+_STATES = {grpc.ChannelConnectivity.TRANSIENT_FAILURE: "unavailable", grpc.ChannelConnectivity.SHUTDOWN: "draining"}
+_CODES = {
+    Trouble.OVERLOADED: RejectionCode.OVERLOADED,
+    Trouble.UNREACHABLE: RejectionCode.NOT_READY,
+    Trouble.DEADLINE: RejectionCode.DEADLINE_EXCEEDED,
+}
+_INFO_TIMEOUT = 5.0
+_REFRESH = 30.0  # seconds after which a service's info is asked for again: replicas may come up with another model
+_AGAIN = 1.0
+
+
+class Backend:
+    """A reward's service, of one replica or more. Belongs to one event loop."""
+
+    def __init__(self, name: str, client: RewardClient) -> None:
+        self.name = name
+        self.serves = asyncio.Event()
+        self.info: reward_pb2.GetInfoResponse | None = None
+        self._client = client
+        self._state = "connecting"
+
+    @property
+    def state(self) -> str:
+        """What the service does: "ready", or "connecting", "unavailable" (nobody is there who says it serves), "refusing"."""
+        return self._state
+
+    async def watch(self) -> None:
+        """Follow the service's health until cancelled; its info is asked for whenever it comes up."""
+        while True:
+            seen = self._client.connectivity()
+            changed = asyncio.create_task(self._client.connectivity_changed(seen))
+            try:
+                while not changed.done():
+                    await asyncio.wait({changed}, timeout=await self._look(seen))
+            finally:
+                changed.cancel()
+
+    async def _look(self, seen: grpc.ChannelConnectivity) -> float | None:
+        """Set the state; seconds until the next look, None for as long as nothing changes."""
+        if seen is not grpc.ChannelConnectivity.READY:
+            self._set(_STATES.get(seen, "connecting"))
+            return None
+        try:
+            self.info = await self._client.info(_INFO_TIMEOUT)
+        except RewardUnavailable:
+            return _AGAIN  # a replica that was about to end, or one that is busy: no reason to stop asking for scores
+        except RewardRejected as error:
+            _log.error("reward %s refuses to say what it offers: %s", self.name, error)
+            self._set("refusing")
+        else:
+            self._set(READY)
+        return _REFRESH
+
+    def _set(self, state: str) -> None:
+        if state != self._state:
+            _log.info("reward %s is %s", self.name, state)
+        self._state = state
+        if state == READY:
+            self.serves.set()
+        else:
+            self.serves.clear()
+
+    async def score(
+        self, messages: Sequence[reward_pb2.Sample], samples: Sequence[RawSample], formula: str, seconds: float
+    ) -> RewardAnswer:
+        """The service's answer to ``messages``, which stand for ``samples``, within ``seconds``; or its rejection."""
+        if self._state != READY:
+            return RequestRejectedError(RejectionCode.NOT_READY, f"{self.name} is {self._state}", retry_after=1.0)
+        try:
+            return batch_result(await self._client.score(messages, formula, seconds), samples)
+        except RewardUnavailable as error:
+            return _unavailable(self.name, error)
+        except RewardRejected as error:
+            return _refused(self.name, error)
+        except BadAnswerError as error:
+            return RequestRejectedError(RejectionCode.BACKEND_FAILED, f"{self.name}: {error}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _unavailable(name: str, error: RewardUnavailable) -> RequestRejectedError:
+    later = None if error.trouble is Trouble.DEADLINE else error.retry_after or 1.0
+    return RequestRejectedError(_CODES[error.trouble], f"{name}: {error}", retry_after=later)
+
+
+def _refused(name: str, error: RewardRejected) -> RequestRejectedError:
+    """The caller is at fault where the arguments are; a token that the service refuses is the gateway's own."""
+    if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        return RequestRejectedError(RejectionCode.INVALID_REQUEST, f"{name}: {error.detail}")
+    _log.error("reward %s refuses requests: %s", name, error)
+    return RequestRejectedError(RejectionCode.BACKEND_FAILED, f"{name}: {error}")

@@ -1,0 +1,63 @@
+"""Prometheus metrics of the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class GatewayMetrics:
+    """One registry per gateway, so that several can live in one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._requests = Counter(
+            "varl_gateway_requests", "Score requests by face and outcome.", ("face", "outcome"), registry=self._registry
+        )
+        self._duration = Histogram(
+            "varl_gateway_request_seconds", "Time from reading a request to answering it.", registry=self._registry, buckets=_SECONDS
+        )
+        self._answers = Counter(
+            "varl_gateway_rewards", "Requests to each reward, by outcome.", ("reward", "outcome"), registry=self._registry
+        )
+        self._latency = Histogram(
+            "varl_gateway_reward_seconds", "Time that a reward takes to answer.", ("reward",), registry=self._registry, buckets=_SECONDS
+        )
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Offer a value that is read when the metrics are."""
+        Gauge(name, text, registry=self._registry).set_function(value)
+
+    def gauges(self, name: str, text: str, values: Mapping[str, Callable[[], float]]) -> None:
+        """Offer a value for each reward."""
+        gauge = Gauge(name, text, ("reward",), registry=self._registry)
+        for reward, value in values.items():
+            gauge.labels(reward).set_function(value)
+
+    def request(self, face: str, outcome: str, seconds: float) -> None:
+        """Count a request: outcome "ok" or the code of its rejection."""
+        self._requests.labels(face, outcome).inc()
+        self._duration.observe(seconds)
+
+    def answer(self, reward: str, outcome: str, seconds: float) -> None:
+        """Count what one reward made of a request."""
+        self._answers.labels(reward, outcome).inc()
+        self._latency.labels(reward).observe(seconds)
+
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,29 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.serving.client import MAX_MESSAGE_BYTES
+from services.serving.settings import FaceSettings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class GatewaySettings(FaceSettings):
+    """One URL for several rewards: takes what a reward service takes over HTTP, and asks the services behind it over gRPC."""
+
+    model_config = SettingsConfigDict(env_prefix="VARL_GATEWAY_", cli_prog_name="python -m services.gateway")
+
+    reward: dict[Name, str] = Field(
+        min_length=1, description="Reward services by name: ocr=dns:///HOST:PORT (gRPC). Can be given several times."
+    )
+    backend_token_file: Path | None = Field(None, description="File with the bearer token that the services want; default: none.")
+    backend_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed the services' certificates; default: no TLS."
+    )
+    max_request_bytes: int = Field(MAX_MESSAGE_BYTES, ge=1024, le=MAX_MESSAGE_BYTES, description="Bytes of a request.")
