@@ -1,0 +1,48 @@
+"""``python -m services.gateway``: one URL for several rewards, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from services.gateway.gateway import Gateway
+from services.gateway.http_face import build_gateway_app
+from services.gateway.settings import GatewaySettings
+from services.serving.lifecycle import HttpServer, announce, listen, live, stop_event
+from services.serving.service import State
+from services.serving.settings import parse_settings
+
+_log = logging.getLogger("varl.gateway")
+
+
+async def serve(settings: GatewaySettings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code: 0, or 1 where it could not start or the face ended by itself.
+
+    Prints one line on stdout, {"event": "ready", "http_port": …}, once a reward can score. Everything else goes to stderr.
+    """
+    stopping = asyncio.create_task(stop_event().wait())
+    try:
+        gateway = Gateway(settings)
+        listener = listen(settings)
+    except (OSError, ValueError) as error:
+        _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
+        return 1
+    http = HttpServer(build_gateway_app(gateway), listener, settings.grace_seconds)
+    try:
+        return await live(gateway.start(), lambda: announce(http_port=http.port), {stopping: 0, http.task: 1})
+    finally:
+        gateway.state = State.DRAINING
+        await http.close()
+        await gateway.close()
+
+
+def main() -> int:
+    """Serve until told to stop; the exit code."""
+    settings = parse_settings(GatewaySettings)
+    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""What every HTTP process does from its port to its end: listen, start, announce, stop gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from services.serving.settings import FaceSettings
+
+
+class HttpServer:
+    """An app on a socket that is bound already; takes requests from its making on. Belongs to one event loop."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket, grace: float) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="asyncio",
+            timeout_keep_alive=65,  # above the idle time of common proxies, so that they close first
+            timeout_graceful_shutdown=round(grace),
+        )
+        self._server = _Uvicorn(config)
+        self.port: int = listener.getsockname()[1]
+        self.task: asyncio.Task[None] = asyncio.create_task(self._server.serve(sockets=[listener]))
+
+    async def close(self) -> None:
+        """Take nothing more and wait, up to the grace period, for what is in flight."""
+        self._server.should_exit = True
+        await self.task
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # they are for the whole process, see stop_event
+        yield
+
+
+def listen(settings: FaceSettings) -> socket.socket:
+    """The socket of the HTTP face; raises OSError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
+
+
+def stop_event() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; later signals change nothing, the grace period bounds the wait."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def live(start: Coroutine[None, None, None], serving: Callable[[], None], ends: Mapping[asyncio.Task[Any], int]) -> int:
+    """Start, say so by ``serving``, wait for the first task of ``ends``; its exit code. Raises what ``start`` raises."""
+    starting = asyncio.create_task(start)
+    await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+    else:
+        starting.result()
+        serving()
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    return max(code for task, code in ends.items() if task.done())
+
+
+def announce(**ports: int) -> None:
+    """Print the ready line, the only line on stdout."""
+    sys.stdout.write(json.dumps({"event": "ready", **ports}) + "\n")
+    sys.stdout.flush()
