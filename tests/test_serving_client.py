@@ -12,6 +12,7 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
 from services.serving.health import Health
+from tests.certificates import self_signed
 from tests.ocr_builders import grpc_sample
 
 Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
@@ -34,13 +35,16 @@ class Failing(reward_pb2_grpc.RewardServiceServicer):
 
 
 @asynccontextmanager
-async def serving(servicer: Failing, healthy: bool = True) -> AsyncIterator[tuple[str, Health]]:
+async def serving(
+    servicer: Failing, healthy: bool = True, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[tuple[str, Health]]:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 * 2**20)])
     reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
     health = Health()
     await health.add_to(server)
     await health.set_serving(healthy)
-    port = server.add_insecure_port("127.0.0.1:0")
+    place = "127.0.0.1:0"
+    port = server.add_insecure_port(place) if credentials is None else server.add_secure_port(place, credentials)
     await server.start()
     try:
         yield f"127.0.0.1:{port}", health
@@ -137,3 +141,15 @@ async def test_wait_ready_waits_for_health() -> None:
             await client.wait_ready(0.3)
         await health.set_serving(True)
         await client.wait_ready(5)
+
+
+async def test_over_tls_only_the_authority_named_is_trusted() -> None:
+    key, certificate = self_signed()
+    credentials = grpc.ssl_server_credentials([(key, certificate)])
+    async with serving(Failing([]), credentials=credentials) as (target, _):
+        async with RewardClient(target, 30, ca=certificate, token="secret") as client:
+            assert (await client.score([grpc_sample("a", "p", b"x")])).reward == "1"
+        for ca in (None, self_signed()[1]):
+            async with RewardClient(target, 5, ca=ca, patient=False) as client:
+                with pytest.raises(RewardUnavailable):
+                    await client.score([grpc_sample("a", "p", b"x")])

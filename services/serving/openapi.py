@@ -45,7 +45,7 @@ class DocumentedApp(FastAPI):
 
 
 class BareRoute(APIRoute):
-    """A documented route of an endpoint that takes the request and gives a response: none of FastAPI's work on either, half its cost."""
+    """A documented route of an endpoint that takes the request and gives a response: FastAPI does no work on either."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint itself."""

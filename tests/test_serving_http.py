@@ -1,0 +1,111 @@
+"""The HTTP face of one service: what it offers beside the reward's own tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from services.serving.http_face import build_app
+from services.serving.service import ScoringService, State
+from services.serving.settings import ServingSettings
+from services.serving.status import STATUS, RejectionCode
+from tests.compat_rig import ToyScorer, base64_of, grey
+
+SAMPLE = {"id": "a", "prompt": "p", "image": base64_of(grey(255))}
+
+
+def extra(service: ScoringService) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/extra")
+    async def route() -> dict[str, str]:
+        return {"reward": service.scorer.reward}
+
+    return router
+
+
+@asynccontextmanager
+async def face(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, ScoringService]]:  # noqa: ANN401 - any setting
+    service = ScoringService(ServingSettings(**changes), ToyScorer("toy"))
+    await service.start()
+    transport = httpx.ASGITransport(build_app(service, extra), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        yield client, service
+    await service.close()
+
+
+async def test_a_reward_can_offer_routes_of_its_own() -> None:
+    async with face() as (http, _):
+        assert (await http.get("/v1/extra")).json() == {"reward": "toy"}
+        assert (await http.post("/v1/score", json={"samples": [SAMPLE]})).json()["results"][0]["value"] == 1.0
+        assert "/v1/extra" in (await http.get("/openapi.json")).json()["paths"]
+
+
+async def test_trainers_formats_are_served_beside() -> None:
+    async with face() as (http, _):
+        assert (await http.get("/compat/unirl/rewards")).json() == {"rewards": ["toy"]}
+        assert (await http.post("/compat/flow_grpo/geneval", content=b"")).status_code == 404
+    async with face(compat_pickle=True) as (http, _):
+        assert (await http.post("/compat/flow_grpo/geneval", content=b"")).status_code != 404
+
+
+async def test_every_status_is_documented() -> None:
+    async with face() as (http, _):
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    for path, statuses in {
+        "/v1/score": {"400", "401", "413", "415", "422", "429", "500", "503", "504"},
+        "/v1/info": {"401"},
+        "/readyz": {"503"},
+        "/compat/unirl/score": {"401"},
+    }.items():
+        for operation in paths[path].values():
+            assert statuses <= operation["responses"].keys()
+            for status in statuses:
+                assert operation["responses"][status]["content"].keys() == {"application/problem+json"}
+
+
+async def test_a_passed_deadline_may_be_tried_again() -> None:
+    async with face(request_seconds=1e-9) as (http, _):
+        answer = await http.post("/v1/score", json={"samples": [SAMPLE]})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (504, "deadline_exceeded", True)
+
+
+@pytest.mark.parametrize("state", [State.LOADING, State.DRAINING])
+async def test_until_ready_and_while_draining_nothing_is_taken(state: State) -> None:
+    async with face() as (http, service):
+        service.state = state
+        for answer in (await http.get("/readyz"), await http.post("/v1/score", json={"samples": [SAMPLE]})):
+            assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "not_ready", "1")
+        assert (await http.get("/livez")).status_code == 200
+
+
+async def test_a_big_file_in_a_form_needs_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_disk(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", no_disk)
+    files: dict[str, tuple[str | None, str | bytes]] = {
+        "request": (None, json.dumps({"samples": [{"id": "a", "prompt": "p"}]})),
+        "a": ("a", b"x" * 3 * 2**20),
+    }
+    async with face() as (http, _):
+        answer = await http.post("/v1/score", files=files)
+    assert answer.json()["results"][0]["error"]["code"] == "bad_image"
+
+
+async def test_what_breaks_a_request_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with face() as (http, service):
+        monkeypatch.setattr(service, "score", None)
+        answer = await http.post("/v1/score", json={"samples": [SAMPLE]})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (500, "internal", False)
+
+
+@pytest.mark.parametrize("code", RejectionCode)
+def test_every_rejection_has_a_status(code: RejectionCode) -> None:
+    assert STATUS[code].http >= 400
