@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import pytest
 
 from clients.varl_client import RewardClient, Score, ScoreError
 from tests.gateway_rig import free_port
-from tests.ocr_builders import ENVIRONMENT, ROOT, OCRProcess, png, render, running
+from tests.ocr_builders import ENVIRONMENT, ROOT, OCRProcess, json_sample, png, render, running
 
 PATIENCE = 240
 BREAD = png(render(["BREAD"]))
+SLOW = png(render([" ".join(["bread"] * 4)] * 8, (512, 512), 30))  # many lines: a good part of a second
 
 
 def spawn(*flags: str) -> subprocess.Popen[str]:
@@ -104,6 +106,17 @@ def test_a_service_that_comes_back_is_asked_again(ocr_model_cache: Path) -> None
         finally:
             process.kill()
             process.communicate()
+
+
+def test_requests_in_flight_are_finished_first(ocr_service: OCRProcess) -> None:
+    body = {"samples": [json_sample(str(index), "'bread'", SLOW) for index in range(4)]}
+    flags = ("--reward", f"ocr={ocr_service.grpc}", "--grace-seconds", str(PATIENCE))
+    with gateway(*flags) as (url, process), ThreadPoolExecutor(1) as pool:
+        held = pool.submit(httpx.post, f"{url}/v1/score", json=body, timeout=PATIENCE)
+        until(lambda: "varl_gateway_samples_in_flight 4.0" in httpx.get(f"{url}/metrics").text)
+        code, _, err = stop(process)
+    assert code == 0, err
+    assert [result["id"] for result in held.result().json()["rewards"]["ocr"]["results"]] == ["0", "1", "2", "3"]
 
 
 def listens(port: int) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway.settings import GatewaySettings
 from services.ocr.settings import OCRSettings
 from services.rollout.settings import RolloutSettings
 from services.serving.settings import parse_settings
@@ -39,7 +40,9 @@ def test_dry_run_of_the_worker_shows_what_it_would_compute_with(capsys: pytest.C
     assert "threads" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("settings", "prefix"), [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_")])
+@pytest.mark.parametrize(
+    ("settings", "prefix"), [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_"), (GatewaySettings, "VARL_GATEWAY_")]
+)
 def test_help_names_every_setting_with_its_meaning(settings: Any, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN401
     with pytest.raises(SystemExit) as end:
         parse_settings(settings, ["--help"])
