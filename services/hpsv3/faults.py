@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from services.hpsv3.engine import EngineUnavailableError
 from services.serving.batching import FatalModelError
 
 # After these the CUDA context is lost: every later call in the process fails as well.
@@ -37,3 +38,11 @@ def device_faults() -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next, smaller batch needs blocks of other sizes
         raise MemoryError(str(error)) from error
+
+
+def check_device(name: str) -> None:
+    """Raise EngineUnavailableError where this PyTorch has no device of that name, before anything is loaded for it."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
+        raise EngineUnavailableError(f"device {name!r}: {error}") from error

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 
 from services.hpsv3.engine import EngineUnavailableError, Preference
-from services.hpsv3.faults import device_faults
+from services.hpsv3.faults import check_device, device_faults
 from services.hpsv3.files import CONFIG, TOKENIZER, Files, locate
 from services.hpsv3.model import CheckpointError, RewardModel, load_checkpoint
 from services.hpsv3.preprocess import resize, token_count
@@ -75,6 +75,7 @@ def build_native(settings: HPSv3Settings) -> NativeEngine:
         EngineUnavailableError: a file is absent or is not what it should be, or the device is.
 
     """
+    check_device(settings.device)
     files = locate(settings)
     try:
         tokenizer = Tokenizer.from_file(str(files.base / TOKENIZER))

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from services.hpsv3.engine import EngineUnavailableError, Preference
-from services.hpsv3.faults import device_faults
+from services.hpsv3.faults import check_device, device_faults
 from services.hpsv3.files import HUB_BASE, Files, locate
 from services.hpsv3.preprocess import AREA, CELL, target_size
 from services.hpsv3.prompt import PromptError, Prompts, read_wording
@@ -82,6 +82,7 @@ def build_package(settings: HPSv3Settings) -> PackageEngine:
     """
     if settings.device == "cpu" and settings.dtype == "bfloat16":
         raise EngineUnavailableError("the package scores in bfloat16 on CUDA alone: set dtype to float32, or use the native engine")
+    check_device(settings.device)
     files = locate(settings)
     try:
         inferencer = _inferencer(files, settings)
