@@ -29,8 +29,12 @@ async def serve(settings: GatewaySettings) -> int:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
     http = HttpServer(build_gateway_app(gateway), listener, settings.grace_seconds)
+
+    async def serving() -> None:
+        announce(http_port=http.port)
+
     try:
-        return await live(gateway.start(), lambda: announce(http_port=http.port), {stopping: 0, http.task: 1})
+        return await live(gateway.start(), serving, {stopping: 0, http.task: 1})
     finally:
         gateway.state = State.DRAINING
         await http.close()

@@ -8,7 +8,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import uvicorn
@@ -18,7 +18,7 @@ from services.serving.settings import FaceSettings
 
 
 class HttpServer:
-    """An app on a socket that is bound already; takes requests from its making on. Belongs to one event loop."""
+    """An app on a socket that is bound already; takes requests from the moment it is made. Belongs to one event loop."""
 
     def __init__(self, app: FastAPI, listener: socket.socket, grace: float) -> None:
         config = uvicorn.Config(
@@ -60,7 +60,7 @@ def stop_event() -> asyncio.Event:
     return stop
 
 
-async def live(start: Coroutine[None, None, None], serving: Callable[[], None], ends: Mapping[asyncio.Task[Any], int]) -> int:
+async def live(start: Coroutine[None, None, None], serving: Callable[[], Awaitable[None]], ends: Mapping[asyncio.Task[Any], int]) -> int:
     """Start, say so by ``serving``, wait for the first task of ``ends``; its exit code. Raises what ``start`` raises."""
     starting = asyncio.create_task(start)
     await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,7 +69,7 @@ async def live(start: Coroutine[None, None, None], serving: Callable[[], None], 
         await asyncio.wait({starting})
     else:
         starting.result()
-        serving()
+        await serving()
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     return max(code for task, code in ends.items() if task.done())
 
