@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-serving lint proto pretrain lock
+.PHONY: help setup demo test oracle bench bench-serving lint proto pretrain lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -19,6 +19,9 @@ demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARG
 
 test: lint ## lint, then all tests; flags of pytest in ARGS
 	$(PY) -m pytest $(ARGS)
+
+oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
+	$(PY) -m pytest tests/test_hpsv3_oracle.py $(ARGS)
 
 bench: .venv/.dev ## measure the services on this machine
 	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
@@ -52,6 +55,14 @@ lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change o
 
 .venv/.bench: requirements/bench.txt | .venv/.dev
 	@$(PIP) --no-deps -r $<
+	@touch $@
+
+# PyTorch alone with what it needs; the rest as pinned, for hpsv3 asks for gigabytes that scoring does not import.
+.venv-hpsv3/.done: requirements/hpsv3-package.txt | .venv/.base
+	@echo "[oracle] virtual environment .venv-hpsv3 with the hpsv3 package"
+	@$(PYTHON) -m venv --clear .venv-hpsv3
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet $$(grep '^torch==' $<)
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $<
 	@touch $@
 
 # PyTorch first: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.

@@ -10,7 +10,8 @@ import pytest
 
 from services.hpsv3.prompt import PromptError, Prompts, read_wording
 from services.serving.scoring import ErrorCode
-from tests.hpsv3_builders import CONTROLS, ENVIRONMENT, build_tokenizer
+from tests.hpsv3_builders import CONTROLS, build_tokenizer
+from tests.ocr_builders import ENVIRONMENT
 
 REWARD = "<|Reward|>"
 

@@ -1,0 +1,220 @@
+"""The scorer over the real batcher, with engines that fail in ways the real one cannot be made to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.hpsv3.__main__ import build_scorer
+from services.hpsv3.engine import Preference
+from services.hpsv3.faults import device_faults
+from services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
+from services.hpsv3.native import NativeEngine
+from services.hpsv3.scorer import HPSv3Scorer
+from services.serving.batching import BatchLimits, FatalModelError, ItemFailedError, UnavailableError
+from services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
+from tests.hpsv3_builders import noise, settings_for
+
+POISON, HUGE, LOST, SLOW, LONG = 1, 2, 3, 4, 5  # value of an image's first pixel
+
+
+@dataclass(frozen=True)
+class Thing:
+    value: int
+    tokens: int = 10
+    size: int = 100
+
+
+class Scripted:
+    """Scores an image by its first pixel; some values break the forward of the whole batch, as a bad item breaks a real one."""
+
+    model = ModelInfo("scripted", "none", "0")
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.started = threading.Event()
+        self.preparing: set[int] = set()
+        self.scoring: set[int] = set()
+
+    def refusal(self, prompt: str) -> SampleError | None:
+        return SampleError(ErrorCode.INVALID_FIELD, "prompt: no") if prompt == "no" else None
+
+    def prepare(self, pixels: Pixels, prompt: str) -> Thing:
+        self.preparing.add(threading.get_ident())
+        if pixels[0, 0, 0] == LONG:
+            raise ValueError("too long")
+        return Thing(int(pixels[0, 0, 0]))
+
+    def score(self, items: Sequence[Thing]) -> list[Preference]:
+        self.scoring.add(threading.get_ident())
+        values = [item.value for item in items]
+        self.batches.append(values)
+        if SLOW in values:
+            self.started.set()
+            self.gate.wait(20)
+        if POISON in values:
+            raise RuntimeError("poison")
+        with device_faults():
+            if HUGE in values and len(values) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            if LOST in values:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return [Preference(float(value), -1.0) for value in values]
+
+
+async def start(engine: Scripted, folder: Path | None = None, dtype: str = "float32") -> HPSv3Scorer:
+    scorer = HPSv3Scorer(lambda: engine, BatchLimits(8), 2, dtype, folder)
+    await scorer.start()
+    return scorer
+
+
+async def together(scorer: HPSv3Scorer, engine: Scripted, values: Sequence[int]) -> list[Outcome | BaseException]:
+    """Outcomes of samples that wait together while the engine is busy, so that they share a batch."""
+    holding = asyncio.create_task(scorer.score(sample(SLOW), ""))
+    await asyncio.to_thread(engine.started.wait, 20)
+    tasks = [asyncio.create_task(scorer.score(sample(value), "")) for value in values]
+    while scorer.batcher.waiting < len(values):  # noqa: ASYNC110 - the batcher tells nobody
+        await asyncio.sleep(0.01)
+    engine.gate.set()
+    await holding
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def sample(value: int) -> ScorerSample:
+    return ScorerSample("a cat", np.full((8, 8, 3), value, np.uint8), ())
+
+
+async def test_samples_that_wait_together_share_a_forward_and_keep_their_scores_apart() -> None:
+    engine = Scripted()
+    scorer = await start(engine)
+    outcomes = await together(scorer, engine, range(10, 18))
+    assert [outcome.value for outcome in outcomes if isinstance(outcome, SampleScore)] == list(range(10, 18))
+    assert sorted(engine.batches[-1]) == list(range(10, 18))
+    assert engine.preparing.isdisjoint(engine.scoring)
+    await scorer.close()
+
+
+async def test_a_poison_item_fails_alone() -> None:
+    engine = Scripted()
+    scorer = await start(engine)
+    first, poison, third, fourth = await together(scorer, engine, [10, POISON, 12, 13])
+    assert isinstance(poison, ItemFailedError)
+    assert [outcome.value for outcome in (first, third, fourth) if isinstance(outcome, SampleScore)] == [10, 12, 13]
+    await scorer.close()
+
+
+async def test_a_batch_that_runs_out_of_memory_is_scored_in_parts() -> None:
+    engine = Scripted()
+    scorer = await start(engine)
+    outcomes = await together(scorer, engine, [10, HUGE, 12])
+    assert [outcome.value for outcome in outcomes if isinstance(outcome, SampleScore)] == [10, HUGE, 12]
+    assert scorer.batcher.ceiling < 40
+    await scorer.close()
+
+
+async def test_a_lost_device_ends_the_service() -> None:
+    scorer = await start(Scripted())
+    with pytest.raises(UnavailableError, match="illegal memory access"):
+        await scorer.score(sample(LOST), "")
+    assert scorer.batcher.fatal.is_set()
+    await scorer.close()
+
+
+async def test_an_image_that_cannot_be_prepared_is_a_typed_error() -> None:
+    scorer = await start(Scripted())
+    assert await scorer.score(sample(LONG), "") == SampleError(ErrorCode.IMAGE_TOO_LARGE, "image: too long")
+    assert scorer.check("no", ()) == SampleError(ErrorCode.INVALID_FIELD, "prompt: no")
+    assert scorer.check("yes", ("word",)) is None
+    await scorer.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"), MemoryError),
+        (RuntimeError("CUDA error: device-side assert triggered"), FatalModelError),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FatalModelError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+        (ValueError("x"), ValueError),
+    ],
+)
+def test_device_errors_are_what_the_batcher_wants(raised: Exception, expected: type[Exception]) -> None:
+    with pytest.raises(expected) as found, device_faults():
+        raise raised
+    assert type(found.value) is expected
+
+
+class NotFinite(Scripted):
+    def score(self, items: Sequence[Thing]) -> list[Preference]:
+        return [Preference(float("nan"), 0.0) for _ in items]
+
+
+async def test_weights_without_finite_scores_are_refused() -> None:
+    with pytest.raises(StartError, match="golden sample 'gradient' has no score"):
+        await start(NotFinite())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            Golden(prompt="x", image="gradient", mu=0.002, log_sigma=-1.0).model_dump_json(),
+            "mu 0.0000, log sigma -1.0000; golden.json has mu 0.0020",
+        ),
+        ("{", "golden.json"),
+        (json.dumps({"prompt": "x", "image": "moon", "mu": 0, "log_sigma": 0}), "golden.json"),
+    ],
+)
+async def test_weights_that_miss_their_golden_score_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(StartError, match=message):
+        await start(Scripted(), tmp_path)
+
+
+async def test_a_golden_score_is_met_within_what_the_dtype_explains(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(Golden(prompt="x", image="gradient", mu=0.002, log_sigma=-1.0).model_dump_json())
+    await (await start(Scripted(), tmp_path, "bfloat16")).close()
+
+
+def link(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(path)
+
+
+async def test_the_tiny_checkpoint_meets_the_golden_score_that_it_gave(
+    tmp_path: Path, hpsv3_checkpoint: Path, hpsv3_engine: NativeEngine
+) -> None:
+    (found,) = hpsv3_engine.score([hpsv3_engine.prepare(PICTURES["checkerboard"](), PROMPT)])
+    link(hpsv3_checkpoint, tmp_path)
+    right = Golden(prompt=PROMPT, image="checkerboard", mu=found.mu, log_sigma=found.log_sigma)
+    (tmp_path / FILE).write_text(right.model_dump_json())
+    for dtype in ("float32", "bfloat16"):
+        scorer = build_scorer(settings_for(tmp_path, dtype=dtype))
+        await scorer.start()
+        await scorer.close()
+    (tmp_path / FILE).write_text(right.model_copy(update={"mu": found.mu + 0.01}).model_dump_json())
+    with pytest.raises(StartError, match="do not score the golden sample"):
+        await build_scorer(settings_for(tmp_path)).start()
+
+
+async def test_scores_through_the_batcher_are_those_of_the_engine(hpsv3_checkpoint: Path, hpsv3_engine: NativeEngine) -> None:
+    scorer = build_scorer(settings_for(hpsv3_checkpoint))
+    await scorer.start()
+    images = [noise(40 + 30 * index, 200 - 20 * index, index) for index in range(6)]
+    outcomes = await asyncio.gather(*(scorer.score(ScorerSample("a cat", image, ()), "") for image in images))
+    for image, outcome in zip(images, outcomes, strict=True):
+        (alone,) = hpsv3_engine.score([hpsv3_engine.prepare(image, "a cat")])
+        assert isinstance(outcome, SampleScore)
+        assert outcome.components == {"mu": pytest.approx(alone.mu, abs=2e-6), "log_sigma": pytest.approx(alone.log_sigma, abs=2e-6)}
+        assert outcome.value == outcome.components["mu"]
+    await scorer.close()
