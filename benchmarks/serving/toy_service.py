@@ -9,11 +9,13 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.serving.batcher import Batcher
+from services.serving.batching import FatalModelError
 from services.serving.runner import run
 from services.serving.scoring import ModelInfo, Outcome, SampleError, SampleScore, ScorerSample
 from services.serving.settings import ServingSettings, parse_settings
 
 POISON = "poison"  # the prompt on which the model fails
+FATAL = "fatal"  # the prompt on which it is lost for good
 
 
 class ToySettings(ServingSettings):
@@ -57,6 +59,8 @@ class ToyScorer:
             time.sleep(milliseconds / 1000)
         if any(sample.prompt == POISON for sample in samples):
             raise ValueError("poison")
+        if any(sample.prompt == FATAL for sample in samples):
+            raise FatalModelError("an illegal memory access")
         return [int(sample.pixels[0, 0, 0]) / 255 for sample in samples]
 
 

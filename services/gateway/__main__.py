@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+from functools import partial
 
 from services.gateway.gateway import Gateway
 from services.gateway.http_face import build_gateway_app
 from services.gateway.settings import GatewaySettings
-from services.serving.lifecycle import HttpServer, announce, listen, live, stop_event
+from services.serving.lifecycle import HttpServer, announce, listen, live, read_access, run_process, stop_event
 from services.serving.service import State
 from services.serving.settings import parse_settings
+from services.serving.status import RejectionCode
 
 _log = logging.getLogger("varl.gateway")
 
@@ -24,11 +25,12 @@ async def serve(settings: GatewaySettings) -> int:
     stopping = asyncio.create_task(stop_event().wait())
     try:
         gateway = Gateway(settings)
+        access = read_access(settings, partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED, 0.0))
         listener = listen(settings)
     except (OSError, ValueError) as error:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
-    http = HttpServer(build_gateway_app(gateway), listener, settings.grace_seconds)
+    http = HttpServer(build_gateway_app(gateway), listener, settings, access)
 
     async def serving() -> None:
         announce(http_port=http.port)
@@ -44,8 +46,7 @@ async def serve(settings: GatewaySettings) -> int:
 def main() -> int:
     """Serve until told to stop; the exit code."""
     settings = parse_settings(GatewaySettings)
-    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(serve(settings))
+    return run_process(settings, "varl-gateway", partial(serve, settings))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from services.rollout.settings import RolloutSettings
 from services.rollout.worker import Parts, Worker, WorkerSettings
 from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
 from services.serving.grpc_face import server_options
+from services.serving.logs import configure_logs
 from trajectories.queue import RunQueue, connect
 
 _log = logging.getLogger("varl.rollout")
@@ -42,7 +43,7 @@ def run(settings: RolloutSettings) -> int:
 
     Prints one line on stdout, {"event": "ready", "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
     """
-    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs(settings.log_level)
     return asyncio.run(Service(settings).serve())
 
 
@@ -127,7 +128,9 @@ class Service:
 
     async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
         settings = self._settings
-        clients = {name: RewardClient(target, settings.score_timeout_s) for name, target in settings.reward.items()}
+        token = settings.reward_token_file.read_text().strip() if settings.reward_token_file else None
+        ca = settings.reward_ca_file.read_bytes() if settings.reward_ca_file else None
+        clients = {name: RewardClient(target, settings.score_timeout_s, token=token, ca=ca) for name, target in settings.reward.items()}
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(

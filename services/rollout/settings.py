@@ -47,6 +47,10 @@ class RolloutSettings(BaseSettings):
     run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
     model_dir: Path = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
+    reward_token_file: Path | None = Field(None, description="File with the bearer token that the reward services want; default: none.")
+    reward_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed the reward services' certificates; default: no TLS."
+    )
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")

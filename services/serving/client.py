@@ -12,6 +12,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
+from services.serving.tracing import outgoing
+
 SERVICE = "varl.v1.RewardService"
 MAX_MESSAGE_BYTES = 32 * 2**20
 _BACKOFF = {"maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "5s", "backoffMultiplier": 2}
@@ -109,7 +111,7 @@ class RewardClient:
     async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - the generated stubs are untyped
         seconds = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         try:
-            return await method(request, timeout=seconds, wait_for_ready=self._patient, metadata=self._metadata)
+            return await method(request, timeout=seconds, wait_for_ready=self._patient, metadata=(*self._metadata, *outgoing()))
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
 

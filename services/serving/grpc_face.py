@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -12,6 +13,7 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from services.serving.service import ScoringService
 from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from services.serving.tracing import server_span
 
 Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
 
@@ -25,6 +27,8 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_age_ms", 300_000),  # clients look again where replicas are, and find new ones
+        ("grpc.max_connection_age_grace_ms", 600_000),  # above the longest request
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s
     ]
 
@@ -38,7 +42,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
     async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:  # noqa: N802
         """Score a batch."""
         try:
-            with self._service.counted("grpc"):
+            with self._service.counted("grpc"), server_span("RewardService/Score", dict(context.invocation_metadata() or ())):
                 _check_size(request.ByteSize(), self._service.settings.max_request_bytes)
                 return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
         except RequestRejectedError as rejection:
@@ -88,9 +92,9 @@ def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
     return reward_pb2.Result(id=name, score=reward_pb2.Score(value=outcome.value, components=outcome.components, words=words))
 
 
-def build_server(service: ScoringService) -> grpc.aio.Server:
+def build_server(service: ScoringService, interceptors: Sequence[Any] = ()) -> grpc.aio.Server:
     """A gRPC server with the reward service and, where set, reflection; no port yet."""
-    server = grpc.aio.server(options=server_options(service.settings.max_request_bytes))
+    server = grpc.aio.server(options=server_options(service.settings.max_request_bytes), interceptors=interceptors)
     reward_pb2_grpc.add_RewardServiceServicer_to_server(RewardServicer(service), server)
     if service.settings.reflection:
         reflection.enable_server_reflection(("varl.v1.RewardService", "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

@@ -5,30 +5,52 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from services.serving.access import BearerGate, Refused, Tokens
+from services.serving.logs import configure_logs
 from services.serving.settings import FaceSettings
+from services.serving.tracing import configure_tracing
+
+_log = logging.getLogger("varl.serving")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask: ``tokens`` None is everybody; ``refused`` is told of each request that is turned away."""
+
+    tokens: Tokens | None
+    refused: Refused
+
+
+def read_access(settings: FaceSettings, refused: Refused) -> Access:
+    """What the settings say; raises OSError or ValueError where the tokens cannot be read."""
+    return Access(Tokens.read(settings.token_file) if settings.token_file else None, refused)
 
 
 class HttpServer:
     """An app on a socket that is bound already; takes requests from the moment it is made. Belongs to one event loop."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, grace: float) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, settings: FaceSettings, access: Access) -> None:
         config = uvicorn.Config(
-            app,
+            BearerGate(app, access.tokens, access.refused) if access.tokens else app,
+            ssl_certfile=settings.tls_cert_file,
+            ssl_keyfile=settings.tls_key_file,
             log_config=None,
             access_log=False,
             lifespan="off",
             loop="asyncio",
             timeout_keep_alive=65,  # above the idle time of common proxies, so that they close first
-            timeout_graceful_shutdown=round(grace),
+            timeout_graceful_shutdown=round(settings.grace_seconds),
         )
         self._server = _Uvicorn(config)
         self.port: int = listener.getsockname()[1]
@@ -44,6 +66,20 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # they are for the whole process, see stop_event
         yield
+
+
+def run_process(settings: FaceSettings, name: str, serve: Callable[[], Coroutine[None, None, int]]) -> int:
+    """Run ``serve`` to its end, with logs and traces as the settings say; the exit code."""
+    configure_logs(settings.log_level)
+    try:
+        flush = configure_tracing(settings.otlp_endpoint, name)
+    except RuntimeError as error:
+        _log.error("cannot start: %s", error)
+        return 1
+    try:
+        return asyncio.run(serve())
+    finally:
+        flush()
 
 
 def listen(settings: FaceSettings) -> socket.socket:

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from services.serving.access import OPEN_PATHS
 from services.serving.problems import Problem
 
 SCORE_STATUSES = (
@@ -32,7 +33,9 @@ class DocumentedApp(FastAPI):
     """An app whose schema holds ``shapes`` beside those that FastAPI finds in the routes."""
 
     def __init__(self, title: str, *shapes: type[BaseModel]) -> None:
-        super().__init__(title=title, version="1")
+        # FastAPI makes the spans of HTTP requests itself once a tracer is set up; probes and scrapes would only drown the others.
+        traces: Any = {"exclude": lambda scope: scope["path"] in OPEN_PATHS, "metrics": False, "logs": False}
+        super().__init__(title=title, version="1", telemetry=traces)
         self._shapes = shapes
 
     def openapi(self) -> dict[str, Any]:

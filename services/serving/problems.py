@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from services.serving.status import STATUS, FieldFault, RequestRejectedError
+from services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError
 
 _log = logging.getLogger("varl.serving")
 _RETRYABLE = frozenset(status.http for status in STATUS.values() if status.retryable)
@@ -50,6 +50,8 @@ def problem(
 def rejection_problem(rejection: RequestRejectedError) -> JSONResponse:
     """Make the problem of a rejected request, with Retry-After where a retry may help."""
     headers = {} if rejection.retry_after is None else {"Retry-After": str(math.ceil(rejection.retry_after))}
+    if rejection.code is RejectionCode.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
     return problem(STATUS[rejection.code].http, rejection.code, rejection.detail, rejection.faults, headers)
 
 

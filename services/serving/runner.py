@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
+from functools import partial
 
+import grpc
 from fastapi import APIRouter
 
+from services.serving.access import BearerInterceptor
 from services.serving.grpc_face import build_server
 from services.serving.health import Health
 from services.serving.http_face import build_app
-from services.serving.lifecycle import HttpServer, announce, listen, live, stop_event
+from services.serving.lifecycle import HttpServer, announce, listen, live, read_access, run_process, stop_event
 from services.serving.scoring import Scorer, StartError
 from services.serving.service import ScoringService, State
 from services.serving.settings import ServingSettings
+from services.serving.status import RejectionCode
 
 _log = logging.getLogger("varl.serving")
 Routes = Callable[[ScoringService], APIRouter]
@@ -27,39 +30,50 @@ def run(settings: ServingSettings, scorer: Scorer, routes: Routes | None = None)
     ``routes`` are what this reward offers over HTTP beside the rest.
     Prints one line on stdout, {"event": "ready", "http_port": …, "grpc_port": …}, once requests are taken. Everything else goes to stderr.
     """
-    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_serve(settings, scorer, routes))
+    return run_process(settings, f"varl-{scorer.reward}", partial(_serve, settings, scorer, routes))
 
 
 async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | None) -> int:
     stopping = asyncio.create_task(stop_event().wait())
     service = ScoringService(settings, scorer)
     health = Health()
-    grpc_server = build_server(service)
-    await health.add_to(grpc_server)
     try:
+        http_access = read_access(settings, partial(service.metrics.request, "http", RejectionCode.UNAUTHENTICATED))
+        grpc_access = read_access(settings, partial(service.metrics.request, "grpc", RejectionCode.UNAUTHENTICATED))
+        grpc_server = build_server(service, [BearerInterceptor(grpc_access.tokens, grpc_access.refused)] if grpc_access.tokens else [])
+        await health.add_to(grpc_server)
         listener = listen(settings)
-        grpc_port = grpc_server.add_insecure_port(_address(settings.host, settings.grpc_port))
-    except (OSError, RuntimeError) as error:
+        grpc_port = _add_port(grpc_server, settings)
+    except (OSError, RuntimeError, ValueError) as error:
         _log.error("cannot listen on %s, ports %d and %d: %s", settings.host, settings.http_port, settings.grpc_port, error)
         return 1
     await grpc_server.start()
-    http = HttpServer(build_app(service, routes), listener, settings.grace_seconds)
+    http = HttpServer(build_app(service, routes), listener, settings, http_access)
+    fatal = asyncio.create_task(service.fatal.wait())
 
     async def serving() -> None:
         await health.set_serving(True)
         announce(http_port=http.port, grpc_port=grpc_port)
 
     try:
-        return await live(service.start(), serving, {stopping: 0, http.task: 1})
+        return await live(service.start(), serving, {stopping: 0, http.task: 1, fatal: 1})
     except StartError as error:
         _log.error("cannot start: %s", error)
         return 1
     finally:
+        fatal.cancel()
         service.state = State.DRAINING
         await health.shut_down()
         await asyncio.gather(grpc_server.stop(settings.grace_seconds), http.close())
         await service.close()
+
+
+def _add_port(server: grpc.aio.Server, settings: ServingSettings) -> int:
+    address = _address(settings.host, settings.grpc_port)
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return server.add_insecure_port(address)
+    pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+    return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
 
 
 def _address(host: str, port: int) -> str:

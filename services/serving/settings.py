@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -36,6 +37,12 @@ class FaceSettings(BaseSettings):
     max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
     max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
     grace_seconds: float = Field(30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop.")
+    token_file: Path | None = Field(
+        None, description="File of bearer tokens, one a line: requests need one of them, probes and metrics none. Default: none do."
+    )
+    tls_cert_file: Path | None = Field(None, description="PEM file of the service's certificate and its chain; default: no TLS.")
+    tls_key_file: Path | None = Field(None, description="PEM file of its key.")
+    otlp_endpoint: str = Field("", description="OpenTelemetry collector for traces: http://HOST:4318/v1/traces; default: none.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
     compat_pickle: CliImplicitFlag[bool] = Field(False, description="Serve the trainers that send pickles: /compat/flow_grpo and others.")
     compat_pickle_any_host: CliImplicitFlag[bool] = Field(False, description="Serve them on another host than the loopback as well.")
@@ -47,6 +54,12 @@ class FaceSettings(BaseSettings):
             raise ValueError("max_samples must not be over max_in_flight: such a request could never be taken")
         if self.max_request_bytes > self.max_in_flight_bytes:
             raise ValueError("max_request_bytes must not be over max_in_flight_bytes: such a request could never be taken")
+        return self
+
+    @model_validator(mode="after")
+    def _key_and_certificate(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together")
         return self
 
     @model_validator(mode="after")

@@ -140,7 +140,11 @@ class Machine:
             raise RestrictedPickleError(f"an array of {count} elements in {len(data)} bytes; together arrays may have {MAX_ELEMENTS}")
         if not count:
             return []
-        elements: list[Any] = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").tolist()
+        array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+        try:
+            elements: list[Any] = array.tolist()
+        except SystemError as error:  # a code point beyond Unicode
+            raise RestrictedPickleError("an array of texts that are none") from error
         for text in np.ravel(elements) if kind.kind == "U" else ():
             checked_text(text)
         return elements
