@@ -89,6 +89,7 @@ class Prompts:
         ]
         if missing:
             raise PromptError(f"the tokenizer has no token {', '.join(missing)}")
+        self._control_ids = frozenset(self._controls.values())
         self.image_id = self._controls[IMAGE_TOKEN]
         self.reward_id = self._controls[REWARD_TOKEN]
         self.vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -123,6 +124,6 @@ class Prompts:
 
         """
         text = self._ids(self._wording.text(prompt))
-        if [number for number in text if number in self._controls.values()] != [self.reward_id] or text[-1] != self.reward_id:
+        if [number for number in text if number in self._control_ids] != [self.reward_id] or text[-1] != self.reward_id:
             raise ValueError("the prompt holds a control token of the model")
         return [*self._head, *[self.image_id] * image_tokens, *self._after_image, *text]
