@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from grpc_reflection.v1alpha import reflection
-from varl.v1 import reward_pb2, reward_pb2_grpc
+from varl.v1 import reward_pb2
 
 from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from services.serving.service import ScoringService
 from services.serving.status import STATUS, RejectionCode, RequestRejectedError
 from services.serving.tracing import server_span
 
-Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+Context = grpc.aio.ServicerContext[bytes, Message]
+M = TypeVar("M", bound=Message)
 
 
 def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
@@ -33,23 +35,31 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
-    """RewardService over a ``ScoringService``."""
+class RewardServicer:
+    """RewardService over a ``ScoringService``. Parses requests itself: to what does not parse gRPC answers UNKNOWN, with a traceback."""
 
     def __init__(self, service: ScoringService) -> None:
         self._service = service
 
-    async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:  # noqa: N802
+    @property
+    def handler(self) -> grpc.GenericRpcHandler:  # type: ignore[type-arg] # generic in the stubs alone
+        """All methods."""
+        methods = {"Score": self.score, "GetInfo": self.get_info}
+        handlers = {name: grpc.unary_unary_rpc_method_handler(method, response_serializer=_bytes) for name, method in methods.items()}
+        return grpc.method_handlers_generic_handler("varl.v1.RewardService", handlers)
+
+    async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
         try:
             with self._service.counted("grpc"), server_span("RewardService/Score", dict(context.invocation_metadata() or ())):
-                _check_size(request.ByteSize(), self._service.settings.max_request_bytes)
+                _check_size(len(data), self._service.settings.max_request_bytes)
+                request = _parsed(reward_pb2.ScoreRequest, data)
                 return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
         except RequestRejectedError as rejection:
             await _abort(context, rejection)
 
-    async def GetInfo(self, request: reward_pb2.GetInfoRequest, context: Context) -> reward_pb2.GetInfoResponse:  # noqa: N802
-        """Name, model, formulas and limits of the service."""
+    async def get_info(self, data: bytes, context: Context) -> reward_pb2.GetInfoResponse:
+        """Name, model, formulas and limits of the service, whatever the request holds: it has no fields."""
         scorer, settings = self._service.scorer, self._service.settings
         return reward_pb2.GetInfoResponse(
             reward=scorer.reward,
@@ -63,6 +73,17 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
 def _check_size(size: int, most: int) -> None:
     if size > most:
         raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"the request has {size} bytes, at most {most} are taken")
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _parsed(shape: type[M], data: bytes) -> M:
+    try:
+        return shape.FromString(data)
+    except DecodeError as error:
+        raise RequestRejectedError(RejectionCode.MALFORMED, f"not a {shape.DESCRIPTOR.full_name}: {error}") from error
 
 
 async def _abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
@@ -95,7 +116,7 @@ def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
 def build_server(service: ScoringService, interceptors: Sequence[Any] = ()) -> grpc.aio.Server:
     """A gRPC server with the reward service and, where set, reflection; no port yet."""
     server = grpc.aio.server(options=server_options(service.settings.max_request_bytes), interceptors=interceptors)
-    reward_pb2_grpc.add_RewardServiceServicer_to_server(RewardServicer(service), server)
+    server.add_generic_rpc_handlers((RewardServicer(service).handler,))
     if service.settings.reflection:
         reflection.enable_server_reflection(("varl.v1.RewardService", "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     return server
