@@ -158,7 +158,7 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     assert f"report: {workplace.run / 'report.html'}" in out
 
 
-@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "OCR reward service: "), (signal.SIGTERM, 143, f"] {TRAIN}")])
+@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "ocr reward service: "), (signal.SIGTERM, 143, f"] {TRAIN}")])
 def test_a_signal_stops_everything(workplace: Workplace, number: signal.Signals, status: int, stage: str) -> None:
     process = workplace.start(updates=100_000)
     read_until(process, stage)

@@ -116,7 +116,7 @@ def test_figures_are_pooled_over_every_image(run: Run) -> None:
 
 def test_summary_has_the_promised_keys_and_is_json(run: Run) -> None:
     summary = run(Reader()).summary()
-    assert list(summary) == ["word_accuracy", "word_accuracy_se", "ned", "ned_se", "reward", "prompts", "images", "failures"]
+    assert list(summary) == ["word_accuracy", "word_accuracy_se", "ned", "ned_se", "reward", "rewards", "prompts", "images", "failures"]
     assert (summary["prompts"], summary["images"], summary["failures"]) == (4, 12, 0)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
@@ -214,6 +214,7 @@ def test_hand_worked_prompt() -> None:
     group = trajectory_pb2.Group(job=job, candidates=[trajectory_pb2.Candidate(continuations=[image]) for image in images])
     found = prompt_result(group, {"ocr": 2.0})
     assert (found.index, found.images, found.hits, found.words, found.reward_sum, found.picture) == (3, 2, 1, 4, 2.0, None)
+    assert found.reward_sums == {"ocr": 1.0}
     # cat/cat 1, dog/dig 1 - 1/(3 + 1e-5), twice against the empty word 1 - 3/(3 + 1e-5)
     assert found.ned_sum == pytest.approx(1 + (1 - 1 / 3.00001) + 2 * (1 - 3 / 3.00001), abs=1e-12)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.objectives import grpo, panw, vmr
 from trainer.objectives.loss import LossSettings, by_step, group_loss, token_loss
+from trainer.objectives.rewards import Combination, combine
 
 SQUARE = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
 PREFIX_256 = [side * side for side in SQUARE[:12]]
@@ -31,6 +32,26 @@ def test_equal_values_have_no_preference() -> None:
     equal, mixed = torch.full((4,), 0.7, dtype=torch.float64), torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
     assert grpo.is_zero_std(equal, 1e-6) and not grpo.is_zero_std(mixed, 1e-6)
     assert grpo.group_advantages(equal, 1e-6).abs().max() < 1e-6
+
+
+TABLES = st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size=2, max_size=6)
+
+
+@given(TABLES, TABLES, st.floats(-2, 2), st.sampled_from(["sum", "normalised_sum"]))
+def test_several_rewards_match_the_loop(first: list[list[float]], second: list[list[float]], weight: float, how: Combination) -> None:
+    rows = min(len(first), len(second))
+    tables, weights = {"ocr": first[:rows], "hps": second[:rows]}, {"ocr": 1.0, "hps": weight}
+
+    def scaled(name: str, row: int, column: int) -> float:
+        flat = [value for each in tables[name] for value in each]
+        mean = math.fsum(flat) / len(flat)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in flat) / len(flat))
+        value = tables[name][row][column]
+        return value if how == "sum" else (value - mean) / (std + 1e-6)
+
+    expected = [[sum(weights[name] * scaled(name, row, column) for name in tables) for column in range(2)] for row in range(rows)]
+    found = combine({name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}, weights, how, 1e-6)
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=1e-6)
 
 
 @given(values_strategy, st.floats(0.1, 10))

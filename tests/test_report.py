@@ -102,6 +102,7 @@ def result(index: int, hits: int, words: tuple[ReadWord, ...] | None = None, pro
         words=4,
         ned_sum=hits + 0.5,
         reward_sum=float(hits),
+        reward_sums={"ocr": float(hits)},
         picture=shown,
     )
 

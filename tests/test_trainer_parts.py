@@ -81,7 +81,7 @@ def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
     first.rewards["ocr"], first.rewards["hps"], second.rewards["ocr"], second.rewards["hps"] = 0.0, 5.0, 2.0, 5.0
     first.words.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
     second.words.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
-    batch = to_batch(group, {"ocr": 1.0, "hps": 0.0}, 1.0, "chained")
+    batch = to_batch(group, {"ocr": 1.0, "hps": 0.0}, ObjectiveSettings())
     assert batch.scales == range(2) and batch.steps == (1, 4) and batch.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert float(batch.values[0]) == pytest.approx(1.434, abs=5e-4) and batch.rewards["hps"][0].tolist() == [5.0, 5.0]
     assert batch.mask[0].tolist() == [True, True, False, False, True]
@@ -91,10 +91,19 @@ def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
 def test_a_suffix_batch_puts_the_shared_prefix_before_every_candidate() -> None:
     job = make_job(stage=rollout_pb2.STAGE_SUFFIX, split_scale=2)
     group = make_group(job)
-    batch = to_batch(group, {"ocr": 2.0}, 1.0, "off")
+    batch = to_batch(group, {"ocr": 2.0}, ObjectiveSettings(mask_propagation="off"))
     assert batch.scales == range(2, 3) and batch.steps == (12,)
     assert batch.tokens.tolist() == [[*range(5), *range(12)]] * 2
     assert batch.total.tolist() == [[1.0], [1.0]] and tuple(batch.mask.shape) == tuple(batch.reported.shape) == (2, 12)
+
+
+def test_rewards_of_unlike_range_are_compared_on_one_scale_and_reported_as_they_are() -> None:
+    group = make_group(make_job(rewards=["ocr", "hps"]))
+    for candidate, (ocr, hps) in zip(group.candidates, ((1.0, -300.0), (2.0, 500.0)), strict=True):
+        candidate.continuations[0].rewards["ocr"], candidate.continuations[0].rewards["hps"] = ocr, hps
+    batch = to_batch(group, {"ocr": 1.0, "hps": 0.5}, ObjectiveSettings(combination="normalised_sum"))
+    assert batch.values.tolist() == pytest.approx([-1.5, 1.5], abs=1e-5)
+    assert batch.total.flatten().tolist() == [-149.0, 252.0] and batch.rewards["hps"].flatten().tolist() == [-300.0, 500.0]
 
 
 def _policy() -> NextFlowPolicy:

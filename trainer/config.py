@@ -19,6 +19,7 @@ from trainer.objectives.grpo import KlEstimator
 from trainer.objectives.loss import LossSettings, RatioGranularity
 from trainer.objectives.mask_propagation import MaskPropagation
 from trainer.objectives.panw import Normaliser
+from trainer.objectives.rewards import Combination
 from trainer.objectives.vmr import Stages
 
 Count = Annotated[int, Field(ge=0)]
@@ -110,6 +111,9 @@ class ObjectiveSettings(Section):
     stages: Stages = Field(default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales")
     split_scale: PositiveInt = Field(default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]")
     prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each suffix update")
+    combination: Combination = Field(
+        default="sum", description="several rewards: weighted sum, or each divided by its spread within the group before that"
+    )
     eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
     alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [9.6]")
     panw_normaliser: Normaliser = Field(

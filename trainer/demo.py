@@ -31,7 +31,7 @@ from trainer.report import FACTS_FILE, Facts, figures, save_evaluation, write_re
 from trainer.supervisor import sigterm_as_exit
 from trajectories.queue import RunQueue
 
-START = "Starting Redis, the OCR reward service and a rollout worker"
+START = "Starting Redis, the reward services and a rollout worker"
 BEFORE = "Evaluating the base model on held-out words"
 TRAIN = "Training"
 AFTER = "Evaluating the trained model on the same words"

@@ -113,7 +113,7 @@ def prompt_result(group: trajectory_pb2.Group, weights: Mapping[str, float]) -> 
     targets, images = list(group.job.target_words), [candidate.continuations[0] for candidate in group.candidates]
     read = [[word.text for word in image.words] for image in images]
     counts = [word_accuracy_counts(targets, words) for words in read]
-    rewards = [sum(weight * image.rewards[name] for name, weight in weights.items()) for image in images]
+    sums = {name: math.fsum(image.rewards[name] for image in images) for name in weights}
     return PromptResult(
         index=group.job.group,
         prompt=group.job.prompt,
@@ -122,8 +122,9 @@ def prompt_result(group: trajectory_pb2.Group, weights: Mapping[str, float]) -> 
         hits=sum(hits for hits, _ in counts),
         words=sum(words for _, words in counts),
         ned_sum=math.fsum(value for words in read for value in ned_values(targets, words)),
-        reward_sum=math.fsum(rewards),
-        picture=_picture(images[0], rewards[0]) if images[0].image else None,
+        reward_sum=math.fsum(weight * sums[name] for name, weight in weights.items()),
+        reward_sums=sums,
+        picture=_picture(images[0], sum(weight * images[0].rewards[name] for name, weight in weights.items())) if images[0].image else None,
     )
 
 

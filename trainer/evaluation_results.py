@@ -42,7 +42,8 @@ class PromptResult(_Record):
     hits: int  # target words read, over all images
     words: int  # target words, over all images
     ned_sum: float  # over ``words``
-    reward_sum: float  # over ``images``
+    reward_sum: float  # weighted, over ``images``
+    reward_sums: dict[str, float]  # by name, over ``images``
     picture: Picture | None = None
 
 
@@ -78,7 +79,13 @@ class Evaluation(_Record):
         """Mean weighted reward of an image."""
         return pooled_ratio(*_totals(self.prompts, "reward_sum", "images"))
 
-    def summary(self) -> dict[str, float | int | None]:
+    def rewards(self) -> dict[str, float]:
+        """Mean of each reward by name, unweighted."""
+        images = sum(result.images for result in self.prompts)
+        names = self.prompts[0].reward_sums if self.prompts else ()
+        return {name: math.fsum(result.reward_sums[name] for result in self.prompts) / images for name in names}
+
+    def summary(self) -> dict[str, float | int | dict[str, float] | None]:
         """The figures as they stand in eval.json; a standard error that cannot be known is null."""
         accuracy, ned = self.word_accuracy(), self.ned()
         return {
@@ -87,6 +94,7 @@ class Evaluation(_Record):
             "ned": ned.value,
             "ned_se": finite_or_none(ned.error),
             "reward": self.reward().value,
+            "rewards": self.rewards(),
             "prompts": len(self.prompts),
             "images": sum(result.images for result in self.prompts),
             "failures": len(self.failed),

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from varl.v1 import reward_pb2, trajectory_pb2
 
+from trainer.config import ObjectiveSettings
 from trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
+from trainer.objectives.rewards import combine, weighted_sum
 from trainer.objectives.vmr import middle_value
 from trajectories.codec import optimised_scales
 
@@ -34,22 +36,22 @@ class GroupBatch:
     values: Tensor
 
 
-def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], eta: float, mode: MaskPropagation) -> GroupBatch:
+def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings) -> GroupBatch:
     """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total."""
     counts = [grid.height * grid.width for grid in group.grids]
     scales = optimised_scales(group.job, len(counts))
     rewards = {name: _rewards(group, name) for name in weights}
-    total = torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
+    compared = combine(rewards, weights, objective.combination, objective.advantage_eps)
     return GroupBatch(
         prompt=group.job.prompt,
         scales=scales,
         steps=tuple(counts[scale] for scale in scales),
         tokens=torch.tensor([[*group.prefix_tokens, *candidate.tokens] for candidate in group.candidates]),
         reported=torch.from_numpy(np.array([candidate.log_probs for candidate in group.candidates], dtype=np.float32)),
-        mask=_masks(group, mode)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
+        mask=_masks(group, objective.mask_propagation)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
         rewards=rewards,
-        total=total,
-        values=middle_value(total, eta),
+        total=weighted_sum(rewards, weights),
+        values=middle_value(compared, objective.eta),
     )
 
 

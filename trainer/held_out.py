@@ -33,7 +33,8 @@ def eval_settings(recipe: Recipe, grids: Sequence[Grid], pictures: int = 0) -> E
         seed=recipe.evaluation.seed,
         group_size=recipe.evaluation.images_per_prompt,
         sampling=recipe.evaluation.sampling.params(),
-        rewards={reward.name: reward.weight for reward in recipe.rollout.rewards},
+        # What was read is wanted of every evaluation, also where nothing is trained towards it.
+        rewards={"ocr": 0.0} | {reward.name: reward.weight for reward in recipe.rollout.rewards},
         patience=Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts),
         pictures=pictures,
     )
@@ -57,6 +58,7 @@ def evaluator(recipe: Recipe, queue: RunQueue, grids: Sequence[Grid]) -> Callabl
             "eval/ned": ned.value,
             "eval/ned_se": ned.error,
             "eval/reward": found.reward().value,
+            **{f"eval/reward/{name}": value for name, value in found.rewards().items()},
             "eval/failures": float(len(found.failed)),
         }
 

@@ -1,25 +1,35 @@
-"""Everything a run needs, on this machine: Redis, the OCR reward service and a rollout worker, for the length of a ``with`` block."""
+"""Everything a run needs, on this machine: Redis, the reward services and a rollout worker, for the length of a ``with`` block."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from trainer.config import Recipe
 from trainer.supervisor import Supervisor, postponed, unhurried_exit
 from trajectories.server import private_redis, redis_url_from_environment
 
+PREFERENCE_MODEL = Path("checkpoints/hpsv3-tiny-synthetic")
+
+
+@dataclass(frozen=True)
+class LocalReward:
+    """Where a reward service listens, as host:port."""
+
+    http: str
+    grpc: str
+
 
 @dataclass(frozen=True)
 class LocalServices:
-    """Where the parts listen, as host:port."""
+    """Where the parts listen, as host:port; the rewards by name."""
 
     redis_url: str
-    ocr_http: str
-    ocr_grpc: str
+    rewards: Mapping[str, LocalReward]
     rollout_grpc: str
     supervisor: Supervisor
 
@@ -36,27 +46,43 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         trajectories.server.RedisServerError: there is no Redis to use.
         ValueError: the recipe asks for a reward that is not started here.
     """
-    unknown = {reward.name for reward in recipe.rollout.rewards} - {"ocr"}
-    if unknown:
-        raise ValueError(f"rollout.rewards: only ocr is started locally, not {', '.join(sorted(unknown))}")
     directory, share = recipe.run.dir / recipe.run.name, max(1, len(os.sched_getaffinity(0)) // 2)
+    commands = _rewards(recipe, share)
     with unhurried_exit() as stack:
         given = recipe.rollout.redis_url or redis_url_from_environment()
         with postponed():
             url = given or stack.enter_context(private_redis(directory / "redis"))
         say("Redis: the given one" if given else "Redis: a private server")
         supervisor = stack.enter_context(Supervisor(directory / "logs"))
-        ocr = supervisor.start("ocr", _module("services.ocr", "--http-port", "0", "--grpc-port", "0", "--workers", str(share)))
-        ocr_http, ocr_grpc = f"127.0.0.1:{ocr['http_port']}", f"127.0.0.1:{ocr['grpc_port']}"
-        say(f"OCR reward service: gRPC {ocr_grpc}, HTTP {ocr_http}")
-        rollout = supervisor.start("rollout", _rollout(recipe, ocr_grpc, share), {"VARL_ROLLOUT_REDIS_URL": url})
+        rewards = {name: _start_reward(supervisor, name, command, say) for name, command in commands.items()}
+        grpc = {name: reward.grpc for name, reward in rewards.items()}
+        rollout = supervisor.start("rollout", _rollout(recipe, grpc, share), {"VARL_ROLLOUT_REDIS_URL": url})
         rollout_grpc = f"127.0.0.1:{rollout['grpc_port']}"
         say(f"rollout worker: gRPC {rollout_grpc}")
-        yield LocalServices(url, ocr_http, ocr_grpc, rollout_grpc, supervisor)
+        yield LocalServices(url, rewards, rollout_grpc, supervisor)
 
 
-def _rollout(recipe: Recipe, ocr: str, threads: int) -> list[str]:
-    run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), "--reward", f"ocr={ocr}"]
+def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
+    """Commands of the reward services by name; OCR always runs, since every evaluation reads the words."""
+    preference = _module("services.hpsv3", "--checkpoint", str(PREFERENCE_MODEL), "--device", "cpu", "--dtype", "float32")
+    known = {"ocr": _module("services.ocr", "--workers", str(share)), "hpsv3": preference}
+    wanted = ["ocr", *(reward.name for reward in recipe.rollout.rewards if reward.name != "ocr")]
+    unknown = sorted(set(wanted) - known.keys())
+    if unknown:
+        raise ValueError(f"rollout.rewards: only {' and '.join(known)} are started locally, not {', '.join(unknown)}")
+    return {name: [*known[name], "--http-port", "0", "--grpc-port", "0"] for name in wanted}
+
+
+def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Callable[[str], None]) -> LocalReward:
+    ports = supervisor.start(name, command)
+    reward = LocalReward(http=f"127.0.0.1:{ports['http_port']}", grpc=f"127.0.0.1:{ports['grpc_port']}")
+    say(f"{name} reward service: gRPC {reward.grpc}, HTTP {reward.http}")
+    return reward
+
+
+def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[str]:
+    run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir)]
+    run += [flag for name, address in rewards.items() for flag in ("--reward", f"{name}={address}")]
     compute = ["--device", recipe.run.device, "--threads", str(threads)]
     return _module("services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
 

@@ -146,7 +146,7 @@ class Run:
 
     def _batch(self, group: trajectory_pb2.Group) -> GroupBatch:
         factors = {reward.name: reward.weight for reward in self._recipe.rollout.rewards}
-        return to_batch(group, factors, self._recipe.objective.eta, self._recipe.objective.mask_propagation)
+        return to_batch(group, factors, self._recipe.objective)
 
     def _is_due(self, number: int, every: int) -> bool:
         return bool(every) and number % every == 0

@@ -15,7 +15,7 @@ KlEstimator = Literal["exact", "k3"]
 def group_advantages(values: Tensor, eps: float) -> Tensor:
     """How many standard deviations each candidate lies above its group (arXiv 2601.02204, Eq. 4).
 
-    values: float [G], the value of every candidate of one prompt. Returns [G], (value - mean) / (population std + eps).
+    values: float [G], or of any other shape: the values of one prompt. Returns as many, (value - mean) / (population std + eps).
     A group whose values are all equal gets zeros.
     """
     return (values - values.mean()) / (values.std(correction=0) + eps)
