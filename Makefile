@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oracle bench bench-serving lint proto pretrain lock
+.PHONY: help setup demo test oracle bench bench-serving lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,6 +40,9 @@ proto: .venv/.dev ## generate proto/varl/v1/*_pb2* anew from the .proto files
 
 pretrain: .venv/.dev ## train the base model of the tiny recipes (hours); flags in ARGS
 	$(PY) -m trainer.pretrain $(ARGS)
+
+pretrain-reward: .venv/.dev ## train the tiny preference model on rendered pairs; flags in ARGS
+	$(PY) -m trainer.preference $(ARGS)
 
 lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change of pyproject.toml
 	$(PY) requirements/lock.py
