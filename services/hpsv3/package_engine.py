@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
+from tokenizers import Tokenizer
 
 from services.hpsv3.engine import EngineUnavailableError, Preference
 from services.hpsv3.faults import check_device, device_faults
@@ -47,7 +48,8 @@ class PackageEngine:
 
     def __init__(self, inferencer: Any, info: ModelInfo, max_prompt_tokens: int) -> None:  # noqa: ANN401 - the package has no types
         self._inferencer = inferencer
-        self._prompts = Prompts(inferencer.processor.tokenizer.backend_tokenizer, read_wording())
+        # A copy: the package changes its tokenizer's padding while it scores, and this one is used from other threads.
+        self._prompts = Prompts(Tokenizer.from_str(inferencer.processor.tokenizer.backend_tokenizer.to_str()), read_wording())
         self._info = info
         self._max_prompt_tokens = max_prompt_tokens
 
