@@ -14,10 +14,13 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def post(path: str, body: bytes, content_type: str = "application/json") -> bytes:
+def post(path: str, body: bytes, content_type: str = "application/json", token: str = "") -> bytes:
     """A whole request as it goes over the wire."""
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    fields = {"host": "127.0.0.1", "content-type": content_type, "content-length": str(len(body))}
+    if token:
+        fields["authorization"] = f"Bearer {token}"
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "\r\n"]
+    return "\r\n".join(lines).encode() + body
 
 
 def get(path: str) -> bytes:

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from statistics import median
-from typing import NamedTuple
+from tempfile import NamedTemporaryFile
+from typing import IO, NamedTuple
 
 from benchmarks.serving import grpc_load, http_load
 from benchmarks.serving.payload import TINY, peer_body, sample_body
@@ -15,6 +16,7 @@ from benchmarks.serving.table import AT_LEAST, AT_MOST, line
 from benchmarks.shared import Row
 
 CLIENTS = 32
+_TOKEN = "benchmark"
 PICTURE, PROMPT = "no-op, prompt and 8x8 PNG", "no-op, prompt alone"
 Load = Callable[[Server, int], Awaitable[None]]
 
@@ -35,13 +37,13 @@ class Cost(NamedTuple):
     rate: list[float]
 
 
-def _http(path: str, body: bytes) -> Load:
-    request = http_load.post(path, body)
+def _http(path: str, body: bytes, token: str = "") -> Load:
+    request = http_load.post(path, body, token=token)
     return lambda server, count: http_load.closed_loop(server.http_port, [request], count, CLIENTS)
 
 
 def _grpc(server: Server, count: int) -> Awaitable[None]:
-    return grpc_load.closed_loop(server.grpc_port, [grpc_load.request(TINY)], count, CLIENTS)
+    return grpc_load.closed_loop(server.grpc_port, [grpc_load.request(TINY)], count, CLIENTS, _TOKEN)
 
 
 GRPC, HTTP = "varl, gRPC", "varl, HTTP JSON"
@@ -49,7 +51,7 @@ _TOY, _LITSERVE, _FASTAPI = (f"benchmarks.serving.{name}" for name in ("toy_serv
 _PEER_LOADS = {PICTURE: _http("/predict", peer_body(TINY)), PROMPT: _http("/predict", peer_body(b""))}
 BASES = (
     Base(GRPC, _TOY, (), {PICTURE: _grpc}),
-    Base(HTTP, _TOY, (), {PICTURE: _http("/v1/score", sample_body(TINY))}),
+    Base(HTTP, _TOY, (), {PICTURE: _http("/v1/score", sample_body(TINY), _TOKEN)}),
     Base("FastAPI handler alone", _FASTAPI, (), _PEER_LOADS),
     Base("LitServe, batch 1", _LITSERVE, ("--batch", "1"), _PEER_LOADS),
     Base("LitServe, batch 16", _LITSERVE, ("--batch", "16"), _PEER_LOADS),
@@ -80,7 +82,7 @@ def _rows(server: str, name: str, cost: Cost) -> list[Row]:
 def _costs(base: Base, requests: int, repetitions: int) -> dict[str, Cost]:
     """Start the server, warm it up, and count."""
     costs = {name: Cost([], []) for name in base.loads}
-    with running(base.module, *base.flags) as server:
+    with NamedTemporaryFile("w") as file, running(base.module, *base.flags, *_token_flags(base, file)) as server:
         for load in base.loads.values():
             _run(load, server, requests // 2)
         for _ in range(repetitions):
@@ -90,6 +92,15 @@ def _costs(base: Base, requests: int, repetitions: int) -> dict[str, Cost]:
                 costs[name].rate.append(requests / (time.perf_counter() - began))
                 costs[name].cpu.append(1e6 * (server.cpu_seconds() - cpu) / requests)
     return costs
+
+
+def _token_flags(base: Base, file: IO[str]) -> tuple[str, ...]:
+    """Ours ask for a bearer token; the others are spared."""
+    if base.module != _TOY:
+        return ()
+    file.write(_TOKEN)
+    file.flush()
+    return "--token-file", file.name
 
 
 def _run(load: Load, server: Server, count: int) -> None:
