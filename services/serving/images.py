@@ -54,7 +54,8 @@ def _decode(data: bytes, limits: ImageLimits) -> Pixels | SampleError:
         if getattr(image, "n_frames", 1) != 1:
             return SampleError(ErrorCode.BAD_IMAGE, "image: an animation; one frame is wanted")
         image.load()
-        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_rgb(image))
 
 
 def _refuse(size: tuple[int, int] | None, limits: ImageLimits) -> SampleError | None:
@@ -92,6 +93,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip, not scale
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
