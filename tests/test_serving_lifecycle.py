@@ -101,6 +101,17 @@ def test_a_client_that_hangs_up_gives_its_room_back(ocr_model_cache: Path) -> No
         assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE).status_code == 200
 
 
+def test_a_client_that_hangs_up_over_http_gives_its_room_back(ocr_model_cache: Path) -> None:
+    with running(ocr_model_cache, "--max-samples", "64", "--max-in-flight", "64") as service:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{service.http}/v1/score", json=slow_body(64), timeout=httpx.Timeout(PATIENCE, read=1.0))
+        until(lambda: in_flight(service) == 0)
+        metrics = httpx.get(f"{service.http}/metrics").text
+        assert 'varl_requests_total{face="http",outcome="client_gone",reward="ocr"} 1.0' in metrics
+        assert float(next(line for line in metrics.splitlines() if line.startswith("varl_inferences_total{")).split()[-1]) < 60
+        assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE).status_code == 200
+
+
 def test_workers_give_the_same_scores_as_one(ocr_model_cache: Path, ocr_service: OCRProcess) -> None:
     rng = np.random.default_rng(0)
     noisy = [np.clip(render(["BREAD"]).astype(int) + rng.normal(0, 60, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(12)]

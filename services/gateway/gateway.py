@@ -19,6 +19,7 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.admission import Admission
 from services.serving.client import RewardClient
+from services.serving.hangup import ClientGoneError
 from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from services.serving.service import State, check_samples
 from services.serving.source import RewardAnswer
@@ -88,6 +89,9 @@ class Gateway:
             yield
         except RequestRejectedError as rejection:
             self.metrics.request(face, rejection.code, time.monotonic() - began)
+            raise
+        except ClientGoneError:
+            self.metrics.request(face, "client_gone", time.monotonic() - began)
             raise
         self.metrics.request(face, "ok", time.monotonic() - began)
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from services.serving.hangup import ClientGoneError
 from services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError
 
 _log = logging.getLogger("varl.serving")
@@ -61,6 +62,9 @@ def install(app: FastAPI) -> None:
     async def rejected(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401 - Starlette's handlers are typed by Exception
         return rejection_problem(error)
 
+    async def gone(_: Request, error: Any) -> Response:  # noqa: ANN401
+        return Response(status_code=499)  # nobody reads it
+
     async def http(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401
         code = HTTPStatus(error.status_code).name.lower()
         return problem(error.status_code, code, str(error.detail), headers=error.headers)
@@ -70,5 +74,6 @@ def install(app: FastAPI) -> None:
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected failure, see the service's log")
 
     app.add_exception_handler(RequestRejectedError, rejected)
+    app.add_exception_handler(ClientGoneError, gone)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

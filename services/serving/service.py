@@ -13,6 +13,7 @@ from enum import StrEnum
 from services.serving.admission import Admission
 from services.serving.batcher import Batcher
 from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
+from services.serving.hangup import ClientGoneError
 from services.serving.images import ImageLimits, decode_image
 from services.serving.metrics import Metrics
 from services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
@@ -90,6 +91,9 @@ class ScoringService:
             yield
         except RequestRejectedError as rejection:
             self.metrics.request(face, rejection.code)
+            raise
+        except ClientGoneError:
+            self.metrics.request(face, "client_gone")
             raise
         self.metrics.request(face, "ok")
         self.metrics.duration(face, time.monotonic() - began)
