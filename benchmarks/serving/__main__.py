@@ -6,7 +6,7 @@ import argparse
 import os
 
 from benchmarks.serving import liveness, ocr, overhead, overload, poison
-from benchmarks.serving.processes import CLIENT_CORE, SERVER_CORE
+from benchmarks.serving.processes import CLIENT_CORE, SERVER_CORE, on_core
 from benchmarks.shared import report
 
 
@@ -19,14 +19,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="of both (default: %(default)s)")
     arguments = parser.parse_args()
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    rows = [
-        *overhead.measure(arguments.requests, arguments.repetitions),
-        *ocr.measure(arguments.images, arguments.repetitions),
-        *poison.measure(),
-        *liveness.measure(arguments.seconds),
-        *overload.measure(arguments.seconds),
-    ]
+    with on_core(CLIENT_CORE):
+        rows = [
+            *overhead.measure(arguments.requests, arguments.repetitions),
+            *ocr.measure(arguments.images, arguments.repetitions),
+            *poison.measure(),
+            *liveness.measure(arguments.seconds),
+            *overload.measure(arguments.seconds),
+        ]
     cores = f"{SERVER_CORE} server, {CLIENT_CORE} clients"
     report("serving", {"cores": cores, "in flight": overhead.CLIENTS, "load average before": load, **vars(arguments)}, rows)
 
