@@ -85,7 +85,11 @@ def run_process(settings: FaceSettings, name: str, serve: Callable[[], Coroutine
 def listen(settings: FaceSettings) -> socket.socket:
     """The socket of the HTTP face; raises OSError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
+    listener = socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
+    # asyncio sees to this only for sockets that name their protocol. Without it the body of an answer, sent after its head, waits
+    # for the client to acknowledge the head: 40 ms with every request.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def stop_event() -> asyncio.Event:
