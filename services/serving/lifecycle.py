@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from services.serving.access import BearerGate, Refused, Tokens
@@ -77,7 +78,7 @@ def run_process(settings: FaceSettings, name: str, serve: Callable[[], Coroutine
         _log.error("cannot start: %s", error)
         return 1
     try:
-        return asyncio.run(serve())
+        return uvloop.run(serve())
     finally:
         flush()
 
