@@ -126,5 +126,5 @@ def load(folder: Path) -> Base:
 def _assemble(folder: Path) -> Base:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     prompts = Prompts(tokenizer, read_wording())
-    letters = frozenset(tokenizer.token_to_id(letter) for letter in string.ascii_uppercase)
+    letters = frozenset(number for token, number in tokenizer.get_vocab().items() if token in set(string.ascii_uppercase))
     return Base(RewardModel(read_config(Files(folder / WEIGHTS, folder, "", ""), prompts)), prompts, letters)

@@ -37,7 +37,8 @@ def token_labels(item: Rendered) -> tuple[Labels, Labels]:
     letters = item.letters.reshape(GRID, PIXELS, GRID, PIXELS).max((1, 3)).astype(np.int64)
     band = GRID // len(item.words)
     columns = [_columns(item, index)[None].repeat(band, 0) for index in range(len(item.words))]
-    return letters, np.where(letters > 0, 1 + np.concatenate(columns), 0)
+    places: Labels = np.where(letters > 0, 1 + np.concatenate(columns), 0)
+    return letters, places
 
 
 def _columns(item: Rendered, index: int) -> Labels:
@@ -46,7 +47,8 @@ def _columns(item: Rendered, index: int) -> Labels:
     pitch = max(p for p in PITCHES if p * len(word) <= SIZE) if len(item.words) == 1 else PITCHES[0]
     inked = np.flatnonzero(item.letters[index * band : (index + 1) * band].any(0))
     left = PIXELS * round(((inked[0] + inked[-1] + 1) / 2 - pitch * len(word) / 2) / PIXELS)
-    return ((PIXELS * np.arange(GRID) - left) // pitch).clip(0, len(word) - 1).astype(np.int64)
+    places: Labels = ((PIXELS * np.arange(GRID) - left) // pitch).clip(0, len(word) - 1).astype(np.int64)
+    return places
 
 
 def strip(item: Rendered, rng: np.random.Generator) -> tuple[Tensor, Labels, Labels]:
@@ -70,7 +72,7 @@ def letter_loss(said: Tensor, letters: Tensor, places: Tensor) -> tuple[Tensor, 
         places: int64 [N].
 
     """
-    said_letters, said_places = said.split([LETTERS, PLACES], dim=-1)
+    said_letters, said_places = said[:, :LETTERS], said[:, LETTERS:]
     loss = _weighted(said_letters, letters) + _weighted(said_places, places)
     return loss, (said_letters.argmax(-1) == letters)[letters > 0].float().mean().item()
 

@@ -16,8 +16,8 @@ from trainer.pretrain.words import held_out_words, is_held_out, random_string, t
 CELL = 8  # pixels; the tiny policy draws in cells of this size
 GRADED_SHARE = 0.2  # of the pairs with a damage: both pictures have it, the worse one three times as much
 SHARES = {
-    "word": 0.2, "letter": 0.25, "scene": 0.07, "blur": 0.07, "noise": 0.07,
-    "contrast": 0.07, "crop": 0.07, "jpeg": 0.06, "cast": 0.06, "cells": 0.08,
+    "word": 0.15, "letter": 0.25, "scene": 0.08, "blur": 0.06, "noise": 0.06, "contrast": 0.06,
+    "crop": 0.07, "jpeg": 0.06, "cast": 0.06, "cells": 0.08, "double": 0.07,
 }  # fmt: skip
 KINDS = tuple(SHARES)  # what is wrong with the worse picture
 WORD_SHARES = {"word": 0.5, "letter": 0.5}
@@ -150,6 +150,12 @@ def _cells(clean: Rendered, severity: float, rng: np.random.Generator) -> Pixels
     return rows.swapaxes(1, 2).reshape(SIZE, SIZE, 3)
 
 
+def _double(clean: Rendered, severity: float, rng: np.random.Generator) -> Pixels:
+    """A second exposure beside the first: strokes of two letters in one place."""
+    beside = np.roll(clean.image, int(rng.integers(3, 14)), axis=int(rng.integers(2)))
+    return _rounded(clean.image + (0.1 + 0.4 * severity) * (beside.astype(np.float32) - clean.image))
+
+
 DAMAGES: Mapping[str, Callable[[Rendered, float, np.random.Generator], Pixels]] = {
     "blur": _blur,
     "noise": _noise,
@@ -158,4 +164,5 @@ DAMAGES: Mapping[str, Callable[[Rendered, float, np.random.Generator], Pixels]] 
     "jpeg": _jpeg,
     "cast": _cast,
     "cells": _cells,
+    "double": _double,
 }
