@@ -42,6 +42,7 @@ def samples_body(sent: Sequence[tuple[str, bytes]]) -> bytes:
     return json.dumps({"samples": samples}).encode()
 
 
+SIDES = (64, 512)  # pixels: what the tiny policy draws, and what a text-to-image model does
 FORM_TYPE = "multipart/form-data; boundary=boundary"
 
 
@@ -57,8 +58,9 @@ def peer_body(image: bytes, prompt: str = "a") -> bytes:
     return json.dumps({"prompt": prompt, **({"image": b64encode(image).decode()} if image else {})}).encode()
 
 
-def pictures(count: int = 64) -> list[tuple[str, bytes]]:
-    """Prompts and 64x64 PNG files of one or two rendered words, the same on every call."""
+def pictures(side: int = 64, count: int = 64) -> list[tuple[str, bytes]]:
+    """Prompts and square PNG files of one or two rendered words, the same on every call."""
     rng = np.random.default_rng(0)
     drawn = [tuple(map(str, rng.choice(all_words(), 1 + index % 2))) for index in range(count)]
-    return [(f'a sign that says "{" ".join(words)}"', encode(Image.fromarray(render(words, rng).image))) for words in drawn]
+    images = [Image.fromarray(render(words, rng).image).resize((side, side), Image.Resampling.BICUBIC) for words in drawn]
+    return [(f'a sign that says "{" ".join(words)}"', encode(image)) for words, image in zip(drawn, images, strict=True)]

@@ -68,7 +68,7 @@ class BearerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:  # noqa: ANN401 - as in the stubs
         """The handler of one call."""
-        header = dict(details.invocation_metadata).get("authorization", "")
+        header = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
         if details.method.startswith(OPEN_SERVICES) or self._tokens.allow(header.encode() if isinstance(header, str) else header):
             return await continuation(details)
         self._refused()

@@ -51,7 +51,7 @@ class RewardServicer:
     async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
         try:
-            with self._service.counted("grpc"), server_span("RewardService/Score", dict(context.invocation_metadata() or ())):
+            with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata() or ()):
                 _check_size(len(data), self._service.settings.max_request_bytes)
                 request = _parsed(reward_pb2.ScoreRequest, data)
                 return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)

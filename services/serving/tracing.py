@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from opentelemetry import propagate, trace
 
@@ -34,9 +35,9 @@ def configure_tracing(endpoint: str, service: str) -> Callable[[], None]:
     return provider.shutdown
 
 
-def server_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
-    """A span around one gRPC request; a rejection is noted by its code, without what it says of the caller's fields."""
-    return _server_span(name, headers) if _on else nullcontext()
+def server_span(name: str, headers: Iterable[Any]) -> AbstractContextManager[None]:
+    """A span around one gRPC request with the pairs of its metadata; a rejection is noted by its code alone."""
+    return _server_span(name, dict(headers)) if _on else nullcontext()
 
 
 @contextmanager
