@@ -19,7 +19,15 @@ from benchmarks.serving.table import AT_LEAST, AT_MOST, line
 from benchmarks.shared import Row
 
 CLIENTS = 32
-OFFLINE, GRPC, HTTP, LITSERVE, FLASK = "engine alone", "varl, gRPC", "varl, HTTP JSON", "LitServe, batch 1", "Flask, gunicorn, pickle"
+OFFLINE, FILES = "engine alone", "engine alone, and decoding"
+GRPC, HTTP, LITSERVE, FLASK = "varl, gRPC", "varl, HTTP JSON", "LitServe, batch 1", "Flask, gunicorn, pickle"
+    "engine alone",
+    "engine alone, and decoding",
+    "varl, gRPC",
+    "varl, HTTP JSON",
+    "LitServe, batch 1",
+    "Flask, gunicorn, pickle",
+)
 _OURS, _LITSERVE, _FLASK = "services.ocr", "benchmarks.serving.peers.litserve_ocr", "benchmarks.serving.peers.flask_pickle"
 Round = Callable[[int], float]  # so many images: seconds
 
@@ -45,12 +53,13 @@ def _measure_side(takers: Mapping[str, Round], side: int, images: int, rounds: i
     return [*(line(title, name, median(found), "images/s") for name, found in rates.items()), *_ratios(title, rates)]
 
 
-def _takers(side: int, offline: Callable[[int, int], float], ours: Server, litserve: Server, flask: Server) -> Mapping[str, Round]:
+def _takers(side: int, offline: Callable[[int, int, str], float], ours: Server, litserve: Server, flask: Server) -> Mapping[str, Round]:
     sent = pictures(side)
     calls = [grpc_load.request(image, prompt) for prompt, image in sent]
     pickles = [pickle.dumps({"images": [image], "prompts": [prompt]}) for prompt, image in sent]
     return {
-        OFFLINE: lambda count: offline(count, side),
+        OFFLINE: lambda count: offline(count, side, "pixels"),
+        FILES: lambda count: offline(count, side, "files"),
         GRPC: lambda count: _timed(grpc_load.closed_loop(ours.grpc_port, calls, count, CLIENTS)),
         HTTP: _http(ours, [http_load.post("/v1/score", sample_body(image, prompt)) for prompt, image in sent]),
         LITSERVE: _http(litserve, [http_load.post("/predict", peer_body(image, prompt)) for prompt, image in sent]),
@@ -69,14 +78,14 @@ def _timed(load: Coroutine[None, None, None]) -> float:
 
 
 @contextmanager
-def _offline() -> Iterator[Callable[[int, int], float]]:
+def _offline() -> Iterator[Callable[[int, int, str], float]]:
     process = start([sys.executable, "-m", "benchmarks.serving.offline_ocr"], subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def take(count: int, side: int) -> float:
-        stdin.write(f"{count} {side}\n".encode())
+    def take(count: int, side: int, kind: str) -> float:
+        stdin.write(f"{count} {side} {kind}\n".encode())
         stdin.flush()
         return float(stdout.readline())
 
@@ -93,6 +102,7 @@ def _ratios(title: str, rates: Mapping[str, list[float]]) -> Iterator[Row]:
     for name in (GRPC, HTTP):
         ours = median(rates[name])
         yield line(f"{title}: rate over that of the {OFFLINE}", name, ours / median(rates[OFFLINE]), "x", (AT_LEAST, 0.95))
+        yield line(f"{title}: rate over that of the {FILES}", name, ours / median(rates[FILES]), "x")
         for peer in (LITSERVE, FLASK):
             yield line(f"{title}: rate over that of {peer}", name, ours / median(rates[peer]), "x", (AT_LEAST, 1.0))
 

@@ -1,6 +1,7 @@
-"""The OCR engine without a server: reads decoded images one after the other and says how long that took.
+"""The OCR engine without a server: reads images one after the other and says how long that took.
 
-Each line on stdin, a number of images and their side in pixels, is answered on stdout with the seconds.
+Each line on stdin, a number of images, their side in pixels, and "files" or "pixels", is answered on stdout with the seconds: with
+those of decoding the files, or from decoded images.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from services.ocr.engines.onnx import build_onnx
 def main() -> None:
     """Answer until stdin ends."""
     engine = build_onnx(threads=1)
-    sizes = {side: [decode(image) for _, image in pictures(side)] for side in SIDES}
+    files = {side: [image for _, image in pictures(side)] for side in SIDES}
+    pixels = {side: [decode(image) for image in images] for side, images in files.items()}
     print("ready", flush=True)
     for line in sys.stdin:
-        count, side = map(int, line.split())
-        images, began = sizes[side], time.perf_counter()
-        for index in range(count):
-            engine.read([images[index % len(images)]])
+        count, side, kind = line.split()
+        began = time.perf_counter()
+        for index in range(int(count)):
+            place = index % len(files[int(side)])
+            engine.read([decode(files[int(side)][place]) if kind == "files" else pixels[int(side)][place]])
         print(time.perf_counter() - began, flush=True)
 
 

@@ -22,13 +22,16 @@ async def until_hangup(request: Request, work: Awaitable[T]) -> T:
         ClientGoneError: the client hung up first.
 
     """
-    working = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
     gone = asyncio.ensure_future(request.receive())  # after the body the next message is that of the disconnect
+    gone.add_done_callback(cancel := lambda _: task.cancel())
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGoneError
+        return await work
+    except asyncio.CancelledError:
+        if not gone.done() or task.uncancel():  # somebody else wants the task to end
+            raise
+        raise ClientGoneError from None
     finally:
-        working.cancel()
+        gone.remove_done_callback(cancel)
         gone.cancel()
