@@ -29,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     base = create(args.out, args.seed) if "letters" in args.stages else load(args.out)
     if args.compile:
-        base.model.visual.compile()  # two thirds of a step; the decoder gains little
+        base.model.visual.compile()  # where most of the time goes
     with (args.out / "train.log").open("a") as log_file:
         started = time.monotonic()
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-every", type=int, default=100, help="steps between readings of held-out pairs")
     parser.add_argument("--check-pairs", type=int, default=16, help="held-out pairs of each kind in a reading along the way")
     parser.add_argument("--final-pairs", type=int, default=100, help="held-out pairs of each kind in the last reading")
-    parser.add_argument("--compile", action="store_true", help="compile the vision half: half the time, needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="compile the vision half: several times as fast, needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     return parser

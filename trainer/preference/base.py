@@ -1,7 +1,7 @@
 """What the tiny preference model starts from: its tokenizer, its size, and the wording that it shares with HPSv3.
 
-HPSv3 puts 500 tokens of instruction around each prompt. Here whole lines of it are single tokens, which makes a sequence half as
-long and training twice as fast; the text and its place are HPSv3's own.
+HPSv3 puts 500 tokens of instruction around each prompt. Here whole lines of it are single tokens, which makes a sequence
+less than half as long and training faster; the text and its place are HPSv3's own.
 """
 
 from __future__ import annotations
