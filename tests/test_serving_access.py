@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from clients.varl_client import RejectedError, UnavailableError
@@ -95,6 +96,19 @@ def test_without_a_good_token_every_method_is_closed_but_health(guarded: ToyProc
         assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
         status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
         assert status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection_is_closed_as_well(guarded: ToyProcess) -> None:
+    def services(metadata: tuple[tuple[str, str], ...]) -> list[str]:
+        with grpc.insecure_channel(guarded.grpc) as channel:
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            (answer,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=metadata)
+            return [service.name for service in answer.list_services_response.service]
+
+    assert "varl.v1.RewardService" in services((("authorization", "Bearer first-token"),))
+    with pytest.raises(grpc.RpcError) as refusal:
+        services(())
+    assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_refusals_are_counted(guarded: ToyProcess) -> None:
