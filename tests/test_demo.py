@@ -66,12 +66,12 @@ class Workplace:
     directory: Path
     mark: str
 
-    def start(self, *flags: str, updates: int = 2) -> subprocess.Popen[str]:
-        return self.start_module("trainer.demo", "--run-dir", str(self.run), "--prompts", "6", *flags, updates=updates)
+    def start(self, *flags: str, updates: int = 2, extra: str = "") -> subprocess.Popen[str]:
+        return self.start_module("trainer.demo", "--run-dir", str(self.run), "--prompts", "6", *flags, updates=updates, extra=extra)
 
-    def start_module(self, module: str, *flags: str, updates: int = 2) -> subprocess.Popen[str]:
+    def start_module(self, module: str, *flags: str, updates: int = 2, extra: str = "") -> subprocess.Popen[str]:
         recipe = self.directory / f"recipe{updates}.toml"
-        recipe.write_text(RECIPE.format(directory=self.directory, updates=updates))
+        recipe.write_text(RECIPE.format(directory=self.directory, updates=updates) + extra)
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
         environment |= {MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
         named = ["--recipe", str(recipe)] if module == "trainer.demo" else [str(recipe)]
@@ -268,3 +268,30 @@ def test_stages_say_what_is_left() -> None:
     assert said == ["\n[1/3] a (about 12 min left in all)", "\n[2/3] b (about 80 s left in all)"]
     assert stages.left() == 20
     assert list(stages.seconds) == ["a", "b"]
+
+
+BOTH = """
+[objective]
+combination = "normalised_sum"
+[[rollout.rewards]]
+name = "ocr"
+[[rollout.rewards]]
+name = "hpsv3"
+weight = 0.5
+"""
+
+
+def test_both_rewards_are_served_trained_on_and_reported_by_name(workplace: Workplace) -> None:
+    process = workplace.start("--prompts", "2", extra=BOTH)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "hpsv3 reward service: " in out
+    metrics = [json.loads(line) for line in (workplace.run / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in metrics if "reward/hpsv3" in row]
+    assert len(trained) == 2
+    assert all(row["reward/total"] == pytest.approx(row["reward/ocr"] + 0.5 * row["reward/hpsv3"]) for row in trained)
+    found = json.loads((workplace.run / "eval.json").read_text())
+    for side in ("before", "after"):
+        rewards = found[side]["rewards"]
+        assert found[side]["reward"] == pytest.approx(rewards["ocr"] + 0.5 * rewards["hpsv3"])
+    assert workplace.processes() == {}

@@ -13,7 +13,7 @@ from trainer.config import Recipe
 from trainer.supervisor import Supervisor, postponed, unhurried_exit
 from trajectories.server import private_redis, redis_url_from_environment
 
-PREFERENCE_MODEL = Path("checkpoints/hpsv3-tiny-synthetic")
+PREFERENCE_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "hpsv3-tiny-synthetic"
 
 
 @dataclass(frozen=True)
