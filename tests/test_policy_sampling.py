@@ -31,7 +31,7 @@ def test_probabilities_are_a_distribution_that_keeps_the_best(values: list[float
     logits = torch.tensor(values)
     probs = probabilities(logits, SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p))
     assert torch.isclose(probs.sum(), torch.tensor(1.0), atol=1e-5)
-    assert logits[probs.argmax()] == logits.max()
+    assert logits.max() - logits[probs.argmax()] < 1e-6  # closer ones have one probability in float32
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -41,7 +41,9 @@ class BatcherMachine(RuleBasedStateMachine):
         self.settle()
 
     def busy(self) -> list[Lane]:
-        return [lane for lane in self.rig.lanes if lane.inside]
+        """In the order of what they hold: which thread took which batch is up to the scheduler, and must not decide what happens next."""
+        held = [(things[0].number, lane) for lane in self.rig.lanes if (things := lane.inside)]
+        return [lane for _, lane in sorted(held, key=lambda each: each[0])]
 
     def stable(self) -> bool:
         """Every living lane is inside the model, or waits with nothing to take."""
