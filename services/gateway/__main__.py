@@ -9,7 +9,8 @@ from functools import partial
 from services.gateway.gateway import Gateway
 from services.gateway.http_face import build_gateway_app
 from services.gateway.settings import GatewaySettings
-from services.serving.lifecycle import HttpServer, announce, listen, live, read_access, run_process, stop_event
+from services.serving.access import read_tokens
+from services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
 from services.serving.service import State
 from services.serving.settings import parse_settings
 from services.serving.status import RejectionCode
@@ -25,12 +26,13 @@ async def serve(settings: GatewaySettings) -> int:
     stopping = asyncio.create_task(stop_event().wait())
     try:
         gateway = Gateway(settings)
-        access = read_access(settings, partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED, 0.0))
+        tokens = read_tokens(settings.token_file)
         listener = listen(settings)
     except (OSError, ValueError) as error:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
-    http = HttpServer(build_gateway_app(gateway), listener, settings, access)
+    refused = partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED, 0.0)
+    http = HttpServer(build_gateway_app(gateway), listener, settings, tokens, refused)
 
     async def serving() -> None:
         announce(http_port=http.port)

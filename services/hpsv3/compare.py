@@ -15,12 +15,11 @@ from services.serving.http_face import json_response
 from services.serving.http_models import JsonSample, JsonSamples, ModelBody, Strict, model_body
 from services.serving.openapi import SCORE_STATUSES, BareRoute, problem_responses
 from services.serving.problems import problem
-from services.serving.scoring import BatchResult, ErrorCode, SampleError, ScoreBatch
+from services.serving.scoring import MODEL_FAULTS, BatchResult, SampleError, ScoreBatch
 from services.serving.service import ScoringService
 from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 Components = Mapping[str, float]
-_OURS = (ErrorCode.ENGINE_FAILED, ErrorCode.NOT_FINITE)  # failures that no other request would have avoided
 
 
 class CompareRequest(Strict):
@@ -97,7 +96,7 @@ def _answer(result: BatchResult) -> Response:
 def _failure(errors: Mapping[str, SampleError]) -> Response:
     """A problem where the engine failed; raises the rejection where the request is at fault."""
     for side, error in errors.items():
-        if error.code in _OURS:
+        if error.code in MODEL_FAULTS:
             return problem(HTTPStatus.INTERNAL_SERVER_ERROR, error.code, f"{side}: {error.detail}")
     raise invalid(*dict.fromkeys(_fault(side, error) for side, error in errors.items()))
 

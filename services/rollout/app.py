@@ -29,7 +29,7 @@ from services.rollout.scoring import Scorer
 from services.rollout.service import SERVICE_NAME, Model, RolloutServicer
 from services.rollout.settings import RolloutSettings
 from services.rollout.worker import Parts, Worker, WorkerSettings
-from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
+from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable, read_credentials
 from services.serving.grpc_face import server_options
 from services.serving.logs import configure_logs
 from trajectories.queue import RunQueue, connect
@@ -128,8 +128,7 @@ class Service:
 
     async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
         settings = self._settings
-        token = settings.reward_token_file.read_text().strip() if settings.reward_token_file else None
-        ca = settings.reward_ca_file.read_bytes() if settings.reward_ca_file else None
+        token, ca = read_credentials(settings.reward_token_file, settings.reward_ca_file)
         clients = {name: RewardClient(target, settings.score_timeout_s, token=token, ca=ca) for name, target in settings.reward.items()}
         for client in clients.values():
             await stack.enter_async_context(client)

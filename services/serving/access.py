@@ -45,6 +45,11 @@ class Tokens:
         return any([hmac.compare_digest(header, expected) for expected in self._expected])  # noqa: C419 - any() alone would stop early
 
 
+def read_tokens(path: Path | None) -> Tokens | None:
+    """``Tokens.read``, and raises as it does; None for no file: then everybody may ask."""
+    return None if path is None else Tokens.read(path)
+
+
 class BearerGate:
     """ASGI: answers 401 in place of ``app``, except on the open paths. ``refused`` is told of each."""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -61,6 +62,11 @@ class RewardRejected(Exception):  # noqa: N818
     def __init__(self, code: grpc.StatusCode, detail: str) -> None:
         super().__init__(f"{code.name}: {detail}")
         self.code, self.detail = code, detail
+
+
+def read_credentials(token_file: Path | None, ca_file: Path | None) -> tuple[str | None, bytes | None]:
+    """``token`` and ``ca`` of a ``RewardClient`` out of files, None for no file; raises OSError."""
+    return token_file.read_text().strip() if token_file else None, ca_file.read_bytes() if ca_file else None
 
 
 class RewardClient:

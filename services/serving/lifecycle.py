@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -25,25 +24,13 @@ from services.serving.tracing import configure_tracing
 _log = logging.getLogger("varl.serving")
 
 
-@dataclass(frozen=True)
-class Access:
-    """Who may ask: ``tokens`` None is everybody; ``refused`` is told of each request that is turned away."""
-
-    tokens: Tokens | None
-    refused: Refused
-
-
-def read_access(settings: FaceSettings, refused: Refused) -> Access:
-    """What the settings say; raises OSError or ValueError where the tokens cannot be read."""
-    return Access(Tokens.read(settings.token_file) if settings.token_file else None, refused)
-
-
 class HttpServer:
     """An app on a socket that is bound already; takes requests from the moment it is made. Belongs to one event loop."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, settings: FaceSettings, access: Access) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused) -> None:
+        """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is turned away."""
         config = uvicorn.Config(
-            BearerGate(app, access.tokens, access.refused) if access.tokens else app,
+            BearerGate(app, tokens, refused) if tokens else app,
             ssl_certfile=settings.tls_cert_file,
             ssl_keyfile=settings.tls_key_file,
             log_config=None,

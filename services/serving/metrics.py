@@ -25,13 +25,19 @@ _SHORT_SECONDS = (0.0005, 0.001, 0.0025, *_SECONDS)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+def new_registry() -> CollectorRegistry:
+    """A registry of its own for each service instance, so that several can live in one process, with what the process itself costs."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
 class Metrics:
-    """One registry per service instance, so that several can live in one process."""
+    """What a reward service counts."""
 
     def __init__(self, reward: str, in_flight: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+        self._registry = new_registry()
         self._reward = reward
         requests = self._counter("varl_requests", "Score requests by face and outcome.", "face", "outcome")
         failures = self._counter("varl_failures", "Samples without a score, by reason.", "reason")

@@ -10,11 +10,11 @@ from functools import partial
 import grpc
 from fastapi import APIRouter
 
-from services.serving.access import BearerInterceptor
+from services.serving.access import BearerInterceptor, read_tokens
 from services.serving.grpc_face import build_server
 from services.serving.health import Health
 from services.serving.http_face import build_app
-from services.serving.lifecycle import HttpServer, announce, listen, live, read_access, run_process, stop_event
+from services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
 from services.serving.scoring import Scorer, StartError
 from services.serving.service import ScoringService, State
 from services.serving.settings import ServingSettings
@@ -38,9 +38,8 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
     service = ScoringService(settings, scorer)
     health = Health()
     try:
-        http_access = read_access(settings, partial(service.metrics.request, "http", RejectionCode.UNAUTHENTICATED))
-        grpc_access = read_access(settings, partial(service.metrics.request, "grpc", RejectionCode.UNAUTHENTICATED))
-        grpc_server = build_server(service, [BearerInterceptor(grpc_access.tokens, grpc_access.refused)] if grpc_access.tokens else [])
+        tokens = read_tokens(settings.token_file)
+        grpc_server = build_server(service, [BearerInterceptor(tokens, _refused(service, "grpc"))] if tokens else [])
         await health.add_to(grpc_server)
         listener = listen(settings)
         grpc_port = _add_port(grpc_server, settings)
@@ -48,7 +47,7 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         _log.error("cannot listen on %s, ports %d and %d: %s", settings.host, settings.http_port, settings.grpc_port, error)
         return 1
     await grpc_server.start()
-    http = HttpServer(build_app(service, routes), listener, settings, http_access)
+    http = HttpServer(build_app(service, routes), listener, settings, tokens, _refused(service, "http"))
     fatal = asyncio.create_task(service.fatal.wait())
 
     async def serving() -> None:
@@ -66,6 +65,10 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         await health.shut_down()
         await asyncio.gather(grpc_server.stop(settings.grace_seconds), http.close())
         await service.close()
+
+
+def _refused(service: ScoringService, face: str) -> Callable[[], None]:
+    return partial(service.metrics.request, face, RejectionCode.UNAUTHENTICATED)
 
 
 def _add_port(server: grpc.aio.Server, settings: ServingSettings) -> int:

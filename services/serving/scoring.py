@@ -27,6 +27,9 @@ class ErrorCode(StrEnum):
     INVALID_FIELD = "invalid_field"
 
 
+MODEL_FAULTS = (ErrorCode.ENGINE_FAILED, ErrorCode.NOT_FINITE)  # the rest are the sample's own
+
+
 @dataclass(frozen=True)
 class SampleError:
     """One sample's failure; the detail names the field and the limit."""

@@ -12,11 +12,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from services.serving.problems import problem
-from services.serving.scoring import ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
+from services.serving.scoring import MODEL_FAULTS, ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
 from services.serving.source import RewardSource
 from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
-
-_OURS = (ErrorCode.ENGINE_FAILED, ErrorCode.NOT_FINITE)
 
 
 class CompatSettings(Protocol):
@@ -41,7 +39,7 @@ class SampleFailedError(Exception):
     @property
     def status(self) -> HTTPStatus:
         """500 where the model failed, 422 where the sample is at fault."""
-        return HTTPStatus.INTERNAL_SERVER_ERROR if self.code in _OURS else HTTPStatus.UNPROCESSABLE_ENTITY
+        return HTTPStatus.INTERNAL_SERVER_ERROR if self.code in MODEL_FAULTS else HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 async def sample_problem(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401 - Starlette's handlers are typed by Exception
