@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("serving", "ocr", "hpsv3", "policy", "rollout", "trainer", "demo", "dev")
+FILES = ("serving", "ocr", "hpsv3", "policy", "rollout", "trainer", "tensorboard", "demo", "dev")
 PYTHONS = ("3.11.2", "3.12.0", "3.13.0", "3.14.0")  # the first is Debian 12's
 PROJECT = "varl"
 

