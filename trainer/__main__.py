@@ -13,10 +13,9 @@ from trainer.config import Recipe, parse_command
 from trainer.held_out import evaluator
 from trainer.local_services import local_services
 from trainer.loop import train
-from trainer.parts import PROBLEMS, load_policies, open_queue
+from trainer.parts import PROBLEMS, given_redis, load_policies, open_queue
 from trainer.recipe_text import describe, to_toml
 from trainer.supervisor import sigterm_as_exit
-from trajectories.server import redis_url_from_environment
 
 logger = logging.getLogger("trainer")
 
@@ -40,14 +39,6 @@ def main(arguments: Sequence[str]) -> int:
     except PROBLEMS as error:
         return _fail(f"{type(error).__name__}: {error}")
     return 0
-
-
-def given_redis(recipe: Recipe) -> str:
-    """URL of the Redis that the recipe or the environment names; raises ValueError where neither does."""
-    url = recipe.rollout.redis_url or redis_url_from_environment()
-    if url is None:
-        raise ValueError("rollout.redis_url is empty and REDIS_URL is not set: set one, or pass --local-services")
-    return url
 
 
 def run(recipe: Recipe, redis_url: str, resume: bool) -> None:

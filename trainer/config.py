@@ -98,6 +98,12 @@ class RolloutSettings(Section):
     redis_url: str = Field(
         default="", description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs"
     )
+    redis_password_file: Path | None = Field(default=None, description="file with Redis's password; a user of its ACL is named in the URL")
+    redis_ca_file: Path | None = Field(
+        default=None, description="PEM file of the authority that signed Redis's certificate, for rediss:// URLs"
+    )
+    redis_cert_file: Path | None = Field(default=None, description="PEM file of the trainer's own certificate, where Redis asks for one")
+    redis_key_file: Path | None = Field(default=None, description="PEM file of its key")
     group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
     max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
     max_empty_updates: PositiveInt = Field(

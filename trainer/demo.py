@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pydantic import Field, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from trainer.config import Recipe, load_recipe
 from trainer.demo_stages import Say, Stages, progress_bar
@@ -25,9 +25,18 @@ from trainer.local_services import local_services
 from trainer.loop import train
 from trainer.machine import describe_machine
 from trainer.objectives.vmr import Stage, stage_of
-from trainer.parts import PROBLEMS, load_policies, open_queue
+from trainer.parts import PROBLEMS, given_redis, load_policies, open_queue
 from trainer.prompts import PromptSpec
-from trainer.report import FACTS_FILE, Facts, figures, save_evaluation, write_report
+from trainer.report import (
+    FACTS_FILE,
+    REPORT_FILE,
+    Facts,
+    evaluation_file,
+    figures,
+    load_evaluation,
+    save_evaluation,
+    write_report,
+)
 from trainer.supervisor import sigterm_as_exit
 from trajectories.queue import RunQueue
 
@@ -62,6 +71,13 @@ class DemoSettings(BaseSettings):
     prompts: PositiveInt = Field(default=512, description="Held-out prompts of both evaluations.")
     pictures: PositiveInt = Field(default=12, description="Prompts that the report shows before and after.")
     minutes: float | None = Field(default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
+    updates: PositiveInt | None = Field(default=None, description="Number of updates; default: the recipe's.")
+    local_services: CliImplicitFlag[bool] = Field(
+        default=True, description="Start Redis, the reward services and a worker here; off: use those that serve the Redis of REDIS_URL."
+    )
+    resume: CliImplicitFlag[bool] = Field(
+        default=False, description="Go on with an unfinished run in run-dir, and leave a finished one as it is."
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,10 +101,14 @@ def demo(settings: DemoSettings, say: Say) -> Path:
     recipe = demo_recipe(settings)
     directory = recipe.run.dir / recipe.run.name
     prompts = held_out_prompts(recipe, settings.prompts)
-    moved = move_aside(directory)
-    if moved:
-        say(f"{directory} held an earlier run: moved to {moved}")
-    directory.mkdir(parents=True)
+    if settings.resume and (directory / REPORT_FILE).exists():
+        say(f"{directory} holds a finished run: {directory / REPORT_FILE}")
+        return directory
+    if not settings.resume:
+        moved = move_aside(directory)
+        if moved:
+            say(f"{directory} held an earlier run: moved to {moved}")
+    directory.mkdir(parents=True, exist_ok=True)
     stages = Stages(expected_seconds(recipe, len(prompts), IMAGE_S), say)
     before, after = _run(recipe, settings, prompts, stages, say)
     with stages.stage(REPORT):
@@ -99,9 +119,10 @@ def demo(settings: DemoSettings, say: Say) -> Path:
 
 
 def demo_recipe(settings: DemoSettings) -> Recipe:
-    """The recipe with the run directory and the seed of the command line."""
-    overrides = ["--run.dir", str(settings.run_dir.parent), "--run.name", settings.run_dir.name]
-    return load_recipe(settings.recipe, overrides + (["--run.seed", str(settings.seed)] if settings.seed is not None else []))
+    """The recipe with what the command line says of the run: its directory, seed and length."""
+    given = {"dir": settings.run_dir.parent, "name": settings.run_dir.name, "seed": settings.seed, "updates": settings.updates}
+    flags = [(f"--run.{name}", str(value)) for name, value in given.items() if value is not None]
+    return load_recipe(settings.recipe, [part for flag in flags for part in flag])
 
 
 def images_of_run(recipe: Recipe) -> int:
@@ -153,25 +174,33 @@ def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], 
     """All that needs the services: evaluate, train, evaluate."""
     with ExitStack() as stack:
         with stages.stage(START):
-            services = stack.enter_context(local_services(recipe, lambda line: say(f"  {line}")))
-            queue = open_queue(recipe, services.redis_url)
-            queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
+            queue = open_queue(recipe, _redis_url(recipe, settings, stack, say))
+            if not settings.resume:
+                queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
         judge = _Judge(queue, prompts, eval_settings(recipe, trained.grids, settings.pictures))
         with stages.stage(BEFORE):
-            before = judge(recipe.model.dir / "policy.safetensors", 0, "before")
-        expected = expected_seconds(recipe, len(prompts), stages.seconds[BEFORE] / sum(result.images for result in before.prompts))
+            before = judge.once(recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors", 0, "before")
+        image_s = IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
+        expected = expected_seconds(recipe, len(prompts), image_s)
         if settings.minutes is not None:
             recipe = within_minutes(recipe, expected[TRAIN], settings.minutes)
             say(f"training for {recipe.run.updates} updates, to fit into {settings.minutes:g} minutes")
             expected[TRAIN] = min(expected[TRAIN], settings.minutes * 60)
         stages.expect(expected)
         with stages.stage(TRAIN):
-            train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, trained.grids))
+            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, trained.grids))
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
-        say("\nstopping the services")
+        if settings.local_services:
+            say("\nstopping the services")
     return before, after
+
+
+def _redis_url(recipe: Recipe, settings: DemoSettings, stack: ExitStack, say: Say) -> str:
+    if not settings.local_services:
+        return given_redis(recipe)
+    return stack.enter_context(local_services(recipe, lambda line: say(f"  {line}"))).redis_url
 
 
 @dataclass(frozen=True)
@@ -186,13 +215,20 @@ class _Judge:
         with progress_bar(len(self.prompts), "prompt") as progress:
             return evaluate(self.queue, self.prompts, self.settings, str(weights), version, tag, progress)
 
+    def once(self, directory: Path, weights: Path, version: int, tag: str) -> Evaluation:
+        """The evaluation that a run which was broken off left in its directory, or a new one, which is left there."""
+        if evaluation_file(directory, tag).exists():
+            return load_evaluation(directory, tag)
+        evaluation = self(weights, version, tag)
+        save_evaluation(directory, evaluation)
+        return evaluation
+
 
 def _leave(directory: Path, recipe: Recipe, stages: Stages, before: Evaluation, after: Evaluation) -> None:
     """Write eval.json and what the report is made of."""
     sides = {"before": before.summary(), "after": after.summary(), "difference": difference(before, after).summary()}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
-    for evaluation in (before, after):
-        save_evaluation(directory, evaluation)
+    save_evaluation(directory, after)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
     facts = Facts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
     (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")

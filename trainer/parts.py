@@ -15,8 +15,9 @@ from trainer.config import Recipe
 from trainer.evaluation import EvaluationError
 from trainer.loop import RolloutFailedError, RunInUseError
 from trainer.supervisor import ChildDiedError
-from trajectories.queue import RunQueue, connect
-from trajectories.server import RedisServerError
+from trajectories.access import RedisAccess
+from trajectories.queue import RunQueue
+from trajectories.server import RedisServerError, redis_url_from_environment
 
 PROBLEMS = (
     OSError,
@@ -39,6 +40,16 @@ def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
     return trained, reference
 
 
+def given_redis(recipe: Recipe) -> str:
+    """URL of the Redis that the recipe or the environment names; raises ValueError where neither does."""
+    url = recipe.rollout.redis_url or redis_url_from_environment()
+    if url is None:
+        raise ValueError("rollout.redis_url is empty and REDIS_URL is not set: set one, or let local services be started")
+    return url
+
+
 def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
-    """Open the trainer's side of the run's queue."""
-    return RunQueue(connect(redis_url), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+    """Open the trainer's side of the run's queue; raises ValueError and OSError where the credentials that the recipe names do not fit."""
+    given = recipe.rollout
+    access = RedisAccess(redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file)
+    return RunQueue(access.connect(), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")

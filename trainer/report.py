@@ -99,20 +99,31 @@ def write_report(directory: Path) -> Path:
         recipe_text,
     )
     path = directory / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    _write_whole(path, page)
     return path
 
 
 def save_evaluation(directory: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation in the run directory, under its tag."""
-    folder = directory / EVALUATIONS
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{evaluation.tag}.json").write_text(evaluation.model_dump_json(indent=1), encoding="utf-8")
+    path = evaluation_file(directory, evaluation.tag)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, evaluation.model_dump_json(indent=1))
 
 
 def load_evaluation(directory: Path, tag: str) -> Evaluation:
     """Read what ``save_evaluation`` wrote; raises OSError or pydantic.ValidationError (a ValueError)."""
-    return Evaluation.model_validate_json((directory / EVALUATIONS / f"{tag}.json").read_bytes())
+    return Evaluation.model_validate_json(evaluation_file(directory, tag).read_bytes())
+
+
+def evaluation_file(directory: Path, tag: str) -> Path:
+    """Where a run directory keeps the evaluation of that tag; it is there whole or not at all."""
+    return directory / EVALUATIONS / f"{tag}.json"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str) -> str:

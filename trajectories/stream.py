@@ -9,6 +9,8 @@ from typing import Any, cast
 import redis
 from redis.exceptions import ResponseError
 
+from trajectories.access import RedisAccess
+
 PAYLOAD = b"m"
 PAGE = 256  # entries a round trip in scans
 DEFAULT_SOCKET_TIMEOUT_S = 5.0  # redis-py's, where the client names none
@@ -24,8 +26,8 @@ class Entry:
 
 
 def connect(url: str, socket_timeout_s: float = 30.0) -> redis.Redis:
-    """Open a client whose replies may take longer than any blocking read; redis-py's own limit of 5 s is below a long block."""
-    return redis.Redis.from_url(url, socket_timeout=socket_timeout_s, socket_connect_timeout=5.0, health_check_interval=30)
+    """Open a client of a Redis that wants nothing but its address; see ``RedisAccess`` for passwords and TLS."""
+    return RedisAccess(url).connect(socket_timeout_s)
 
 
 class GroupStream:

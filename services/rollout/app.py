@@ -32,7 +32,7 @@ from services.rollout.worker import Parts, Worker, WorkerSettings
 from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable, read_credentials
 from services.serving.grpc_face import server_options
 from services.serving.logs import configure_logs
-from trajectories.queue import RunQueue, connect
+from trajectories.queue import RunQueue
 
 _log = logging.getLogger("varl.rollout")
 START_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, RewardUnavailable, RedisError)  # OSError covers TimeoutError
@@ -143,7 +143,7 @@ class Service:
         await asyncio.gather(*(client.wait_ready(self._settings.ready_timeout_s) for client in clients))
 
     async def _connect(self, stack: AsyncExitStack) -> RunQueue:
-        client = connect(self._settings.redis_url.get_secret_value())
+        client = self._settings.redis().connect()
         stack.callback(client.close)
         deadline = asyncio.get_running_loop().time() + self._settings.ready_timeout_s
         while (problem := await asyncio.to_thread(_problem, client)) is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from policy.base import SamplingParams
 from services.serving.settings import Port
+from trajectories.access import RedisAccess
 
 
 class SamplingSettings(BaseModel):
@@ -44,6 +45,10 @@ class RolloutSettings(BaseSettings):
     )
 
     redis_url: SecretStr = Field(description="Redis of the run: redis://…, rediss://… or unix://….")
+    redis_password_file: Path | None = Field(None, description="File with Redis's password; a user of its ACL is named in the URL.")
+    redis_ca_file: Path | None = Field(None, description="PEM file of the authority that signed Redis's certificate, for rediss://.")
+    redis_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where Redis asks for one.")
+    redis_key_file: Path | None = Field(None, description="PEM file of its key.")
     run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
     model_dir: Path = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
@@ -77,3 +82,13 @@ class RolloutSettings(BaseSettings):
     sampling: SamplingSettings = Field(SamplingSettings(), description="Default of Generate requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
+
+    @model_validator(mode="after")
+    def _redis_is_reachable(self) -> Self:
+        self.redis()
+        return self
+
+    def redis(self) -> RedisAccess:
+        """Address and credentials of Redis; raises ValueError where they contradict each other."""
+        url = self.redis_url.get_secret_value()
+        return RedisAccess(url, self.redis_password_file, self.redis_ca_file, self.redis_cert_file, self.redis_key_file)
