@@ -17,7 +17,7 @@ import grpc
 import redis
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from safetensors import SafetensorError
 from varl.v1 import rollout_pb2_grpc
 
@@ -35,6 +35,7 @@ from services.serving.logs import configure_logs
 from trajectories.queue import RunQueue
 
 _log = logging.getLogger("varl.rollout")
+REDIS_PAUSE_S = 0.5
 START_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, RewardUnavailable, RedisError)  # OSError covers TimeoutError
 
 
@@ -147,9 +148,10 @@ class Service:
         stack.callback(client.close)
         deadline = asyncio.get_running_loop().time() + self._settings.ready_timeout_s
         while (problem := await asyncio.to_thread(_problem, client)) is not None:
+            _log.warning("waiting for Redis: %s", problem)
             if asyncio.get_running_loop().time() > deadline:
                 raise RuntimeError(f"Redis does not answer: {problem}")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(REDIS_PAUSE_S)
         return await asyncio.to_thread(RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries)
 
     async def _set_serving(self, serving: bool) -> None:
@@ -159,8 +161,11 @@ class Service:
 
 
 def _problem(client: redis.Redis) -> str | None:
+    """Why Redis does not answer, or None; raises AuthenticationError, which no waiting mends."""
     try:
         client.ping()
+    except AuthenticationError:
+        raise
     except RedisError as error:
         return str(error)
     return None

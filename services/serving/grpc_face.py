@@ -31,7 +31,7 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", 300_000),  # clients look again where replicas are, and find new ones
         ("grpc.max_connection_age_grace_ms", 600_000),  # above the longest request
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s
     ]
 
 
