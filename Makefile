@@ -6,11 +6,11 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oracle bench bench-serving lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test oracle e2e-compose bench bench-serving lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.dev ## make .venv with everything that the other targets use
 
@@ -22,6 +22,9 @@ test: lint ## lint, then all tests; flags of pytest in ARGS
 
 oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
 	$(PY) -m pytest tests/test_hpsv3_oracle.py $(ARGS)
+
+e2e-compose: .venv/.dev ## build the images, run the Compose file for real and break it (15 minutes); needs a Docker engine with Compose
+	$(PY) -m pytest -m e2e tests/test_e2e_compose.py -s $(ARGS)
 
 bench: .venv/.dev ## measure the services on this machine
 	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
