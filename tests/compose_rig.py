@@ -60,7 +60,8 @@ class Project:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done.stdout
 
-    def labels(self) -> dict[str, str]:
+    def labels(self) -> dict[str, str | list[str] | bool]:
+        """Filter for what belongs to the project."""
         return {"label": f"com.docker.compose.project={self.name}"}
 
     def containers(self, service: str | None = None) -> list[Container]:
@@ -81,7 +82,7 @@ class Project:
 
     def crash(self, container: Container) -> None:
         """SIGKILL for what runs under the container's init, as the kernel does it when memory is short: restart policies apply."""
-        code, output = container.exec_run(["sh", "-c", "kill -9 $(cat /proc/1/task/1/children)"])
+        code, output = run_in(container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
         assert code in (0, 137), output  # 137: the exec itself goes down with the container
 
     def read(self, service: str, path: str) -> bytes:
@@ -94,6 +95,13 @@ class Project:
 
     def logs(self, service: str) -> str:
         return "\n".join(one.logs().decode(errors="replace") for one in self.containers(service))
+
+
+def run_in(container: Container, *command: str) -> tuple[int, str]:
+    """Exit status and output of a command in a running container."""
+    result = container.exec_run(list(command))
+    assert isinstance(result.output, bytes)
+    return int(result.exit_code), result.output.decode()
 
 
 def wait_for(what: str, found: Callable[[], T | None], timeout_s: float, explain: Callable[[], str] = str) -> T:

@@ -12,7 +12,7 @@ import docker
 import httpx
 import pytest
 
-from tests.compose_rig import Project, engine, wait_for
+from tests.compose_rig import Project, engine, run_in, wait_for
 from tests.ocr_builders import png, render
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -65,16 +65,16 @@ def test_one_service_brings_up_what_it_needs_and_scores_from_the_host(project: P
 
 def test_services_behind_want_the_token(project: Project) -> None:
     probe = "import urllib.request as r; r.urlopen('http://ocr:8080/v1/info')"
-    code, output = project.container("gateway").exec_run(["python", "-c", probe])
+    code, output = run_in(project.container("gateway"), "python", "-c", probe)
     assert code == 1
-    assert b"401" in output
+    assert "401" in output
 
 
 def test_nothing_can_be_written_outside_of_its_volumes(project: Project) -> None:
     for service in ("ocr", "gateway", "hpsv3"):
-        code, output = project.container(service).exec_run(["sh", "-c", "touch /app/x"])
+        code, output = run_in(project.container(service), "sh", "-c", "touch /app/x")
         assert code != 0
-        assert b"Read-only" in output
+        assert "Read-only" in output
         host = project.container(service).attrs["HostConfig"]
         assert host["CapDrop"] == ["ALL"]
         assert host["Memory"] > 0
@@ -99,9 +99,9 @@ def test_a_run_goes_through_whatever_is_killed(project: Project) -> None:
 def test_no_entry_is_left_in_redis(project: Project) -> None:
     each = "for key in $(redis-cli --scan --type stream); do echo $key $(redis-cli xlen $key); done"
     script = f"export REDISCLI_AUTH=$(cat /run/secrets/varl/redis_password); {each}"
-    code, output = project.container("redis").exec_run(["sh", "-c", script])
+    code, output = run_in(project.container("redis"), "sh", "-c", script)
     assert code == 0
-    lengths = dict(line.split() for line in output.decode().splitlines())
+    lengths = dict(line.split() for line in output.splitlines())
     assert lengths
     assert set(lengths.values()) == {"0"}, lengths
 
