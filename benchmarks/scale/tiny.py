@@ -1,0 +1,55 @@
+"""A real worker on the tiny recipe, with the real OCR service, beside a fake one that sleeps for as long as it was seen to generate."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+
+from varl.v1 import trajectory_pb2
+
+from benchmarks.scale import simulation
+from benchmarks.scale.measured import line
+from benchmarks.shared import Row
+from trainer.collect import Patience, collect
+from trainer.config import Recipe, load_recipe
+from trainer.jobs import PublishedWeights, training_jobs
+from trainer.local_services import local_services
+from trainer.prompts import load_prompts
+from trajectories.queue import RunQueue, connect
+
+RECIPE = simulation.ROOT / "recipes" / "tiny_demo.toml"
+STAGES = {0: "prefix", 1: "suffix"}  # the recipe's stages take turns from its first update on
+
+
+def measure(url: str) -> list[Row]:
+    """Both stages, an update's groups each; the first update of either warms the services up."""
+    with tempfile.TemporaryDirectory() as directory:
+        recipe = load_recipe(RECIPE, ["--run.dir", directory])
+        with local_services(recipe) as services:
+            queue = RunQueue(connect(services.redis_url), recipe.run.name, "trainer")
+            real = {name: [_timed(recipe, queue, update + 2 * turn) for turn in (0, 1)][1] for update, name in STAGES.items()}
+    return [row for name, (wall, groups) in real.items() for row in _rows(url, name, wall, groups)]
+
+
+def _timed(recipe: Recipe, queue: RunQueue, update: int) -> tuple[float, list[trajectory_pb2.Group]]:
+    grids = [(side, side) for side in (1, 2, 4, 6, 8)]
+    weights = PublishedWeights(0, recipe.model.dir / "policy.safetensors")
+    jobs = training_jobs(recipe, update, load_prompts(recipe.prompts.train), weights)
+    start = time.perf_counter()
+    collected = collect(queue, jobs, grids, Patience(timeout_s=120, max_attempts=1))
+    queue.acknowledge(collected.entry_ids)
+    if len(collected.groups) != len(jobs):
+        raise RuntimeError(f"{len(collected.groups)} of {len(jobs)} groups came back: {collected.failures}")
+    return time.perf_counter() - start, collected.groups
+
+
+def _rows(url: str, name: str, wall: float, groups: list[trajectory_pb2.Group]) -> Iterator[Row]:
+    generate = sum(group.generate_seconds for group in groups) / len(groups)
+    score = sum(group.score_seconds for group in groups) / len(groups)
+    load = simulation.Load(name, round(generate, 3), 1)
+    (fake,) = simulation.updates(url, load, len(groups), 2)
+    yield line("tiny", name, generate, "s generating a group", 1)
+    yield line("tiny", name, score, "s from first image sent to last score", 1)
+    yield line("tiny", name, len(groups) / wall, "groups/s, real worker", 1)
+    yield line("tiny", name, float(fake["value"]), "groups/s, fake worker", 1)
