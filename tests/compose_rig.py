@@ -101,7 +101,8 @@ def run_in(container: Container, *command: str) -> tuple[int, str]:
     """Exit status and output of a command in a running container."""
     result = container.exec_run(list(command))
     assert isinstance(result.output, bytes)
-    return int(result.exit_code), result.output.decode()
+    assert result.exit_code is not None
+    return result.exit_code, result.output.decode()
 
 
 def wait_for(what: str, found: Callable[[], T | None], timeout_s: float, explain: Callable[[], str] = str) -> T:

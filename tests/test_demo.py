@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import policy.nextflow
 from tests.trainer_rig import make_model
-from trainer.config import Recipe
+from trainer.config import Recipe, load_recipe
 from trainer.demo import (
     AFTER,
     BEFORE,
@@ -32,6 +32,7 @@ from trainer.demo import (
     within_minutes,
 )
 from trainer.demo_stages import Stages
+from trainer.local_services import local_services
 from trainer.report import load_evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,14 +67,14 @@ class Workplace:
     directory: Path
     mark: str
 
-    def start(self, *flags: str, updates: int = 2, extra: str = "") -> subprocess.Popen[str]:
-        return self.start_module("trainer.demo", "--run-dir", str(self.run), "--prompts", "6", *flags, updates=updates, extra=extra)
+    def start(self, *flags: str, updates: int = 2, extra: str = "", redis_url: str = "") -> subprocess.Popen[str]:
+        run = ["--run-dir", str(self.run), "--prompts", "6"]
+        return self.start_module("trainer.demo", *run, *flags, updates=updates, extra=extra, redis_url=redis_url)
 
-    def start_module(self, module: str, *flags: str, updates: int = 2, extra: str = "") -> subprocess.Popen[str]:
+    def start_module(self, module: str, *flags: str, updates: int = 2, extra: str = "", redis_url: str = "") -> subprocess.Popen[str]:
         recipe = self.directory / f"recipe{updates}.toml"
         recipe.write_text(RECIPE.format(directory=self.directory, updates=updates) + extra)
-        environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
-        environment |= {MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+        environment = os.environ | {"REDIS_URL": redis_url, MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
         named = ["--recipe", str(recipe)] if module == "trainer.demo" else [str(recipe)]
         return subprocess.Popen(
             ["env", "--default-signal=INT", sys.executable, "-u", "-m", module, *named, *flags],  # a shell's background job ignores Ctrl-C
@@ -190,6 +191,43 @@ def test_a_service_that_dies_ends_the_demo_with_its_log(workplace: Workplace) ->
     assert "ocr was killed by SIGKILL; the end of " in err
     assert "Traceback" not in err
     assert workplace.processes() == {}
+
+
+def test_a_run_that_was_broken_off_goes_on(workplace: Workplace) -> None:
+    process = workplace.start("--resume", updates=6)
+    read_until(process, "Training")
+    metrics = workplace.run / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 2):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    while workplace.processes():  # they end once their trainer is gone
+        time.sleep(0.1)
+    before = (workplace.run / "evaluations" / "before.json").read_bytes()
+    out, err = workplace.start("--resume", updates=6).communicate()
+    assert "report:" in out, err
+    assert (workplace.run / "evaluations" / "before.json").read_bytes() == before
+    assert [json.loads(line)["update"] for line in metrics.read_text().splitlines()] == list(range(7))
+    out, _ = workplace.start("--resume", updates=6).communicate()
+    assert "finished run" in out
+    assert not list(workplace.run.parent.glob("small-*"))  # nothing was moved aside
+
+
+def test_services_that_run_elsewhere_are_used(workplace: Workplace) -> None:
+    (workplace.directory / "recipe2.toml").write_text(RECIPE.format(directory=workplace.directory, updates=2))
+    recipe = load_recipe(workplace.directory / "recipe2.toml", ["--run.dir", str(workplace.directory / "elsewhere"), "--run.name", "small"])
+    with local_services(recipe) as services:
+        process = workplace.start("--no-local-services", redis_url=services.redis_url)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert "report:" in out
+        assert "reward service" not in out
+        assert not (workplace.run / "logs").exists()
+
+
+def test_without_services_a_redis_must_be_named(workplace: Workplace) -> None:
+    _, err = workplace.start("--no-local-services").communicate()
+    assert "REDIS_URL" in err
 
 
 def test_the_trainer_itself_can_start_the_services(workplace: Workplace) -> None:
