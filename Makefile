@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oracle e2e-compose bench bench-serving lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test oracle e2e-compose bench bench-serving bench-scale lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,9 @@ bench: .venv/.dev ## measure the services on this machine
 
 bench-serving: .venv/.bench ## measure the serving under load beside other servers (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.serving $(ARGS)
+
+bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
+	$(PY) -m benchmarks.scale simulate $(ARGS)
 
 lint: .venv/.dev ## ruff and mypy over the whole tree
 	$(PY) -m ruff check .
