@@ -111,7 +111,7 @@ def images_per_second() -> float:
 
 def replicas(results: Results) -> list[Replica]:
     """How far one copy of each reward part goes."""
-    ocr = 1e3 / results.value("images", "OCR of 1024x1024, four words or more", "CPU ms")
+    ocr = 1e3 / results.value("images", "OCR of 1024x1024, four signs", "CPU ms")
     png = 1e3 / results.value("images", "PNG of a photograph", "CPU ms")
     found = {
         "HPSv3, one H100": hpsv3_images_per_second(given.H100, given.PLANNED),
