@@ -16,8 +16,11 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _table(name: str, section: Mapping[str, Any]) -> str:
-    """A TOML table, its sub-tables and its arrays of tables; JSON spells strings, numbers, booleans and their lists as TOML does."""
-    plain = {key: value for key, value in section.items() if not isinstance(value, dict) and not _is_tables(value)}
+    """A TOML table, its sub-tables and its arrays of tables; JSON spells strings, numbers, booleans and their lists as TOML does.
+
+    TOML has no null: a setting without a value is left out.
+    """
+    plain = {key: value for key, value in section.items() if not (value is None or isinstance(value, dict) or _is_tables(value))}
     text = f"[{name}]\n" + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in plain.items())
     for key, value in section.items():
         if isinstance(value, dict):
