@@ -67,6 +67,8 @@ LABEL org.opencontainers.image.title="varl" \
 # Its folders are what new named volumes take their owner from, so that nothing has to run as root to hand them over.
 RUN groupadd --gid 10001 varl && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin varl && \
     install -d -o 10001 -g 10001 /runs /secrets /data
+# Threads that wait do not spin: containers share their cores.
+ENV OMP_WAIT_POLICY=PASSIVE
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/proto PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY proto/varl proto/varl
