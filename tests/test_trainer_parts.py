@@ -18,13 +18,15 @@ from policy.nextflow import NextFlowPolicy
 from tests.trainer_rig import METHOD, make_recipe
 from tests.trajectory_builders import make_group, make_job
 from trainer.averaging import WeightAverage
-from trainer.checkpoint import COMPLETE, Progress, checkpoints, load_checkpoint, publish_weights, save_checkpoint
+from trainer.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from trainer.collect import failure_name
 from trainer.config import ObjectiveSettings, OptimizerSettings
+from trainer.durable import COMPLETE
 from trainer.groups import GroupBatch, to_batch
 from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
 from trainer.objectives.grpo import token_log_probs
 from trainer.prompts import PromptSpec, draw_prompts, load_prompts
+from trainer.publish import publish_weights
 from trainer.run_log import METRICS_FILE, RunLog
 from trainer.update import Outcome, Updater, build_optimizer, learning_rate
 

@@ -115,7 +115,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(redis_server: str, run
         run_recipe(recipe, redis_server, evaluate=crash_at_5)
     broken = recipe.run.dir / run_id
     assert [line["update"] for line in read_metrics(broken)] == [0, 1, 2, 3, 4]
-    with pytest.raises(RunInUseError, match="--resume auto"):
+    with pytest.raises(RunInUseError, match="pass --resume "):
         run_recipe(recipe, redis_server)
     run_recipe(recipe, redis_server, resume=True, evaluate=lambda weights: {})
     assert [line["update"] for line in read_metrics(broken)] == [0, 1, 2, 3, 4, 5, 6]
@@ -136,7 +136,7 @@ def test_trajectories_are_acknowledged_only_by_a_checkpoint(redis_server: str, r
         progress, _ = run.update(progress)
         progress, _ = run.update(progress)
         assert trajectories.pending() == client.xlen(trajectories.key) == 6
-        run.save(progress)
+        run.keeper.save(progress)
     assert trajectories.pending() == client.xlen(trajectories.key) == 0
 
 

@@ -31,21 +31,21 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         with sigterm_as_exit(), ExitStack() as stack:
             url = stack.enter_context(local_services(recipe, logger.info)).redis_url if command.local_services else given_redis(recipe)
-            run(recipe, url, resume=command.resume == "auto")
+            run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
     except ValidationError as error:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
     except KeyboardInterrupt:
-        return _fail("stopped; --resume auto goes on from the newest checkpoint", status=130)
+        return _fail("stopped; --resume goes on from the newest checkpoint", status=130)
     except PROBLEMS as error:
         return _fail(f"{type(error).__name__}: {error}")
     return 0
 
 
-def run(recipe: Recipe, redis_url: str, resume: bool) -> None:
+def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> None:
     """Load the models, connect to Redis and train."""
     trained, reference = load_policies(recipe)
     queue = open_queue(recipe, redis_url)
-    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, trained.grids))
+    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, trained.grids), allow_changes)
 
 
 def _fail(message: str, status: int = 1) -> int:

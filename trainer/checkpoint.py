@@ -1,104 +1,146 @@
-"""Checkpoints (all that a run needs to go on) and published weights (all that a worker needs to draw)."""
+"""Checkpoints: all that a run needs to go on exactly as if it had never stopped."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
+import logging
+import random
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.averaging import WeightAverage
-from trainer.jobs import PublishedWeights
+from trainer.durable import COMPLETE, damage, remove_sealed, seal
 from trainer.update import Updater
 
-COMPLETE = "COMPLETE"  # written last: a directory without it is not a checkpoint
+logger = logging.getLogger("trainer")
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a run is."""
 
-    update: int  # updates done; also the version of the weights
+    update: int  # updates done; also the version of the weights, and the place on the learning rate's schedule
     empty_updates: int  # updates in a row without any group
 
 
-def save_checkpoint(directory: Path, progress: Progress, updater: Updater, average: WeightAverage | None, keep: int) -> Path:
-    """Write directory/<update> (temporary folder, marker, rename), then delete all but the newest ``keep`` checkpoints."""
+def save_checkpoint(
+    directory: Path,
+    progress: Progress,
+    updater: Updater,
+    average: WeightAverage | None,
+    keep: int,
+    notes: Mapping[str, Any] | None = None,
+    protect: Collection[int] = (),
+    files: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write directory/<update>, whole or not at all, then delete all but the newest ``keep`` checkpoints and the protected updates.
+
+    notes: JSON for whoever resumes (``read_notes``). files: more files to keep, by their name in the checkpoint.
+
+    Raises:
+        OSError: the disk is full or gone; earlier checkpoints are as they were.
+    """
     final = directory / f"{progress.update:06d}"
     part = directory / f".{final.name}.part"
-    for leftover in (part, final):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_sealed(final)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    _write(part, progress, updater, average, notes or {})
+    for name, source in (files or {}).items():
+        shutil.copyfile(source, part / name)
+    seal(part, final)
+    for old in checkpoints(directory)[:-keep]:
+        if int(old.name) not in protect:
+            remove_sealed(old)
+    return final
+
+
+def _write(part: Path, progress: Progress, updater: Updater, average: WeightAverage | None, notes: Mapping[str, Any]) -> None:
     updater.policy.save_weights(str(part / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.save_weights(str(part / "reference.safetensors"))
     groups = _save_optimizer(updater.optimizer, part / "optimizer.safetensors")
-    save_file({"torch": torch.get_rng_state()}, part / "rng.safetensors")
+    save_file(_torch_random(), part / "rng.safetensors")
     if average is not None:
         save_file({name: value.contiguous() for name, value in average.weights.items()}, part / "ema.safetensors")
-    state = {"update": progress.update, "empty_updates": progress.empty_updates, "param_groups": groups}
-    (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    _finish(part, final)
-    for old in checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    state = {"update": progress.update, "empty_updates": progress.empty_updates, "param_groups": groups, "notes": notes}
+    (part / STATE).write_text(json.dumps(state | {"random": _plain_random()}), encoding="utf-8")
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Marked checkpoints, oldest first."""
     return sorted(marker.parent for marker in directory.glob(f"[0-9]*/{COMPLETE}"))
 
 
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint whose files are those that were sealed; damaged ones are named in the log and passed over."""
+    for path in reversed(checkpoints(directory)):
+        problem = damage(path)
+        if problem is None:
+            return path
+        logger.error("checkpoint %s is damaged and left aside: %s", path, problem)
+    return None
+
+
+def sweep(directory: Path) -> None:
+    """Delete what a crash left unfinished: folders without a mark."""
+    for folder in directory.glob("*"):
+        if folder.is_dir() and not (folder / COMPLETE).exists():
+            shutil.rmtree(folder)
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """The notes that a checkpoint was saved with."""
+    notes: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))["notes"]
+    return notes
+
+
 def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None) -> Progress:
-    """Put a checkpoint's state into policy, reference, optimiser, average and torch's random state.
+    """Put a checkpoint's state into policy, reference, optimiser, average and the random states of torch, Python and numpy.
 
     Raises:
         ValueError: the weights are those of another model.
         FileNotFoundError: the recipe averages weights or moves the reference, and the checkpoint's did not.
     """
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
     updater.policy.load_weights(str(path / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.load_weights(str(path / "reference.safetensors"))
     _load_optimizer(updater.optimizer, path / "optimizer.safetensors", state["param_groups"])
-    torch.set_rng_state(load_file(path / "rng.safetensors")["torch"])
     if average is not None:
         average.load(load_file(path / "ema.safetensors"))
+    _restore_random(load_file(path / "rng.safetensors"), state["random"])
     return Progress(state["update"], state["empty_updates"])
 
 
-def publish_weights(directory: Path, version: int, updater: Updater, keep: int) -> PublishedWeights:
-    """Write directory/v<version>.safetensors for the workers and delete all but the newest ``keep`` versions."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"v{version:06d}.safetensors"
-    updater.policy.save_weights(str(path))
-    versions = [found for found in sorted(directory.glob("v*.safetensors")) if re.fullmatch(r"v\d{6,}\.safetensors", found.name)]
-    for old in [found for found in versions if found != path][: max(len(versions) - keep, 0)]:
-        old.unlink()
-    return PublishedWeights(version, path)
+def _torch_random() -> dict[str, Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    return states | {
+        f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    }
 
 
-def publish_average(directory: Path, version: int, updater: Updater, average: WeightAverage) -> PublishedWeights:
-    """Write directory/ema.safetensors, the averages of this version; workers notice that the file is a new one."""
-    path = directory / "ema.safetensors"
-    with average.applied():
-        updater.policy.save_weights(str(path))
-    return PublishedWeights(version, path)
+def _plain_random() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
-def keep_final(weights: PublishedWeights) -> Path:
-    """Copy published weights to final.safetensors beside them, whole or not at all."""
-    final = weights.path.with_name("final.safetensors")
-    part = final.with_suffix(".part")
-    shutil.copyfile(weights.path, part)
-    return part.replace(final)
+def _restore_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    for index in range(torch.cuda.device_count() if "cuda0" in tensors else 0):
+        torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    version, keys, gauss = plain["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(plain["numpy"]))
 
 
 def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
@@ -116,20 +158,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path, groups: list[d
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _finish(part: Path, final: Path) -> None:
-    for file in part.iterdir():
-        _sync(file)
-    (part / COMPLETE).touch()
-    _sync(part)
-    part.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -182,7 +182,11 @@ class CheckpointSettings(Section):
     """What is kept on disk."""
 
     every: PositiveInt = Field(default=25, description="updates between checkpoints; trajectories are acknowledged with them")
-    keep: PositiveInt = Field(default=2, description="checkpoints kept")
+    keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
+    best: str = Field(
+        default="eval/reward",
+        description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
+    )
     keep_weights: PositiveInt = Field(default=3, description="published weight files kept")
 
 
@@ -249,7 +253,13 @@ class Command(Recipe):
 
     recipe: CliPositionalArg[Path] = Field(description="TOML file of settings; flags override it")
     resume: Literal["auto", "never"] = Field(
-        default="never", description="auto: go on from the newest whole checkpoint, if any; never: refuse a run directory in use"
+        default="never",
+        description="auto, or the bare flag: go on from the newest whole checkpoint, if any; never: refuse a run directory in use",
+    )
+    resume_changed: CliImplicitFlag[bool] = Field(
+        default=False,
+        validation_alias=AliasChoices("resume-changed", "resume_changed"),
+        description="with --resume: go on although recipe, base model or prompts have changed since; the results then depend on when",
     )
     local_services: CliImplicitFlag[bool] = Field(
         default=False,
@@ -292,4 +302,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_command(arguments: Sequence[str]) -> Command:
     """Command and recipe from command-line arguments; raises as ``load_recipe`` does, and SystemExit for a malformed flag."""
-    return Command(_cli_parse_args=list(arguments))  # type: ignore[call-arg]
+    return Command(_cli_parse_args=_with_resume_value(arguments))  # type: ignore[call-arg]
+
+
+def _with_resume_value(arguments: Sequence[str]) -> list[str]:
+    """A bare --resume means --resume auto, wherever it stands."""
+    bare = [
+        argument == "--resume" and (not following or following[0] not in ("auto", "never"))
+        for argument, following in ((argument, arguments[index + 1 :]) for index, argument in enumerate(arguments))
+    ]
+    return [part for argument, alone in zip(arguments, bare, strict=True) for part in ([argument, "auto"] if alone else [argument])]

@@ -9,20 +9,25 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from varl.v1 import trajectory_pb2
 
 from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress, checkpoints, keep_final, load_checkpoint, publish_average, publish_weights, save_checkpoint
+from trainer.checkpoint import Progress
 from trainer.collect import Collected, Patience, collect, failure_name
 from trainer.config import Recipe
+from trainer.durable import write_durably
 from trainer.groups import GroupBatch, to_batch
+from trainer.identity import RecipeChangedError, inputs, recipe_changes
 from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
+from trainer.keeper import Keeper, changed_inputs
 from trainer.measure import reward_metrics, rollout_metrics
 from trainer.objectives.vmr import Stage, trained_scales
 from trainer.prompts import load_prompts
+from trainer.publish import keep_final, publish_average, publish_weights
 from trainer.recipe_text import to_toml
 from trainer.run_log import METRICS_FILE, RunLog
 from trainer.samples import save_grid
@@ -57,23 +62,31 @@ class Run:
         self._prompts = load_prompts(recipe.prompts.train)
         self._shown = load_prompts(recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
         self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
-        self._unacknowledged: list[str] = []
+        self._inputs = inputs(recipe, reference.module)
+        self.keeper = Keeper(
+            self.directory / "checkpoints", recipe.checkpoint, self._updater, self._average, queue, self._notes, lambda progress: {}
+        )
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
-    def start(self, resume: bool) -> Progress:
-        """Begin anew or go on from the newest checkpoint; what the queue holds from beyond that point is dropped.
+    def start(self, resume: bool, allow_changes: bool = False) -> Progress:
+        """Begin anew or go on from the newest checkpoint; whatever the queue holds is dropped, for all of it is asked for again.
 
         Raises:
             RunInUseError: the directory holds a run and ``resume`` is False.
+            RecipeChangedError: it holds a run of another recipe, model or prompts, and ``allow_changes`` is False.
         """
-        found = checkpoints(self.directory / "checkpoints")
-        if not resume and (found or (self.directory / METRICS_FILE).exists()):
-            raise RunInUseError(f"{self.directory} holds a run: pass --resume auto to go on with it, or another --run.name")
+        if not resume and (self.keeper.exists() or (self.directory / METRICS_FILE).exists()):
+            raise RunInUseError(f"{self.directory} holds a run: pass --resume to go on with it, or another --run.name")
+        config = self.directory / "config.toml"
+        changes = recipe_changes(config, self._recipe) if resume and config.exists() else []
+        self._refuse(changes, allow_changes)
+        progress, found = self.keeper.restore()
+        self._refuse(changed_inputs(found, self._inputs) if found else [], allow_changes)
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "config.toml").write_text(to_toml(self._recipe), encoding="utf-8")
-        progress = load_checkpoint(found[-1], self._updater, self._average) if found else Progress(0, 0)
-        self._queue.purge(progress.update)
-        self._queue.acknowledge([delivery.entry_id for delivery in self._queue.recover()])  # the checkpoint holds their updates
+        write_durably(config, to_toml(self._recipe))
+        # What the checkpoint holds needs no second look, and what came after it is drawn again, from the same seeds.
+        dropped = self._queue.purge(0)
+        logger.info("run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped)
         return progress
 
     def update(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
@@ -84,30 +97,30 @@ class Run:
         """
         begin, number = time.monotonic(), progress.update
         metrics = {"weight_version": float(number), **self._watch(number)}
+        self.keeper.judge(progress, metrics)
         weights = self._publish(number)
         start = time.monotonic()
+        logger.info("update %d: waiting for groups", number)
         collected = collect(self._queue, training_jobs(self._recipe, number, self._prompts, weights), self._grids, self._patience)
-        self._unacknowledged += collected.entry_ids
+        self.keeper.use(collected.entry_ids)
         batches = [self._batch(group) for group in collected.groups]
         received = time.monotonic()
+        logger.info("update %d: updating on %d groups", number, len(batches))
         outcome, measured = self._updater.update(batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every))
+        logger.info("update %d: %s", number, outcome.value)
         self._report(number, outcome, collected)
         if outcome is Outcome.STEPPED and self._average is not None:
             self._average.update()
         metrics |= reward_metrics(batches) | measured | rollout_metrics(collected.groups, number) | _failure_metrics(collected, outcome)
+        metrics |= {"checkpoint/failures": float(self.keeper.failures)} if self.keeper.failures else {}
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
         return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
 
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint, then acknowledge the trajectories of the updates that it holds."""
-        save_checkpoint(self.directory / "checkpoints", progress, self._updater, self._average, self._recipe.checkpoint.keep)
-        self._queue.acknowledge(self._unacknowledged)
-        self._unacknowledged = []
-
     def finish(self, progress: Progress) -> dict[str, float]:
         """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
         metrics = self._watch(progress.update, last=True)
+        self.keeper.judge(progress, metrics)
         keep_final(self._shown_weights(progress.update))
         return metrics
 
@@ -137,6 +150,18 @@ class Run:
             metrics["timing/evaluation"] = time.monotonic() - start
         return metrics
 
+    def _notes(self, progress: Progress) -> dict[str, Any]:
+        return {"inputs": self._inputs, "prompt_cursor": progress.update * self._recipe.rollout.prompts_per_update}
+
+    def _refuse(self, changes: list[str], allow_changes: bool) -> None:
+        if changes and not allow_changes:
+            raise RecipeChangedError(
+                f"{self.directory} holds a run by another recipe; --resume-changed goes on all the same. It differs in:\n  "
+                + "\n  ".join(changes)
+            )
+        for change in changes:
+            logger.warning("going on with a changed recipe: %s", change)
+
     def _publish(self, version: int) -> PublishedWeights:
         return publish_weights(self.directory / "weights", version, self._updater, self._recipe.checkpoint.keep_weights)
 
@@ -160,11 +185,18 @@ class Run:
 
 
 def train(
-    recipe: Recipe, policy: TrainablePolicy, reference: TrainablePolicy, queue: RunQueue, resume: bool, evaluate: Evaluate | None = None
+    recipe: Recipe,
+    policy: TrainablePolicy,
+    reference: TrainablePolicy,
+    queue: RunQueue,
+    resume: bool,
+    evaluate: Evaluate | None = None,
+    allow_changes: bool = False,
 ) -> Path:
     """Run a recipe to its end and return the run directory; raises as the methods of ``Run`` do."""
     run = Run(recipe, policy, reference, queue, evaluate)
-    progress, last = run.start(resume), recipe.run.updates
+    progress, last = run.start(resume, allow_changes), recipe.run.updates
+    due = False
     bar = tqdm(total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True)
     with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update) as log:
         while progress.update < last:
@@ -174,8 +206,13 @@ def train(
             run.give_up_if_empty(progress)
             bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
             bar.update()
-            if progress.update % recipe.checkpoint.every == 0 or progress.update == last:
-                run.save(progress)
+            due = due or progress.update % recipe.checkpoint.every == 0
+            if progress.update == last:
+                log.sync()
+                run.keeper.save(progress)
+            elif due:
+                log.sync()
+                due = not run.keeper.save_or_postpone(progress)
         log.write(last, {"weight_version": float(last), **run.finish(progress)})
     return run.directory
 

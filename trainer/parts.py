@@ -13,6 +13,7 @@ from policy.nextflow import NextFlowPolicy
 from trainer.collect import RolloutTimeoutError
 from trainer.config import Recipe
 from trainer.evaluation import EvaluationError
+from trainer.identity import RecipeChangedError
 from trainer.loop import RolloutFailedError, RunInUseError
 from trainer.supervisor import ChildDiedError
 from trajectories.access import RedisAccess
@@ -28,6 +29,7 @@ PROBLEMS = (
     RolloutTimeoutError,
     RolloutFailedError,
     RunInUseError,
+    RecipeChangedError,
     EvaluationError,
 )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from trainer.durable import write_durably
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -19,7 +22,7 @@ class RunLog:
     def __init__(self, directory: Path, first: int) -> None:
         path = directory / METRICS_FILE
         kept = [line for line in read_lines(path) if json.loads(line)["update"] < first]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_durably(path, "".join(f"{line}\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(directory / "tb"), purge_step=first)
 
@@ -29,6 +32,10 @@ class RunLog:
         self._lines.write(json.dumps({"update": update, **finite}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, update)
+
+    def sync(self) -> None:
+        """Have all lines on the disk before a checkpoint that comes after them."""
+        os.fsync(self._lines.fileno())
 
     def __enter__(self) -> RunLog:
         return self

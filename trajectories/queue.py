@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import redis
 from google.protobuf.message import Message
@@ -120,6 +120,10 @@ class RunQueue:
         results = [e.entry_id for e in self._results.scan() if _version(e, decode_trajectory, job_of) >= from_version]
         self._held = {entry_id: held for entry_id, held in self._held.items() if held[1] < from_version}
         return self._jobs.drop(jobs) + self._results.drop(results)
+
+    def position(self) -> dict[str, Any]:
+        """Return where the queue stands: the newest entry that each stream has ever had."""
+        return {"jobs": self._jobs.position(), "trajectories": self._results.position()}
 
     def backlog(self) -> int:
         """Return the number of jobs not yet taken."""

@@ -91,6 +91,10 @@ class GroupStream:
             pipe.xdel(self.key, *entry_ids)
             return int(pipe.execute()[1])
 
+    def position(self) -> str:
+        """Return the id of the newest entry that the stream has ever had; an older one than before means that Redis has lost entries."""
+        return bytes(cast(Any, self._client.xinfo_stream(self.key))["last-generated-id"]).decode()
+
     def pending(self) -> int:
         """Return the number of entries handed out and not settled."""
         return int(cast(Any, self._client.xpending(self.key, self.group))["pending"])

@@ -1,0 +1,65 @@
+"""Files that are there whole or not at all, whatever moment the machine dies at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+COMPLETE = "COMPLETE"  # written last, with the digests of all other files: a folder without it is nothing
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk before anything else happens."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a text beside its place, sync it, and rename it there: readers and crashes see the old text or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def seal(part: Path, final: Path) -> None:
+    """Make a folder of files permanent as ``final``: every file synced, renamed, then marked with the digests of its files."""
+    for file in part.iterdir():
+        sync(file)
+    sync(part)
+    digests = {file.name: sha256_of(file) for file in sorted(part.iterdir())}
+    part.rename(final)
+    sync(final.parent)
+    write_durably(final / COMPLETE, json.dumps(digests, indent=1))
+
+
+def remove_sealed(folder: Path) -> None:
+    """Delete a folder, its mark first, so that a half deleted one is never taken for a whole one."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    if folder.exists():
+        sync(folder)
+        shutil.rmtree(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a marked folder: a mark that names nothing, a file that is gone or that is not what was sealed; or None."""
+    try:
+        digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        if not isinstance(digests, dict) or not digests:
+            return f"{COMPLETE} names no files"
+        return next((f"{name} has changed" for name, digest in digests.items() if sha256_of(folder / name) != digest), None)
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""What a run is made of, and whether a recipe that goes on with it is still the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import Recipe
+from trainer.durable import sha256_of
+
+# Keys that decide where and how long a run goes and what it leaves behind, but none of its numbers.
+FREE = ("run.dir", "run.updates", "rollout.redis", "rollout.group_timeout_s", "checkpoint.", "metrics.")
+
+
+class RecipeChangedError(RuntimeError):
+    """The run directory holds a run of another recipe; the message names every key that differs, with both values."""
+
+
+def module_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
+    """Digests of what a recipe only names: the base model, which is the first reference policy, and the training prompts."""
+    return {"model": module_digest(reference), "prompts": sha256_of(recipe.prompts.train)}
+
+
+def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
+    """Keys in which ``recipe`` differs from the one that a run directory's config.toml was written by, as "key: old -> new".
+
+    A key that the older file lacks had its default. Raises ValueError where the file is no recipe.
+    """
+    old = Recipe.model_validate(tomllib.loads(config.read_text(encoding="utf-8")))
+    before, now = (dict(_flat(one.model_dump(mode="json"))) for one in (old, recipe))
+    return differences({k: v for k, v in before.items() if _matters(k)}, {k: v for k, v in now.items() if _matters(k)})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Every key whose value differs, as "key: old -> new"; a missing one is "(absent)"."""
+    keys = sorted(old.keys() | new.keys())
+    return [f"{k}: {old.get(k, '(absent)')!r} -> {new.get(k, '(absent)')!r}" for k in keys if old.get(k) != new.get(k)]
+
+
+def _matters(key: str) -> bool:
+    return not key.startswith(FREE)
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves of nested tables and lists by dotted name."""
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        children = {str(index): entry for index, entry in enumerate(value)}.items()
+    else:
+        yield name, value
+        return
+    for key, child in children:
+        yield from _flat(child, f"{name}.{key}" if name else str(key))
