@@ -70,6 +70,14 @@ async def test_items_of_one_turn_of_the_loop_share_a_batch_and_cost_bounds_it() 
     await batcher.close()
 
 
+async def test_a_batch_takes_no_more_than_its_share_of_what_waits() -> None:
+    rig = Rig(open=True)
+    batcher = await started(rig, BatchLimits(4, share=0.5))
+    await submit_all(batcher, [Thing(number) for number in range(11)])
+    assert [len(forward) for forward in rig.forwards] == [4, 4, 2, 1]
+    await batcher.close()
+
+
 async def test_what_fits_into_memory_is_remembered() -> None:
     rig = Rig(open=True, capacity=20)
     batcher = await started(rig, BatchLimits(32))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -28,6 +28,8 @@ class Submission:
 
 
 class BatcherMachine(RuleBasedStateMachine):
+    limits = LIMITS
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -36,7 +38,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.submissions: list[Submission] = []
         self.loop = asyncio.new_event_loop()
         self.rig = Rig(capacity=CAPACITY, max_items=LIMITS.max_items, max_cost=LIMITS.max_cost, clock=lambda: self.now)
-        self.batcher: Batcher[Thing, int] = Batcher(self.rig.build, LIMITS, LANES, clock=lambda: self.now)
+        self.batcher: Batcher[Thing, int] = Batcher(self.rig.build, self.limits, LANES, clock=lambda: self.now)
         self.loop.run_until_complete(self.batcher.start())
         self.settle()
 
@@ -178,5 +180,11 @@ class BatcherMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
+class SharingMachine(BatcherMachine):
+    limits = replace(LIMITS, share=0.5)
+
+
 BatcherMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
+SharingMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=40)
 TestBatcher = BatcherMachine.TestCase
+TestSharingBatcher = SharingMachine.TestCase

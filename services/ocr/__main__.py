@@ -33,7 +33,7 @@ def engine_builder(settings: OCRSettings) -> Callable[[], Engine]:
 def main() -> int:
     """Serve until told to stop; the exit code."""
     settings = parse_settings(OCRSettings)
-    scorer = OCRScorer(engine_builder(settings), settings.workers, settings.engine == "onnx", settings.batch_limits())
+    scorer = OCRScorer(engine_builder(settings), settings.workers, settings.engine == "onnx", settings.reading_limits())
     return run(settings, scorer)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.serving.batching import BatchLimits
 from services.serving.settings import ServingSettings
 
 
@@ -26,3 +27,9 @@ class OCRSettings(ServingSettings):
     paddle_detection_dir: Path | None = Field(None, description="Local folder of the paddle detection model; default: Paddle's hub.")
     paddle_recognition_dir: Path | None = Field(None, description="Local folder of the paddle recognition model; default: Paddle's hub.")
     device: str = Field("cpu", description="Device of the paddle engine: cpu, gpu:0, …")
+
+    def reading_limits(self) -> BatchLimits:
+        """Half of each worker's part of the queue at most: the rest is there for whoever is free."""
+        # An engine reads one image after the other, so that a batch saves nothing of its own time, but the event loop's work for
+        # images that come and go together is half of what it is for one at a time: their code and data stay in the core's caches.
+        return self.batch_limits(8, max_cost=2**20, share=0.5 / self.workers)

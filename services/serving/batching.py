@@ -49,13 +49,15 @@ class BatchLimits:
     """Bounds of one batch and of the queue.
 
     ``max_cost`` bounds the sum of the items' costs, in a unit of the model's choosing, for example pixels; an item that costs more
-    goes alone. ``max_wait`` is how many seconds a free model waits for a fuller batch, 0 takes what there is; an item whose
+    goes alone. ``share``, in (0, 1], is how much of what waits one batch may take, at least one item: for models whose time grows
+    with every item. ``max_wait`` is how many seconds a free model waits for a fuller batch, 0 takes what there is; an item whose
     deadline comes sooner is late.
     """
 
     max_items: int = 1
     max_cost: float = math.inf
     max_wait: float = 0.0
+    share: float = 1.0
     queue_items: int = 1024
     queue_bytes: int = 2**30
 
@@ -148,7 +150,8 @@ class BatchQueue(Generic[Item, Answer]):
     def _take_fresh(self, now: float, late: list[Entry[Item, Answer]]) -> list[Entry[Item, Answer]]:
         taken: list[Entry[Item, Answer]] = []
         cost = 0.0
-        while self._fresh and len(taken) < self._limits.max_items:
+        most = min(self._limits.max_items, math.ceil(self._limits.share * len(self._fresh)))
+        while self._fresh and len(taken) < most:
             entry = next(iter(self._fresh))
             if not _wanted(entry, now, late):
                 self._remove(entry)

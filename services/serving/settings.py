@@ -81,9 +81,9 @@ class ServingSettings(FaceSettings):
     max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
     decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
 
-    def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0) -> BatchLimits:
+    def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0, share: float = 1.0) -> BatchLimits:
         """Limits of a batcher whose queue has room for every image that may be held decoded."""
-        return BatchLimits(max_items, max_cost, max_wait, queue_items=self.max_decoded, queue_bytes=3 * self.max_pixels * self.max_decoded)
+        return BatchLimits(max_items, max_cost, max_wait, share, self.max_decoded, 3 * self.max_pixels * self.max_decoded)
 
 
 def check_pickle_host(host: str, compat_pickle: bool, any_host: bool) -> None:
