@@ -38,8 +38,8 @@ def test_a_table_that_differs_is_found() -> None:
 
 @pytest.mark.parametrize("kind", traffic.TASKS)
 def test_messages_are_real_and_of_the_papers_size(kind: str) -> None:
-    task, counts = traffic.TASKS[kind], cells(given.NEXTFLOW_7B.grids)
-    data = encode_trajectory(traffic.trajectory_of(traffic.job_of_task(task)))
+    counts = cells(given.NEXTFLOW_7B.grids)
+    data = encode_trajectory(traffic.trajectory_of(traffic.job_of_kind(kind)))
     group = decode_trajectory(data).group
     trained = {"prefix": 900, "suffix": 9184, "full": 10_084}[kind]
     assert [len(candidate.tokens) for candidate in group.candidates] == [trained] * given.GROUP
@@ -47,6 +47,14 @@ def test_messages_are_real_and_of_the_papers_size(kind: str) -> None:
     assert sum(counts) == 10_084
     assert len(data) == traffic.trajectory_bytes(kind)
     assert max(max(candidate.tokens) for candidate in group.candidates) > 2**14  # codes that take three bytes are among them
+
+
+def test_the_settings_are_the_papers_recipe() -> None:
+    recipe = traffic.recipe()
+    rollout, objective = recipe.rollout, recipe.objective
+    assert (rollout.prompts_per_update, rollout.group_size, rollout.continuations) == (given.PROMPTS, given.GROUP, given.CONTINUATIONS)
+    assert (objective.split_scale, objective.prefix_per_suffix) == (given.SPLIT_SCALE, given.PREFIX_PER_SUFFIX)
+    assert [traffic.TASKS[kind].images for kind in ("prefix", "suffix", "full")] == [32, 16, 16]
 
 
 @pytest.mark.parametrize(("prompts", "hpsv3", "overlap"), product((3, 16), (True, False), (True, False)))
@@ -117,7 +125,7 @@ def test_results_are_looked_up_by_all_their_keys() -> None:
 @pytest.mark.parametrize("kind", ["prefix", "suffix"])
 def test_fake_workers_answer_every_job_with_a_group_of_real_size(redis_server: str, run_id: str, kind: str) -> None:
     queue = RunQueue(connect(redis_server), run_id, "trainer")
-    jobs = [traffic.job_of_task(traffic.TASKS[kind], index, run_id) for index in range(6)]
+    jobs = [traffic.job_of_kind(kind, index, run_id) for index in range(6)]
     groups = list[trajectory_pb2.Group]()
     with simulation.fake_workers(redis_server, run_id, simulation.Load(kind, 0.01, 3)):
         queue.submit(jobs)

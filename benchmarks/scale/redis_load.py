@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 
 from benchmarks.scale.measured import line
-from benchmarks.scale.traffic import TASKS, job_of_task, trajectory_bytes, trajectory_of
+from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
 from trajectories.queue import RunQueue, connect
 
@@ -28,10 +28,10 @@ def measure(url: str, groups: int) -> list[Row]:
 
 def _exchange(client: redis.Redis, kind: str, groups: int) -> Iterator[Row]:
     trainer, worker = _queues(client, f"load-{kind}")
-    template = trajectory_of(job_of_task(TASKS[kind]))
+    template = trajectory_of(job_of_kind(kind))
     work, training, before, start = 0.0, 0.0, redis_cpu(client), time.perf_counter()
     for first in range(0, groups, BATCH):
-        trainer.submit([job_of_task(TASKS[kind], first + index, f"load-{kind}") for index in range(BATCH)])
+        trainer.submit([job_of_kind(kind, first + index, f"load-{kind}") for index in range(BATCH)])
         clock = time.process_time()
         for _ in range(BATCH):
             delivery = _take(worker)
@@ -54,8 +54,8 @@ def _exchange(client: redis.Redis, kind: str, groups: int) -> Iterator[Row]:
 def _memory(client: redis.Redis, kind: str) -> Iterator[Row]:
     """Memory of a group that is kept until a checkpoint holds its update."""
     trainer, worker = _queues(client, f"kept-{kind}")
-    trainer.submit([job_of_task(TASKS[kind], index, f"kept-{kind}") for index in range(KEPT)])
-    template = trajectory_of(job_of_task(TASKS[kind]))
+    trainer.submit([job_of_kind(kind, index, f"kept-{kind}") for index in range(KEPT)])
+    template = trajectory_of(job_of_kind(kind))
     before = _info(client, "memory")["used_memory_dataset"]
     for _ in range(KEPT):
         delivery = _take(worker)
@@ -67,7 +67,7 @@ def _memory(client: redis.Redis, kind: str) -> Iterator[Row]:
 
 def _polls(client: redis.Redis, jobs: int) -> Iterator[Row]:
     trainer, worker = _queues(client, f"idle-{jobs}")
-    trainer.submit([job_of_task(TASKS["prefix"], index, f"idle-{jobs}") for index in range(jobs)])
+    trainer.submit([job_of_kind("prefix", index, f"idle-{jobs}") for index in range(jobs)])
     for _ in range(jobs):
         _take(worker)
     before = redis_cpu(client)

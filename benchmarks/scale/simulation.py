@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.measured import line
 from benchmarks.scale.redis_load import redis_cpu
-from benchmarks.scale.traffic import TASKS, job_of_task, trajectory_bytes, trajectory_of
+from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
 from trainer.collect import Patience, collect
 from trajectories.codec import encode_trajectory
@@ -25,6 +25,7 @@ from trajectories.server import tied_to_this_process
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES = 8
+START_TIMEOUT_S = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,11 +48,9 @@ def stream(url: str, load: Load, window: float) -> Iterator[Row]:
     run_id = f"stream-{load.kind}-{load.seconds:g}-{load.workers}"
     client = connect(url)
     trainer = RunQueue(client, run_id, "trainer")
-    trainer.submit([job_of_task(TASKS[load.kind], index, run_id) for index in range(2 * load.workers + 16)])
+    trainer.submit([job_of_kind(load.kind, index, run_id) for index in range(2 * load.workers + 16)])
     with fake_workers(url, run_id, load):
-        seen = set[str]()
-        while len(seen) < load.workers:
-            seen |= _turn(trainer, run_id, load.kind)[1]
+        _wait_for_all(trainer, run_id, load)
         groups, redis_before, busy_before, start = 0, redis_cpu(client), _busy_seconds(), time.perf_counter()
         while (elapsed := time.perf_counter() - start) < window:
             groups += _turn(trainer, run_id, load.kind)[0]
@@ -63,11 +62,20 @@ def stream(url: str, load: Load, window: float) -> Iterator[Row]:
     yield line("stream", load.case, busy / elapsed, "cores, whole machine", load.workers)
 
 
+def _wait_for_all(trainer: RunQueue, run_id: str, load: Load) -> None:
+    """Until every worker has delivered. Raises RuntimeError where one does not."""
+    seen, deadline = set[str](), time.monotonic() + START_TIMEOUT_S + load.seconds
+    while len(seen) < load.workers:
+        seen |= _turn(trainer, run_id, load.kind)[1]
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(seen)} of {load.workers} workers have delivered")
+
+
 def _turn(trainer: RunQueue, run_id: str, kind: str) -> tuple[int, set[str]]:
     """Take in what has come and queue as many new jobs; how many, and from whom."""
     received = trainer.receive(64, 500)
     trainer.acknowledge([got.entry_id for got in received])
-    trainer.submit([job_of_task(TASKS[kind], got.message.group.job.group + 10_000, run_id) for got in received])
+    trainer.submit([job_of_kind(kind, got.message.group.job.group + 10_000, run_id) for got in received])
     return len(received), {got.message.group.worker for got in received}
 
 
@@ -75,7 +83,7 @@ def updates(url: str, load: Load, prompts: int, count: int) -> Iterator[Row]:
     """Rate over ``count`` updates of ``prompts`` groups, by the trainer's own ``collect``: none begins before the last one is whole."""
     run_id = f"updates-{load.kind}-{prompts}-{load.workers}"
     trainer = RunQueue(connect(url), run_id, "trainer")
-    jobs = [job_of_task(TASKS[load.kind], index, run_id) for index in range(prompts)]
+    jobs = [job_of_kind(load.kind, index, run_id) for index in range(prompts)]
     with fake_workers(url, run_id, load):
         _collect(trainer, jobs)  # the processes start during this one
         start = time.perf_counter()
@@ -97,7 +105,7 @@ def fake_workers(url: str, run_id: str, load: Load) -> Iterator[None]:
     """The load's workers, spread over up to eight processes that end with the block."""
     with tempfile.TemporaryDirectory() as directory:
         template = Path(directory) / "group"
-        template.write_bytes(encode_trajectory(trajectory_of(job_of_task(TASKS[load.kind]))))
+        template.write_bytes(encode_trajectory(trajectory_of(job_of_kind(load.kind))))
         common = ["--url", url, "--run-id", run_id, "--template", str(template), "--seconds", str(load.seconds)]
         shares = [range(first, load.workers, PROCESSES) for first in range(min(PROCESSES, load.workers))]
         processes = [_start([*common, "--workers", str(load.workers), "--mine", *map(str, share)]) for share in shares]

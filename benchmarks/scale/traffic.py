@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.flops import sizes
-from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task
+from benchmarks.scale.stages import SUFFIX, Task
 from policy.base import cells
+from trainer.config import Recipe, load_recipe
+from trainer.jobs import PublishedWeights, training_jobs
+from trainer.prompts import PromptSpec
 from trajectories.codec import continuations_of, encode_job, encode_trajectory, optimised_scales
 
-RUN_ID = "paper_ocr"
-PROMPT = "a shop front at night, rain on the street, with a neon sign that says 'OPEN ALL NIGHT' above a door marked 'BREAD AND MILK'. " * 3
-TARGETS = ("OPEN", "ALL", "NIGHT", "BREAD", "AND", "MILK")
-TASKS = {
-    "prefix": Task(PREFIX, given.SPLIT_SCALE, given.GROUP, given.CONTINUATIONS),
-    "suffix": Task(SUFFIX, given.SPLIT_SCALE, given.GROUP, 1),
-    "full": Task(FULL, 0, given.GROUP, 1),
-}
+RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "paper_ocr.toml"
+REWARDS = ("ocr", "hpsv3")
+PROMPT = PromptSpec(
+    "a shop front at night, rain on the street, with a neon sign that says 'OPEN ALL NIGHT' above a door marked 'BREAD AND MILK'. " * 3,
+    ("OPEN", "ALL", "NIGHT", "BREAD", "AND", "MILK"),
+)
+UPDATE = 1196  # a prefix update late in the run; the third after it is a suffix update
+KINDS = {"prefix": (UPDATE, "vmr"), "suffix": (UPDATE + given.PREFIX_PER_SUFFIX, "vmr"), "full": (UPDATE, "full")}
 
 
-def job_of_task(task: Task, index: int = 0, run_id: str = RUN_ID) -> rollout_pb2.RolloutJob:
-    """The ``index``-th job of a run, as trainer.jobs would make it at the papers' settings."""
-    return rollout_pb2.RolloutJob(
-        run_id=run_id,
-        job_id=f"train/1200/{index}",
-        update=1200,
-        group=index,
-        prompt=PROMPT,
-        target_words=TARGETS,
-        stage=task.stage,
-        split_scale=task.split,
-        group_size=task.group,
-        continuations=task.copies,
-        seed=2**63 + index,
-        weight_version=1200,
-        weight_path=f"/runs/{run_id}/weights/policy-1200.safetensors",
-        sampling=rollout_pb2.Sampling(temperature=1.0, top_k=2, top_p=0.9, cfg=5.0),
-        rewards=("ocr", "hpsv3"),
-    )
+@cache
+def recipe(stages: str = "vmr") -> Recipe:
+    """The paper's recipe; ``stages`` "full" makes it plain GRPO."""
+    return load_recipe(RECIPE, ["--objective.stages", stages])
+
+
+@cache
+def _first_job(kind: str) -> rollout_pb2.RolloutJob:
+    update, stages = KINDS[kind]
+    weights = PublishedWeights(update, Path("/runs/paper_ocr/weights/policy-1196.safetensors"))
+    (job, *_) = training_jobs(recipe(stages), update, [PROMPT], weights)
+    job.rewards[:] = REWARDS
+    return job
+
+
+def job_of_kind(kind: str, index: int = 0, run_id: str = "") -> rollout_pb2.RolloutJob:
+    """The ``index``-th job of an update as the trainer makes it, but for both rewards; ``run_id``: of another run."""
+    job = rollout_pb2.RolloutJob()
+    job.CopyFrom(_first_job(kind))
+    job.job_id, job.group, job.run_id = f"train/{job.update}/{index}", index, run_id or job.run_id
+    return job
+
+
+def _task(kind: str) -> Task:
+    job = _first_job(kind)
+    return Task(job.stage, job.split_scale, job.group_size, continuations_of(job))
+
+
+TASKS = {kind: _task(kind) for kind in KINDS}
 
 
 def trajectory_of(job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
@@ -76,7 +90,7 @@ def _candidate(rng: np.random.Generator, tokens: int, images: int) -> trajectory
 
 def _scored(rng: np.random.Generator) -> trajectory_pb2.Continuation:
     words = [_word(rng) for _ in range(given.WORDS_AN_IMAGE)]
-    return trajectory_pb2.Continuation(rewards={"ocr": rng.random(), "hpsv3": rng.random()}, words=words)
+    return trajectory_pb2.Continuation(rewards={name: rng.random() for name in REWARDS}, words=words)
 
 
 def _word(rng: np.random.Generator) -> reward_pb2.Word:
@@ -86,13 +100,13 @@ def _word(rng: np.random.Generator) -> reward_pb2.Word:
 @cache
 def job_bytes(kind: str) -> int:
     """Bytes of a job of a kind in TASKS."""
-    return len(encode_job(job_of_task(TASKS[kind])))
+    return len(encode_job(job_of_kind(kind)))
 
 
 @cache
 def trajectory_bytes(kind: str) -> int:
     """Bytes of a group of a kind in TASKS."""
-    return len(encode_trajectory(trajectory_of(job_of_task(TASKS[kind]))))
+    return len(encode_trajectory(trajectory_of(job_of_kind(kind))))
 
 
 def weight_bytes(number: int = given.ACTIVATIONS) -> int:
