@@ -16,7 +16,8 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 from clients.varl_client import RejectedError, UnavailableError
 from clients.varl_client import RewardClient as HttpClient
 from services.serving.access import Tokens
-from services.serving.client import RewardClient, RewardRejected
+from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
+from services.serving.credentials import ClientFiles, Credentials
 from services.serving.settings import ServingSettings, parse_settings
 from tests.certificates import self_signed
 from tests.compat_rig import grey
@@ -119,9 +120,9 @@ def test_refusals_are_counted(guarded: ToyProcess) -> None:
 
 
 async def test_the_clients_send_their_token(guarded: ToyProcess) -> None:
-    async with RewardClient(guarded.grpc, 60, token="second-token") as client:
+    async with RewardClient(guarded.grpc, 60, credentials=Credentials("second-token")) as client:
         assert (await client.info()).reward == "toy"
-    async with RewardClient(guarded.grpc, 60, token="wrong") as client:
+    async with RewardClient(guarded.grpc, 60, credentials=Credentials("wrong")) as client:
         with pytest.raises(RewardRejected, match="UNAUTHENTICATED"):
             await client.info()
     with HttpClient(guarded.http, token="first-token") as http:
@@ -137,10 +138,34 @@ async def test_tls_on_both_faces(tmp_path: Path) -> None:
     with toy_service("--tls-cert-file", str(cert), "--tls-key-file", str(key)) as service:
         with HttpClient(f"https://127.0.0.1:{service.http_port}", ca_file=cert) as http:
             assert http.score([grey(51)], ["x"])["toy"].require() == [pytest.approx(0.2)]
-        async with RewardClient(service.grpc, 60, ca=cert.read_bytes()) as client:
+        async with RewardClient(service.grpc, 60, credentials=Credentials(ca=cert.read_bytes())) as client:
             assert (await client.score([grpc_sample("a", "x", grey(51))])).results[0].score.value == pytest.approx(0.2)
         with HttpClient(service.http, attempts=1) as http, pytest.raises(UnavailableError):
             http.info()
+
+
+async def test_mutual_tls_lets_known_clients_in_alone(tmp_path: Path) -> None:
+    key, cert = self_signed()
+    files = {name: tmp_path / name for name in ("key.pem", "cert.pem")}
+    for name, content in zip(files, (key, cert), strict=True):
+        files[name].write_bytes(content)
+    flags = ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-client-ca-file", "cert.pem"]
+    with toy_service(*(str(files.get(flag, flag)) for flag in flags)) as service:
+        async with RewardClient(service.grpc, 60, credentials=Credentials(ca=cert, pair=(key, cert))) as client:
+            assert (await client.info()).reward == "toy"
+        async with RewardClient(service.grpc, 3, credentials=Credentials(ca=cert), patient=False) as client:
+            with pytest.raises(RewardUnavailable):
+                await client.info()
+
+
+def test_contradictions_of_certificates_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_settings(ServingSettings, ["--tls-client-ca-file", "ca.pem"])
+    assert "tls_client_ca_file" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="authority"):
+        ClientFiles(cert=Path("cert.pem"), key=Path("key.pem"))
+    with pytest.raises(ValueError, match="go together"):
+        ClientFiles(ca=Path("ca.pem"), key=Path("key.pem"))
 
 
 def test_a_certificate_without_its_key_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
+from services.serving.credentials import Credentials
 from services.serving.health import Health
 from tests.certificates import self_signed
 from tests.ocr_builders import grpc_sample
@@ -120,7 +121,7 @@ async def test_only_replicas_that_say_they_serve_are_asked() -> None:
 
 async def test_the_token_goes_with_each_request() -> None:
     servicer = Failing([])
-    async with serving(servicer) as (target, _), RewardClient(target, 30, token="secret") as client:
+    async with serving(servicer) as (target, _), RewardClient(target, 30, credentials=Credentials("secret")) as client:
         await client.score([grpc_sample("a", "p", b"x")])
     assert servicer.tokens == ["Bearer secret"]
 
@@ -147,9 +148,9 @@ async def test_over_tls_only_the_authority_named_is_trusted() -> None:
     key, certificate = self_signed()
     credentials = grpc.ssl_server_credentials([(key, certificate)])
     async with serving(Failing([]), credentials=credentials) as (target, _):
-        async with RewardClient(target, 30, ca=certificate, token="secret") as client:
+        async with RewardClient(target, 30, credentials=Credentials("secret", certificate)) as client:
             assert (await client.score([grpc_sample("a", "p", b"x")])).reward == "1"
         for ca in (None, self_signed()[1]):
-            async with RewardClient(target, 5, ca=ca, patient=False) as client:
+            async with RewardClient(target, 5, credentials=Credentials(ca=ca), patient=False) as client:
                 with pytest.raises(RewardUnavailable):
                     await client.score([grpc_sample("a", "p", b"x")])

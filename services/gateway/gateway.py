@@ -18,7 +18,7 @@ from services.gateway.messages import sample_messages
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.admission import Admission
-from services.serving.client import RewardClient, read_credentials
+from services.serving.client import RewardClient
 from services.serving.hangup import ClientGoneError
 from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from services.serving.service import State, check_samples
@@ -135,11 +135,9 @@ class Gateway:
 
 
 def _backends(settings: GatewaySettings) -> dict[str, Backend]:
-    token, ca = read_credentials(settings.backend_token_file, settings.backend_ca_file)
-    seconds = settings.request_seconds
-    return {
-        name: Backend(name, RewardClient(target, seconds, token=token, ca=ca, patient=False)) for name, target in settings.reward.items()
-    }
+    credentials, seconds = settings.backend_files().read(), settings.request_seconds
+    clients = {name: RewardClient(target, seconds, credentials=credentials, patient=False) for name, target in settings.reward.items()}
+    return {name: Backend(name, client) for name, client in clients.items()}
 
 
 def _bounded(sample: RawSample, max_bytes: int) -> RawSample:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.serving.client import MAX_MESSAGE_BYTES
+from services.serving.credentials import ClientFiles
 from services.serving.settings import FaceSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -26,4 +27,15 @@ class GatewaySettings(FaceSettings):
     backend_ca_file: Path | None = Field(
         None, description="PEM file of the authority that signed the services' certificates; default: no TLS."
     )
+    backend_cert_file: Path | None = Field(None, description="PEM file of the gateway's own certificate, where the services ask for one.")
+    backend_key_file: Path | None = Field(None, description="PEM file of its key.")
     max_request_bytes: int = Field(MAX_MESSAGE_BYTES, ge=1024, le=MAX_MESSAGE_BYTES, description="Bytes of a request.")
+
+    @model_validator(mode="after")
+    def _credentials_fit(self) -> Self:
+        self.backend_files()
+        return self
+
+    def backend_files(self) -> ClientFiles:
+        """What the services behind are shown; raises ValueError where it contradicts itself."""
+        return ClientFiles(self.backend_token_file, self.backend_ca_file, self.backend_cert_file, self.backend_key_file)

@@ -29,7 +29,8 @@ from services.rollout.scoring import Scorer
 from services.rollout.service import SERVICE_NAME, Model, RolloutServicer
 from services.rollout.settings import RolloutSettings
 from services.rollout.worker import Parts, Worker, WorkerSettings
-from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable, read_credentials
+from services.serving.access import BearerInterceptor, read_tokens
+from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
 from services.serving.grpc_face import server_options
 from services.serving.logs import configure_logs
 from trajectories.queue import RunQueue
@@ -100,12 +101,14 @@ class Service:
     async def _listen(self, stack: AsyncExitStack) -> dict[str, int]:
         """Open the ports, NOT_SERVING: the stock health servicer begins as SERVING."""
         await self._set_serving(False)
-        server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES))
+        tokens = read_tokens(self._settings.token_file)
+        gate = [BearerInterceptor(tokens, self._metrics.refused.inc)] if tokens else []
+        server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES), interceptors=gate)
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        grpc_port = server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
+        grpc_port = self._settings.grpc_files().add_port(server, self._settings.host, self._settings.grpc_port)
         await server.start()
         stack.push_async_callback(server.stop, self._settings.grace_seconds)
         stack.push_async_callback(self._drain)
@@ -129,8 +132,8 @@ class Service:
 
     async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
         settings = self._settings
-        token, ca = read_credentials(settings.reward_token_file, settings.reward_ca_file)
-        clients = {name: RewardClient(target, settings.score_timeout_s, token=token, ca=ca) for name, target in settings.reward.items()}
+        shown = settings.reward_files().read()
+        clients = {name: RewardClient(target, settings.score_timeout_s, credentials=shown) for name, target in settings.reward.items()}
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(

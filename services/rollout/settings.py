@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from policy.base import SamplingParams
+from services.serving.credentials import ClientFiles, ServerFiles
 from services.serving.settings import Port
 from trajectories.access import RedisAccess
 
@@ -56,10 +57,20 @@ class RolloutSettings(BaseSettings):
     reward_ca_file: Path | None = Field(
         None, description="PEM file of the authority that signed the reward services' certificates; default: no TLS."
     )
+    reward_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where the rewards ask for one.")
+    reward_key_file: Path | None = Field(None, description="PEM file of its key.")
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")
+    token_file: Path | None = Field(
+        None, description="File of bearer tokens, one a line: Generate needs one of them, health none. Default: none does."
+    )
+    tls_cert_file: Path | None = Field(None, description="PEM file of the certificate of the gRPC port and its chain; default: no TLS.")
+    tls_key_file: Path | None = Field(None, description="PEM file of its key.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do."
+    )
     metrics_port: Port = Field(9102, description="Port of GET /metrics; 0 picks a free one.")
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
     worker: str = Field("", description="Name in trajectories, unique in the run; default: host, process id and a random part.")
@@ -84,9 +95,19 @@ class RolloutSettings(BaseSettings):
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
 
     @model_validator(mode="after")
-    def _redis_is_reachable(self) -> Self:
+    def _credentials_fit(self) -> Self:
         self.redis()
+        self.reward_files()
+        self.grpc_files()
         return self
+
+    def reward_files(self) -> ClientFiles:
+        """What the rewards are shown; raises ValueError where it contradicts itself."""
+        return ClientFiles(self.reward_token_file, self.reward_ca_file, self.reward_cert_file, self.reward_key_file)
+
+    def grpc_files(self) -> ServerFiles:
+        """Certificates of the gRPC port; raises ValueError where they contradict each other."""
+        return ServerFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     def redis(self) -> RedisAccess:
         """Address and credentials of Redis; raises ValueError where they contradict each other."""

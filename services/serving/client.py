@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
+from services.serving.credentials import Credentials
 from services.serving.tracing import outgoing
 
 SERVICE = "varl.v1.RewardService"
@@ -64,31 +64,24 @@ class RewardRejected(Exception):  # noqa: N818
         self.code, self.detail = code, detail
 
 
-def read_credentials(token_file: Path | None, ca_file: Path | None) -> tuple[str | None, bytes | None]:
-    """``token`` and ``ca`` of a ``RewardClient`` out of files, None for no file; raises OSError."""
-    return token_file.read_text().strip() if token_file else None, ca_file.read_bytes() if ca_file else None
-
-
 class RewardClient:
     """Scores over gRPC. For use inside one event loop."""
 
-    def __init__(self, target: str, timeout_s: float, *, token: str | None = None, ca: bytes | None = None, patient: bool = True) -> None:
+    def __init__(self, target: str, timeout_s: float, *, credentials: Credentials = Credentials(), patient: bool = True) -> None:  # noqa: B008 - frozen
         """Talk to the replicas behind a target, each request to one that says it serves.
 
         Args:
             target: a gRPC target, for example "127.0.0.1:50051" or "dns:///ocr:50051".
             timeout_s: bounds each request in seconds, retries included.
-            token: sent as bearer token with each request.
-            ca: PEM of the authority that signed the service's certificate; None: no TLS.
+            credentials: its token is sent with each request; TLS, and mutual TLS, where they name an authority and a certificate.
             patient: wait for a service that is away, and come again to one that is overloaded; else fail at once.
 
         """
         self._timeout_s, self._patient = timeout_s, patient
         options = (*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(patient))))
+        tls, token = credentials.channel(), credentials.token
         self._channel = (
-            grpc.aio.insecure_channel(target, options=options)
-            if ca is None
-            else grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(ca), options=options)
+            grpc.aio.insecure_channel(target, options=options) if tls is None else grpc.aio.secure_channel(target, tls, options=options)
         )
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)

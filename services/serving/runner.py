@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-import grpc
 from fastapi import APIRouter
 
 from services.serving.access import BearerInterceptor, read_tokens
@@ -42,7 +41,7 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         grpc_server = build_server(service, [BearerInterceptor(tokens, _refused(service, "grpc"))] if tokens else [])
         await health.add_to(grpc_server)
         listener = listen(settings)
-        grpc_port = _add_port(grpc_server, settings)
+        grpc_port = settings.grpc_files().add_port(grpc_server, settings.host, settings.grpc_port)
     except (OSError, RuntimeError, ValueError) as error:
         _log.error("cannot listen on %s, ports %d and %d: %s", settings.host, settings.http_port, settings.grpc_port, error)
         return 1
@@ -69,15 +68,3 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
 
 def _refused(service: ScoringService, face: str) -> Callable[[], None]:
     return partial(service.metrics.request, face, RejectionCode.UNAUTHENTICATED)
-
-
-def _add_port(server: grpc.aio.Server, settings: ServingSettings) -> int:
-    address = _address(settings.host, settings.grpc_port)
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
-        return server.add_insecure_port(address)
-    pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
-    return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from services.serving.batching import BatchLimits
+from services.serving.credentials import ServerFiles, check_pair
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 T = TypeVar("T", bound="FaceSettings")
@@ -58,8 +59,7 @@ class FaceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _key_and_certificate(self) -> Self:
-        if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("tls_cert_file and tls_key_file go together")
+        check_pair("tls", self.tls_cert_file, self.tls_key_file)
         return self
 
     @model_validator(mode="after")
@@ -72,6 +72,9 @@ class ServingSettings(FaceSettings):
     """Faces and limits of a reward service."""
 
     grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do."
+    )
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
     max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
     max_pixels: int = Field(2048 * 2048, ge=64, description="Pixels of an image.")
@@ -80,6 +83,15 @@ class ServingSettings(FaceSettings):
     max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
     max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
     decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
+
+    @model_validator(mode="after")
+    def _mutual_tls_is_tls(self) -> Self:
+        self.grpc_files()
+        return self
+
+    def grpc_files(self) -> ServerFiles:
+        """Certificates of the gRPC face; raises ValueError where they contradict each other."""
+        return ServerFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0, share: float = 1.0) -> BatchLimits:
         """Limits of a batcher whose queue has room for every image that may be held decoded."""
