@@ -82,20 +82,20 @@ def probed(objects: Sequence[Object]) -> list[str]:
 
 
 def _probed(one: Container) -> list[str]:
-    probes = {name: one.spec.get(f"{name}Probe") for name in ("startup", "readiness", "liveness")}
+    probes: dict[str, Object] = {name: one.spec.get(f"{name}Probe") or {} for name in ("startup", "readiness", "liveness")}
     lacking = [f"{one}: no {name} probe" for name, probe in probes.items() if not probe]
     ports = one.ports()
     strangers = [
         f"{one}: {name} probe asks port {port}" for name, probe in probes.items() for port in _asked(probe) if not _has(ports, port)
     ]
-    startup = probes["startup"] or {}
+    startup = probes["startup"]
     patient = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) >= 300
-    alike = bool(probes["liveness"]) and probes["liveness"].get("httpGet") == probes["readiness"].get("httpGet", "none")
+    alike = probes["liveness"].get("httpGet") == probes["readiness"].get("httpGet", "none")
     return lacking + strangers + _faults(one, startup_takes_five_minutes=patient, liveness_is_not_readiness=not alike)
 
 
-def _asked(probe: Object | None) -> list[int | str]:
-    return [handler["port"] for kind in ("httpGet", "grpc", "tcpSocket") if (handler := (probe or {}).get(kind))]
+def _asked(probe: Object) -> list[int | str]:
+    return [handler["port"] for kind in ("httpGet", "grpc", "tcpSocket") if (handler := probe.get(kind))]
 
 
 def _has(ports: dict[str, int], port: int | str) -> bool:
