@@ -64,7 +64,7 @@ def test_leftovers_without_a_mark_are_no_checkpoints_and_are_swept(tmp_path: Pat
 @pytest.fixture
 def keeper(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: str) -> Keeper:
     queue = RunQueue(redis_client, run_id, "trainer")
-    return Keeper(tmp_path / "c", CheckpointSettings(keep=1), updater, None, queue, lambda progress: {"inputs": {}}, lambda progress: {})
+    return Keeper(tmp_path / "c", CheckpointSettings(keep=1), updater, None, queue, lambda progress: {"inputs": {}}, lambda update: {})
 
 
 def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(keeper: Keeper) -> None:

@@ -157,7 +157,7 @@ def test_weights_are_read_when_the_version_or_the_file_changes(tmp_path: Path) -
             parameter.mul_(-1)
     file = tmp_path / "v1.safetensors"
     other.save_weights(str(file))
-    weights = Weights(policy, tmp_path / "policy.safetensors")
+    weights = Weights(policy, tmp_path / "policy.safetensors", tmp_path / "cache")
     base = run(policy, stage_job(FULL))[0].tokens
     changed = run(other, stage_job(FULL))[0].tokens
     assert changed != base
@@ -174,7 +174,7 @@ def test_weights_are_read_when_the_version_or_the_file_changes(tmp_path: Path) -
 def test_weights_that_cannot_be_read_are_a_reason_not_a_crash(tmp_path: Path) -> None:
     policy = build_random(0)
     policy.save(tmp_path)
-    weights = Weights(policy, tmp_path / "policy.safetensors")
+    weights = Weights(policy, tmp_path / "policy.safetensors", tmp_path / "cache")
     missing = weights.use(3, str(tmp_path / "v3.safetensors"))
     assert missing is not None and "v3.safetensors" in missing and weights.loaded
     (tmp_path / "v4.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00not json")

@@ -152,7 +152,14 @@ async def parts(redis_client: redis.Redis, run_id: str, reward: RunningReward, t
     policy, thread = CrashingPolicy(base.config, base.tokenizer, base.module), ModelThread(1)
     queue = RunQueue(redis_client, run_id, "worker", max_deliveries=2)
     async with RewardClient(reward.target, TIMEOUT_S) as client:
-        yield Parts(policy, Weights(policy, tmp_path / "policy.safetensors"), thread, Scorer({"bright": client}, 2), queue, Metrics())
+        yield Parts(
+            policy,
+            Weights(policy, tmp_path / "policy.safetensors", tmp_path / "cache"),
+            thread,
+            Scorer({"bright": client}, 2),
+            queue,
+            Metrics(),
+        )
     thread.close()
 
 
@@ -172,7 +179,7 @@ async def test_defect_met_on_one_job_ends_as_a_dead_letter_and_spares_the_others
     stop.set()
     await working
     outcomes = {job_of(delivery.message).job_id: delivery.message for delivery in received}
-    assert outcomes["CRASH"].failure.code == trajectory_pb2.FAILURE_CODE_BAD_JOB
+    assert outcomes["CRASH"].failure.code == trajectory_pb2.FAILURE_CODE_DEAD_LETTER
     assert "delivered 2 times" in outcomes["CRASH"].failure.detail
     assert len(outcomes["sound"].group.candidates) == 2
 

@@ -66,7 +66,7 @@ def reward() -> Iterator[RunningReward]:
 
 @pytest.fixture(scope="module")
 def worker(redis_server: str, model_dir: Path, reward: RunningReward) -> Iterator[RolloutProcess]:
-    with rollout_process(redis_server, RUN, model_dir, {"bright": reward.target}, "--decode-batch", "2") as running:
+    with rollout_process(redis_server, RUN, model_dir, {"bright": reward.target}, "--decode-batch", "2", "--min-idle-s", "3") as running:
         yield running
 
 

@@ -20,13 +20,12 @@ from tests.trajectory_builders import make_group, make_job
 from trainer.averaging import WeightAverage
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from trainer.collect import failure_name
-from trainer.config import ObjectiveSettings, OptimizerSettings
+from trainer.config import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.durable import COMPLETE
 from trainer.groups import GroupBatch, to_batch
 from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
 from trainer.objectives.grpo import token_log_probs
 from trainer.prompts import PromptSpec, draw_prompts, load_prompts
-from trainer.publish import publish_weights
 from trainer.run_log import METRICS_FILE, RunLog
 from trainer.update import Outcome, Updater, build_optimizer, learning_rate
 
@@ -171,14 +170,16 @@ def test_update_without_groups_changes_nothing() -> None:
     assert _same(before, _weights(model))
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
+def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _policy()
-    updater, before = _updater(model), _weights(model)
-    bad = _batch(model, [0.0, math.nan])
-    outcome, _ = updater.update([_batch(model, [0.0, 1.0]), bad], 0, by_scale=False)
-    assert outcome is Outcome.NON_FINITE_LOSS
+    updater, before, logits = _updater(model), _weights(model), NextFlowPolicy.logits
+    batches = [_batch(model, [0.0, 1.0]), _batch(model, [0.0, 1.0], seed=1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "logits", lambda prompt, tokens, start: logits(model, prompt, tokens, start) * math.nan)
+        outcome, metrics = updater.update(batches, 0, by_scale=False)
+    assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
     assert _same(before, _weights(model)) and not updater.optimizer.state
-    outcome, _ = updater.update([_batch(model, [0.0, 1.0])], 1, by_scale=False)  # and the next update is unharmed
+    outcome, _ = updater.update(batches, 1, by_scale=False)  # and the next update is unharmed
     assert outcome is Outcome.STEPPED and not _same(before, _weights(model))
 
 
@@ -199,7 +200,8 @@ def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
     stale = GroupBatch(**{**vars(batch), "reported": batch.reported - 1.0})  # every ratio is e
     for setting, clipped in (("recomputed", 0.0), ("reported", 0.5)):
         objective = ObjectiveSettings.model_validate({"old_log_probs": setting})
-        _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings()).update([stale], 0, by_scale=False)
+        guards = GuardSettings(first_ratio="off")
+        _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings(), guards).update([stale], 0, by_scale=False)
         assert metrics["ratio_mean"] == pytest.approx(math.e, rel=1e-4)
         assert metrics["clip_ratio/high"] == clipped
 
@@ -301,16 +303,6 @@ def test_unfinished_checkpoints_are_not_seen_and_old_ones_go(tmp_path: Path) -> 
     assert [path.name for path in checkpoints(tmp_path)] == ["000002", "000003"]
 
 
-def test_published_weights_keep_the_newest_versions(tmp_path: Path) -> None:
-    updater = _updater(_policy())
-    for version in (0, 1, 2, 10):
-        published = publish_weights(tmp_path, version, updater, keep=2)
-    assert published.path.name == "v000010.safetensors"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v000002.safetensors", "v000010.safetensors"]
-    publish_weights(tmp_path, 1, updater, keep=2)  # after going back to an older checkpoint, its own version is not the one to go
-    assert (tmp_path / "v000001.safetensors").exists()
-
-
 def test_metrics_file_drops_what_lies_beyond_the_resumed_update_and_torn_lines(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         for update in range(4):
@@ -325,4 +317,4 @@ def test_metrics_file_drops_what_lies_beyond_the_resumed_update_and_torn_lines(t
 
 def test_failure_codes_have_a_metric_name_each() -> None:
     names = [failure_name(cast(trajectory_pb2.FailureCode, code)) for code in trajectory_pb2.FailureCode.values() if code]
-    assert names == ["score_failed", "reward_unavailable", "weights_missing", "bad_job"]
+    assert names == ["score_failed", "reward_unavailable", "weights_missing", "bad_job", "dead_letter"]

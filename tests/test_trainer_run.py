@@ -144,12 +144,29 @@ def test_a_failing_group_is_queued_again_then_dropped_and_never_scored(
     redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
 ) -> None:
     reward = BrightnessReward(refused=PROMPTS[:1])
-    recipe = make_recipe(tmp_path, run_id, run={"updates": 2}, rollout={"prompts_per_update": 5, "max_attempts": 3}, objective=VANILLA)
+    rollout = {"prompts_per_update": 5, "max_attempts": 3, "max_replacements": 0}
+    recipe = make_recipe(tmp_path, run_id, run={"updates": 2}, rollout=rollout, objective=VANILLA)
     lines = read_metrics(run_recipe(recipe, redis_server, reward))[:2]
     for line in lines:  # every update draws all five prompts
         assert (line["failures/score_failed"], line["groups/dropped"], line["groups/used"]) == (3, 1, 4)
         assert line["reward/total"] > 0.4  # a failure counted as 0 would pull the mean of five below
     assert reward.asked.count(PROMPTS[0]) == 2 * 3 * recipe.rollout.group_size
+
+
+def test_a_poison_prompt_is_a_dead_letter_and_another_prompt_takes_its_place_every_time(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
+) -> None:
+    runs = []
+    for name in (run_id, f"{run_id}-again"):
+        rollout = {"prompts_per_update": 4, "max_attempts": 2}
+        recipe = make_recipe(tmp_path, name, run={"updates": 3}, rollout=rollout, objective=VANILLA)
+        runs.append(run_recipe(recipe, redis_server, BrightnessReward(refused=PROMPTS[:1])))
+        dead = connect(redis_server).xrange(f"varl:{name}:dead")
+        replaced = int(sum(column(runs[-1], "groups/replaced")))
+        assert len(dead) == replaced >= 2  # of three updates of four prompts out of five, two have the poisoned one at least
+        assert all(b"score_failed" in fields[b"reason"] and PROMPTS[0].encode() in fields[b"m"] for _, fields in dead)
+    assert column(runs[0], "groups/used") == [4.0] * 3
+    assert column(runs[0], "reward/total") == column(runs[1], "reward/total")
 
 
 def test_a_run_without_any_group_gives_up_and_says_why(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:

@@ -176,7 +176,7 @@ def test_job_delivered_too_often_is_a_dead_letter_and_a_typed_failure(trainer: R
     assert take(workers[2], 0).message.job_id == "sound"
     (delivery,) = trainer.receive(10, AT_ONCE)
     failure = delivery.message.failure
-    assert (failure.job.job_id, failure.code) == ("poison", trajectory_pb2.FAILURE_CODE_BAD_JOB)
+    assert (failure.job.job_id, failure.code) == ("poison", trajectory_pb2.FAILURE_CODE_DEAD_LETTER)
     assert "2 times" in failure.detail
     (reason,) = (fields[b"reason"] for _, fields in cast(Any, redis_client.xrange(f"varl:{run_id}:dead")))
     assert b"2 times" in reason

@@ -77,7 +77,7 @@ def _worker(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessRewa
     model = policy.nextflow.load(model_dir)
     parts = Parts(
         policy=model,
-        weights=Weights(model, model_dir / "policy.safetensors"),
+        weights=Weights(model, model_dir / "policy.safetensors", model_dir / "cache"),
         model=ModelThread(1),
         scorer=Scorer({"brightness": reward}, 4),
         queue=RunQueue(connect(redis_url), run_id, name),

@@ -6,7 +6,7 @@ from typing import Any
 
 from varl.v1 import rollout_pb2, trajectory_pb2
 
-from trajectories.codec import continuations_of, optimised_scales
+from trajectories.codec import SCHEMA, continuations_of, optimised_scales
 
 GRIDS = ((1, 1), (2, 2), (3, 4))
 
@@ -23,6 +23,7 @@ def make_job(run_id: str = "run", **fields: Any) -> rollout_pb2.RolloutJob:  # n
         "seed": 7,
         "sampling": rollout_pb2.Sampling(temperature=1.0, top_p=1.0),
         "rewards": ["ocr"],
+        "schema": SCHEMA,
     }
     return rollout_pb2.RolloutJob(run_id=run_id, **(defaults | fields))
 
@@ -41,7 +42,7 @@ def make_group(job: rollout_pb2.RolloutJob, grids: tuple[tuple[int, int], ...] =
 
 
 def make_candidate(job: rollout_pb2.RolloutJob, tokens: int) -> trajectory_pb2.Candidate:
-    scored = [trajectory_pb2.Continuation(rewards=dict.fromkeys(job.rewards, 0.5)) for _ in range(continuations_of(job))]
+    scored = [trajectory_pb2.Continuation(rewards=dict.fromkeys([*job.rewards, *job.optional_rewards], 0.5)) for _ in range(continuations_of(job))]
     return trajectory_pb2.Candidate(tokens=range(tokens), log_probs=[-0.5] * tokens, continuations=scored)
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pydantic import ValidationError
 
 from trainer.config import Recipe, parse_command
+from trainer.guards import GuardError
 from trainer.held_out import evaluator
 from trainer.local_services import local_services
 from trainer.loop import train
@@ -21,7 +22,10 @@ logger = logging.getLogger("trainer")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train by a recipe, or with --dry-run print the resolved recipe and what would run; returns the exit status."""
+    """Train by a recipe, or with --dry-run print the resolved recipe and what would run.
+
+    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, 3 stopped by a guard, 130 Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         command = parse_command(arguments)
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)
+    except GuardError as error:
+        return _fail(f"{error}; the weights are as before this update", status=3)
     except PROBLEMS as error:
         return _fail(f"{type(error).__name__}: {error}")
     return 0

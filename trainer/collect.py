@@ -1,7 +1,8 @@
-"""Waiting for the groups of a batch of jobs: a failed group is queued again within a bound, then dropped; it never becomes a number."""
+"""Waiting for the groups of a batch of jobs: a failed group is queued again within a bound, then replaced or dropped, never a number."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from policy.base import Grid
 from trajectories.codec import job_of
 from trajectories.queue import Delivery, RunQueue
 
+logger = logging.getLogger("trainer")
 POLL_MS = 500
+LOOK_FOR_LOST_S = 10.0  # of silence
 
 
 class RolloutTimeoutError(RuntimeError):
@@ -28,6 +31,18 @@ class Patience:
     max_attempts: int
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What is done about groups that fail.
+
+    replace: another job in the place of one that failed for good, given how many have been put there with it (from 1), or None: the
+    group is dropped. repair: called before a job is queued again whose worker could not get its weights.
+    """
+
+    replace: Callable[[rollout_pb2.RolloutJob, int], rollout_pb2.RolloutJob | None] = lambda job, count: None
+    repair: Callable[[rollout_pb2.RolloutJob], None] = lambda job: None
+
+
 @dataclass
 class Collected:
     """What came back for a batch of jobs."""
@@ -36,7 +51,9 @@ class Collected:
     entry_ids: list[str] = field(default_factory=list)  # of the groups, to acknowledge when a checkpoint holds their update
     failures: Counter[str] = field(default_factory=Counter)  # by code in small letters, retried ones included
     dropped: list[trajectory_pb2.GroupFailure] = field(default_factory=list)
+    replaced: int = 0  # jobs given up for another prompt
     unexpected: int = 0  # trajectories of other jobs: late repeats
+    requeued: int = 0  # jobs that Redis had lost
 
 
 def failure_name(code: trajectory_pb2.FailureCode) -> str:
@@ -50,72 +67,105 @@ def collect(
     grids: Sequence[Grid],
     patience: Patience,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    remedies: Remedies | None = None,
 ) -> Collected:
-    """Submit the jobs and wait until each has a group or has failed ``max_attempts`` times.
+    """Submit the jobs, but for those submitted ahead, and wait until each has a group or has failed for good.
+
+    A job fails for good after ``max_attempts`` attempts, or as a dead letter of the workers; it is then on the dead-letter stream.
 
     grids: those of the trained policy; a group of another model is a failure (bad_job). progress is told (groups settled, groups asked).
 
     Raises:
         RolloutTimeoutError: nothing was settled for ``timeout_s``.
     """
-    pending = {job.job_id: job for job in jobs}
-    result = Collected()
-    queue.submit(jobs)
-    last = time.monotonic()
-    while pending:
-        for delivery in queue.receive(len(pending), POLL_MS):
-            if _settle(queue, delivery, pending, result, grids, patience.max_attempts):
-                last = time.monotonic()
-                progress(len(jobs) - len(pending), len(jobs))
-        if pending and time.monotonic() - last > patience.timeout_s:
-            raise RolloutTimeoutError(_timeout_message(queue, pending, patience.timeout_s))
-    result.groups.sort(key=lambda group: group.job.group)
-    return result
+    collection = _Collection(queue, {job.job_id: job for job in jobs}, grids, patience, remedies or Remedies())
+    ahead, arrived = queue.take_ahead(jobs)
+    queue.submit([job for job in jobs if job.job_id not in ahead])
+    last = looked = time.monotonic()
+    while collection.pending:
+        for delivery in arrived or queue.receive(len(collection.pending), POLL_MS):
+            if collection.settle(delivery):
+                last = looked = time.monotonic()
+                progress(len(jobs) - len(collection.pending), len(jobs))
+        arrived, now = [], time.monotonic()
+        if collection.pending and now - last > patience.timeout_s:
+            raise RolloutTimeoutError(_timeout_message(queue, collection.pending, patience.timeout_s))
+        if now - looked > LOOK_FOR_LOST_S:
+            collection.requeue_lost()
+            looked = now
+    collection.result.groups.sort(key=lambda group: group.job.group)
+    return collection.result
 
 
-def _settle(
-    queue: RunQueue,
-    delivery: Delivery[trajectory_pb2.Trajectory],
-    pending: dict[str, rollout_pb2.RolloutJob],
-    result: Collected,
-    grids: Sequence[Grid],
-    max_attempts: int,
-) -> bool:
-    """Sort one trajectory in; True if it belongs to a pending job."""
-    job = pending.get(job_of(delivery.message).job_id)
-    if job is None or job != job_of(delivery.message):
-        result.unexpected += 1
-        queue.acknowledge([delivery.entry_id])
-        return False
-    failure = _failure(delivery.message, grids)
-    if failure is None:
-        result.groups.append(delivery.message.group)
-        result.entry_ids.append(delivery.entry_id)
-        del pending[job.job_id]
+@dataclass
+class _Collection:
+    """The jobs still wanted, by id, and what has come of the others."""
+
+    queue: RunQueue
+    pending: dict[str, rollout_pb2.RolloutJob]
+    grids: Sequence[Grid]
+    patience: Patience
+    remedies: Remedies
+    result: Collected = field(default_factory=Collected)
+    replacements: Counter[int] = field(default_factory=Counter)  # by group
+
+    def settle(self, delivery: Delivery[trajectory_pb2.Trajectory]) -> bool:
+        """Sort one trajectory in; True if it belongs to a pending job."""
+        answered = job_of(delivery.message)
+        job = self.pending.get(answered.job_id)
+        if job is None or job != answered:
+            if not self.queue.park(delivery):
+                self.result.unexpected += 1
+                self.queue.acknowledge([delivery.entry_id])
+            return False
+        failure = _failure(delivery.message, self.grids)
+        if failure is None:
+            self.result.groups.append(delivery.message.group)
+            self.result.entry_ids.append(delivery.entry_id)
+            del self.pending[job.job_id]
+            return True
+        self._fail(failure, job)
+        self.queue.acknowledge([delivery.entry_id])  # a failure is in no update, so no checkpoint has to hold it
         return True
-    _retry_or_drop(queue, failure, job, pending, result, max_attempts)
-    queue.acknowledge([delivery.entry_id])  # a failure is in no update, so no checkpoint has to hold it
-    return True
 
+    def requeue_lost(self) -> None:
+        """Submit again what a Redis that was killed has forgotten."""
+        lost = self.queue.lost(self.pending.values())
+        if lost:
+            self.result.requeued += len(lost)
+            logger.warning("Redis has lost %s: queued again", ", ".join(job.job_id for job in lost))
+            self.queue.submit(lost)
 
-def _retry_or_drop(
-    queue: RunQueue,
-    failure: trajectory_pb2.GroupFailure,
-    job: rollout_pb2.RolloutJob,
-    pending: dict[str, rollout_pb2.RolloutJob],
-    result: Collected,
-    max_attempts: int,
-) -> None:
-    result.failures[failure_name(failure.code)] += 1
-    if job.attempt + 1 >= max_attempts:
-        result.dropped.append(failure)
-        del pending[job.job_id]
-        return
-    again = rollout_pb2.RolloutJob()
-    again.CopyFrom(job)
-    again.attempt = job.attempt + 1
-    pending[job.job_id] = again
-    queue.submit([again])
+    def _fail(self, failure: trajectory_pb2.GroupFailure, job: rollout_pb2.RolloutJob) -> None:
+        self.result.failures[failure_name(failure.code)] += 1
+        del self.pending[job.job_id]
+        dead = failure.code == trajectory_pb2.FAILURE_CODE_DEAD_LETTER
+        if dead or job.attempt + 1 >= self.patience.max_attempts:
+            self._give_up(failure, job, dead)
+            return
+        if failure.code == trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING:
+            self.remedies.repair(job)
+        again = rollout_pb2.RolloutJob()
+        again.CopyFrom(job)
+        again.attempt = job.attempt + 1
+        self._ask(again)
+
+    def _give_up(self, failure: trajectory_pb2.GroupFailure, job: rollout_pb2.RolloutJob, dead: bool) -> None:
+        reason = f"{failure_name(failure.code)}: {failure.detail}"
+        if not dead:  # else the worker has buried it
+            self.queue.bury(job, f"failed {job.attempt + 1} times, the last time with {reason}")
+        self.replacements[job.group] += 1
+        other = self.remedies.replace(job, self.replacements[job.group])
+        if other is None:
+            self.result.dropped.append(failure)
+            return
+        self.result.replaced += 1
+        logger.warning("%s (%r) is given up for %s (%r): %s", job.job_id, job.prompt, other.job_id, other.prompt, reason)
+        self._ask(other)
+
+    def _ask(self, job: rollout_pb2.RolloutJob) -> None:
+        self.pending[job.job_id] = job
+        self.queue.submit([job])
 
 
 def _failure(trajectory: trajectory_pb2.Trajectory, grids: Sequence[Grid]) -> trajectory_pb2.GroupFailure | None:

@@ -24,6 +24,7 @@ from trainer.objectives.vmr import Stages
 
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Action = Literal["stop", "skip", "off"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -48,7 +49,9 @@ class ModelSettings(Section):
     """The policy that is trained."""
 
     dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
-    trainable: Literal["all"] = Field(default="all", description="which parameters are trained")
+    trainable: Literal["all", "gains"] = Field(
+        default="all", description="which parameters are trained: all, or the gains of the normalisation layers alone"
+    )
 
 
 class PromptSettings(Section):
@@ -81,6 +84,10 @@ class RewardSettings(Section):
 
     name: Name = Field(description="name by which the rollout workers know the service")
     weight: float = Field(default=1.0, description="factor of the raw value in the total reward")
+    required: bool = Field(
+        default=True,
+        description="true: a group without it is dropped; false: where it fails for an image it is left out of the sum for the whole group",
+    )
 
 
 class RolloutSettings(Section):
@@ -93,7 +100,7 @@ class RolloutSettings(Section):
     )
     sampling: SamplingSettings = SamplingSettings()
     rewards: tuple[RewardSettings, ...] = Field(
-        default=(RewardSettings(name="ocr"),), min_length=1, description="rewards, all of them required"
+        default=(RewardSettings(name="ocr"),), min_length=1, description="rewards, one of them required at least"
     )
     redis_url: str = Field(
         default="", description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs"
@@ -106,6 +113,11 @@ class RolloutSettings(Section):
     redis_key_file: Path | None = Field(default=None, description="PEM file of its key")
     group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
     max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
+    max_replacements: Count = Field(default=2, description="other prompts tried in the place of a group that is dropped")
+    max_staleness: Count = Field(
+        default=0,
+        description="updates between the weights that draw a group and those that it trains; 0: strictly on-policy, nothing overlaps",
+    )
     max_empty_updates: PositiveInt = Field(
         default=3, description="give up after this many updates in a row in which every group was dropped"
     )
@@ -187,7 +199,31 @@ class CheckpointSettings(Section):
         default="eval/reward",
         description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
     )
-    keep_weights: PositiveInt = Field(default=3, description="published weight files kept")
+    keep_weights: PositiveInt = Field(default=3, description="published weight files kept; more where staleness needs them")
+    weights_url: str = Field(
+        default="",
+        description="where weights are published for the workers, any URL of fsspec (s3://…, gs://…, file://…); empty: the run directory",
+    )
+
+
+class GuardSettings(Section):
+    """What happens where a number cannot be right: stop the run, skip the group or the update, or off; each counted as guard/<name>."""
+
+    non_finite: Action = Field(
+        default="skip", description="NaN or infinity in rewards (the group), in the loss or in gradients (the update)"
+    )
+    first_ratio: Action = Field(
+        default="skip", description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)"
+    )
+    ratio_tolerance: PositiveFloat = Field(default=0.5, description="largest deviation of such a ratio from 1 that is rounding")
+    duplicates: Action = Field(default="skip", description="candidates of a group with the same tokens, hence the same image (the group)")
+    duplicate_share: float = Field(default=0.5, gt=0, lt=1, description="share of repeated candidates above which a group is refused")
+    zero_spread: Action = Field(
+        default="skip", description="updates in which no group's values have any spread; off: the groups are kept for their KL"
+    )
+    grad_norm: Action = Field(default="skip", description="a gradient norm far above those before it (the update)")
+    grad_norm_factor: float = Field(default=50.0, gt=1, description="how many times the running median is far above")
+    grad_norm_window: int = Field(default=32, ge=8, description="updates of the same stage in the running median, 8 at least")
 
 
 class MetricsSettings(Section):
@@ -223,6 +259,7 @@ class Recipe(BaseSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    guards: GuardSettings = GuardSettings()
     metrics: MetricsSettings = MetricsSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
@@ -231,6 +268,8 @@ class Recipe(BaseSettings):
         names = [reward.name for reward in self.rollout.rewards]
         if len(set(names)) != len(names):
             raise ValueError(f"rollout.rewards names a reward twice: {names}")
+        if not any(reward.required for reward in self.rollout.rewards):
+            raise ValueError("rollout.rewards must have one that is required")
         return self
 
 

@@ -21,6 +21,7 @@ from trainer.collect import Patience, collect, failure_name
 from trainer.evaluation_results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord
 from trainer.jobs import sampling_message
 from trainer.prompts import PromptSpec
+from trajectories.codec import SCHEMA
 from trajectories.queue import RunQueue
 
 
@@ -94,9 +95,10 @@ def evaluation_jobs(
             continuations=1,
             seed=evaluation_seed(settings.seed, index),
             weight_version=weight_version,
-            weight_path=str(Path(weight_path).resolve()),
+            weight_path=weight_path if "://" in weight_path else str(Path(weight_path).resolve()),
             sampling=sampling_message(settings.sampling),
             rewards=list(settings.rewards),
+            schema=SCHEMA,
             want_images=index < settings.pictures,
         )
         for index, spec in enumerate(prompts)

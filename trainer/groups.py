@@ -34,10 +34,15 @@ class GroupBatch:
     rewards: dict[str, Tensor]
     total: Tensor
     values: Tensor
+    staleness: int = 0  # updates between the weights that drew the group and those that it trains
 
 
-def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings) -> GroupBatch:
-    """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total."""
+def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings, staleness: int = 0) -> GroupBatch:
+    """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total.
+
+    An optional reward that is absent is left out of the sum for the whole group, and never counts as 0.
+    """
+    weights = {name: weight for name, weight in weights.items() if name not in group.absent_rewards}
     counts = [grid.height * grid.width for grid in group.grids]
     scales = optimised_scales(group.job, len(counts))
     rewards = {name: _rewards(group, name) for name in weights}
@@ -52,6 +57,7 @@ def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objectiv
         rewards=rewards,
         total=weighted_sum(rewards, weights),
         values=middle_value(compared, objective.eta),
+        staleness=staleness,
     )
 
 

@@ -33,8 +33,9 @@ def eval_settings(recipe: Recipe, grids: Sequence[Grid], pictures: int = 0) -> E
         seed=recipe.evaluation.seed,
         group_size=recipe.evaluation.images_per_prompt,
         sampling=recipe.evaluation.sampling.params(),
-        # What was read is wanted of every evaluation, also where nothing is trained towards it.
-        rewards={"ocr": 0.0} | {reward.name: reward.weight for reward in recipe.rollout.rewards},
+        # What was read is wanted of every evaluation, also where nothing is trained towards it. A reward that may be absent is in none:
+        # two evaluations must not differ in what they are made of.
+        rewards={"ocr": 0.0} | {reward.name: reward.weight for reward in recipe.rollout.rewards if reward.required},
         patience=Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts),
         pictures=pictures,
     )
@@ -50,7 +51,7 @@ def evaluator(recipe: Recipe, queue: RunQueue, grids: Sequence[Grid]) -> Callabl
     prompts = held_out_prompts(recipe, recipe.evaluation.prompts) if recipe.evaluation.every else []
 
     def metrics(weights: PublishedWeights) -> dict[str, float]:
-        found = evaluate(queue, prompts, settings, str(weights.path), weights.version, "train", lambda done, total: None)
+        found = evaluate(queue, prompts, settings, weights.address, weights.version, "train", lambda done, total: None)
         accuracy, ned = found.word_accuracy(), found.ned()
         return {
             "eval/word_accuracy": accuracy.value,

@@ -13,22 +13,29 @@ from policy.base import SamplingParams
 from trainer.config import Recipe
 from trainer.objectives.vmr import Stage, stage_of
 from trainer.prompts import PromptSpec, draw_prompts
+from trajectories.codec import SCHEMA
 
 STAGES = {Stage.FULL: rollout_pb2.STAGE_FULL, Stage.PREFIX: rollout_pb2.STAGE_PREFIX, Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX}
-TRAIN, SAMPLES = 0, 1  # keep the seeds of the two purposes apart
+TRAIN, SAMPLES, REPLACEMENTS = 0, 1, 2  # keep the seeds of the purposes apart
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A weight file that workers can read; the version is the number of updates that it has been through."""
+    """A weight file and the manifest by which workers find it; the version is the number of updates that it has been through."""
 
     version: int
     path: Path
+    manifest: str = ""  # path or URL; empty: workers read the file itself
+
+    @property
+    def address(self) -> str:
+        """What stands in a job."""
+        return self.manifest or str(self.path.resolve())
 
 
-def group_seed(run_seed: int, purpose: int, update: int, index: int) -> int:
+def group_seed(run_seed: int, purpose: int, update: int, index: int, *more: int) -> int:
     """A 64-bit seed of a group; workers derive those of its candidates and continuations from it."""
-    return int(np.random.SeedSequence([run_seed, purpose, update, index]).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence([run_seed, purpose, update, index, *more]).generate_state(1, np.uint64)[0])
 
 
 def sampling_message(params: SamplingParams) -> rollout_pb2.Sampling:
@@ -50,6 +57,23 @@ def training_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], we
         job.group_size = recipe.rollout.group_size
         job.continuations = recipe.rollout.continuations if stage is Stage.PREFIX else 1
     return jobs
+
+
+def replacement_job(recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollout_pb2.RolloutJob, count: int) -> rollout_pb2.RolloutJob:
+    """The ``count``-th job (from 1) in the place of one of an update that failed for good: another prompt, another seed.
+
+    Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the unbroken one did.
+    Prompts that the update does not have anyway are taken first.
+    """
+    seed = group_seed(recipe.run.seed, REPLACEMENTS, failed.update, failed.group, count)
+    drawn = {spec.prompt for spec in draw_prompts(prompts, recipe.run.seed, failed.update, recipe.rollout.prompts_per_update)}
+    others = [spec for spec in prompts if spec.prompt not in drawn] or [spec for spec in prompts if spec.prompt != failed.prompt]
+    chosen = (others or prompts)[seed % len(others or prompts)]
+    job = rollout_pb2.RolloutJob()
+    job.CopyFrom(failed)
+    job.job_id, job.attempt, job.seed, job.prompt = f"train/{failed.update}/{failed.group}/{count}", 0, seed, chosen.prompt
+    job.target_words[:] = chosen.target_words
+    return job
 
 
 def sample_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
@@ -77,9 +101,11 @@ def _jobs(
             prompt=spec.prompt,
             target_words=spec.target_words,
             weight_version=weights.version,
-            weight_path=str(weights.path.resolve()),
+            weight_path=weights.address,
             sampling=sampling_message(recipe.rollout.sampling.params()),
-            rewards=[reward.name for reward in recipe.rollout.rewards],
+            rewards=[reward.name for reward in recipe.rollout.rewards if reward.required],
+            optional_rewards=[reward.name for reward in recipe.rollout.rewards if not reward.required],
+            schema=SCHEMA,
         )
         for index, spec in enumerate(prompts)
     ]

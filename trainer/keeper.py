@@ -32,7 +32,7 @@ class Best:
 class Keeper:
     """Saves and restores one run; trajectories are acknowledged only once a checkpoint holds the updates that used them.
 
-    ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps, both by the progress that is saved.
+    ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Keeper:
         average: WeightAverage | None,
         queue: RunQueue,
         notes: Callable[[Progress], dict[str, Any]],
-        files: Callable[[Progress], Mapping[str, Path]],
+        files: Callable[[int], Mapping[str, Path]],
     ) -> None:
         self.directory, self._settings = directory, settings
         self._updater, self._average, self._queue = updater, average, queue
@@ -78,7 +78,7 @@ class Keeper:
         protect = {best.update} if best else set()
         queue = self._queue.position() | {"used": self._used}
         notes = self._notes(progress) | {"queue": queue}
-        files = self._files(progress)
+        files = self._files(progress.update)
         save_checkpoint(self.directory, progress, self._updater, self._average, self._settings.keep, notes, protect, files)
         self._saved = progress.update
         logger.info("checkpoint %d: complete", progress.update)

@@ -13,21 +13,23 @@ from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from varl.v1 import trajectory_pb2
+from varl.v1 import rollout_pb2, trajectory_pb2
 
+from trainer.ahead import Ahead
 from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress
-from trainer.collect import Collected, Patience, collect, failure_name
+from trainer.checkpoint import Progress, read_notes
+from trainer.collect import Collected, Patience, Remedies, collect, failure_name
 from trainer.config import Recipe
 from trainer.durable import write_durably
 from trainer.groups import GroupBatch, to_batch
+from trainer.guards import GuardError
 from trainer.identity import RecipeChangedError, inputs, recipe_changes
-from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
+from trainer.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
 from trainer.keeper import Keeper, changed_inputs
 from trainer.measure import reward_metrics, rollout_metrics
 from trainer.objectives.vmr import Stage, trained_scales
 from trainer.prompts import load_prompts
-from trainer.publish import keep_final, publish_average, publish_weights
+from trainer.publish import Publisher, keep_final
 from trainer.recipe_text import to_toml
 from trainer.run_log import METRICS_FILE, RunLog
 from trainer.samples import save_grid
@@ -57,15 +59,17 @@ class Run:
         self._recipe, self._queue, self._evaluate = recipe, queue, evaluate
         self.directory = recipe.run.dir / recipe.run.name
         self._grids = policy.grids
-        self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer)
+        self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer, recipe.guards)
         self._average = WeightAverage(policy.module, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
         self._prompts = load_prompts(recipe.prompts.train)
         self._shown = load_prompts(recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
         self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
         self._inputs = inputs(recipe, reference.module)
-        self.keeper = Keeper(
-            self.directory / "checkpoints", recipe.checkpoint, self._updater, self._average, queue, self._notes, lambda progress: {}
-        )
+        staleness, saved = recipe.rollout.max_staleness, recipe.checkpoint
+        keep = max(saved.keep_weights, staleness + 2)
+        self._publisher = Publisher(self.directory / "weights", self._updater, self._average, keep, saved.weights_url)
+        self._ahead = Ahead(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
+        self.keeper = Keeper(self.directory / "checkpoints", saved, self._updater, self._average, queue, self._notes, self._ahead.files)
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
@@ -86,6 +90,9 @@ class Run:
         write_durably(config, to_toml(self._recipe))
         # What the checkpoint holds needs no second look, and what came after it is drawn again, from the same seeds.
         dropped = self._queue.purge(0)
+        if found is not None:
+            self._updater.norms = read_notes(found)["grad_norms"]
+        self._ahead.resume(progress.update, found)
         logger.info("run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped)
         return progress
 
@@ -98,12 +105,13 @@ class Run:
         begin, number = time.monotonic(), progress.update
         metrics = {"weight_version": float(number), **self._watch(number)}
         self.keeper.judge(progress, metrics)
-        weights = self._publish(number)
+        jobs = self._ahead.jobs_of(number)
         start = time.monotonic()
         logger.info("update %d: waiting for groups", number)
-        collected = collect(self._queue, training_jobs(self._recipe, number, self._prompts, weights), self._grids, self._patience)
+        collected = collect(self._queue, jobs, self._grids, self._patience, remedies=Remedies(self._replacement, self._repair))
         self.keeper.use(collected.entry_ids)
-        batches = [self._batch(group) for group in collected.groups]
+        fresh = [group for group in collected.groups if number - group.job.weight_version <= self._recipe.rollout.max_staleness]
+        batches = [self._batch(group, number) for group in fresh]
         received = time.monotonic()
         logger.info("update %d: updating on %d groups", number, len(batches))
         outcome, measured = self._updater.update(batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every))
@@ -111,8 +119,10 @@ class Run:
         self._report(number, outcome, collected)
         if outcome is Outcome.STEPPED and self._average is not None:
             self._average.update()
-        metrics |= reward_metrics(batches) | measured | rollout_metrics(collected.groups, number) | _failure_metrics(collected, outcome)
-        metrics |= {"checkpoint/failures": float(self.keeper.failures)} if self.keeper.failures else {}
+        metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, outcome)
+        metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": self._queue.undecodable})
+        metrics |= _positive({"groups/stale": len(collected.groups) - len(fresh)})
+        metrics["groups/used"] = float(len(fresh))
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
         return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
@@ -151,7 +161,8 @@ class Run:
         return metrics
 
     def _notes(self, progress: Progress) -> dict[str, Any]:
-        return {"inputs": self._inputs, "prompt_cursor": progress.update * self._recipe.rollout.prompts_per_update}
+        cursor = progress.update * self._recipe.rollout.prompts_per_update
+        return {"inputs": self._inputs, "prompt_cursor": cursor, "grad_norms": self._updater.norms}
 
     def _refuse(self, changes: list[str], allow_changes: bool) -> None:
         if changes and not allow_changes:
@@ -162,16 +173,28 @@ class Run:
         for change in changes:
             logger.warning("going on with a changed recipe: %s", change)
 
-    def _publish(self, version: int) -> PublishedWeights:
-        return publish_weights(self.directory / "weights", version, self._updater, self._recipe.checkpoint.keep_weights)
+    def _training_jobs(self, update: int, weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
+        return training_jobs(self._recipe, update, self._prompts, weights)
+
+    def _replacement(self, failed: rollout_pb2.RolloutJob, count: int) -> rollout_pb2.RolloutJob | None:
+        if count > self._recipe.rollout.max_replacements:
+            return None
+        return replacement_job(self._recipe, self._prompts, failed, count)
+
+    def _repair(self, job: rollout_pb2.RolloutJob) -> None:
+        """Write the weights anew that a worker could not read: those of this update from memory, older ones from their file."""
+        logger.warning("weights %d are published again: no worker could read them for %s", job.weight_version, job.job_id)
+        if job.weight_version == job.update:
+            self._publisher.publish(job.weight_version)
+        else:
+            self._publisher.find(job.weight_version)
 
     def _shown_weights(self, version: int) -> PublishedWeights:
-        published = self._publish(version)
-        return publish_average(published.path.parent, version, self._updater, self._average) if self._average is not None else published
+        return self._publisher.publish_average(version)
 
-    def _batch(self, group: trajectory_pb2.Group) -> GroupBatch:
+    def _batch(self, group: trajectory_pb2.Group, number: int) -> GroupBatch:
         factors = {reward.name: reward.weight for reward in self._recipe.rollout.rewards}
-        return to_batch(group, factors, self._recipe.objective)
+        return to_batch(group, factors, self._recipe.objective, number - group.job.weight_version)
 
     def _is_due(self, number: int, every: int) -> bool:
         return bool(every) and number % every == 0
@@ -201,7 +224,11 @@ def train(
     with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update) as log:
         while progress.update < last:
             number = progress.update
-            progress, metrics = run.update(progress)
+            try:
+                progress, metrics = run.update(progress)
+            except GuardError as error:
+                log.write(number, error.metrics)
+                raise
             log.write(number, metrics)
             run.give_up_if_empty(progress)
             bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
@@ -220,8 +247,12 @@ def train(
 def _failure_metrics(collected: Collected, outcome: Outcome) -> dict[str, float]:
     counts = {f"failures/{name}": float(count) for name, count in sorted(collected.failures.items())}
     counts |= {"groups/used": float(len(collected.groups)), "groups/dropped": float(len(collected.dropped))}
-    if collected.unexpected:
-        counts["groups/unexpected"] = float(collected.unexpected)
+    counts |= _positive({f"groups/{name}": getattr(collected, name) for name in ("replaced", "unexpected", "requeued")})
     if outcome is not Outcome.STEPPED:
         counts[f"skipped/{outcome.value}"] = 1.0
     return counts
+
+
+def _positive(counts: dict[str, int]) -> dict[str, float]:
+    """Counts of what should not happen, where it did."""
+    return {name: float(count) for name, count in counts.items() if count}

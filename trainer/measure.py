@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,18 +54,27 @@ def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
     """Mean rewards over all images, and the mean over groups of the std within a group (of the values that are compared)."""
     if not groups:
         return {}
-    metrics = {f"reward/{name}": _mean(group.rewards[name] for group in groups) for name in groups[0].rewards}
+    names = dict.fromkeys(name for group in groups for name in group.rewards)
+    metrics = {f"reward/{name}": _mean(group.rewards[name] for group in groups if name in group.rewards) for name in names}
     metrics["reward/total"] = _mean(group.total for group in groups)
     metrics["reward_std"] = float(torch.stack([group.values.std(correction=0) for group in groups]).mean())
     return metrics
 
 
 def rollout_metrics(groups: Sequence[trajectory_pb2.Group], weight_version: int) -> dict[str, float]:
-    """Age of the weights behind the groups in updates, and the workers' own seconds for generating and scoring, summed over groups."""
+    """What the group messages say of an update.
+
+    Age of the weights behind them in updates: mean, and groups by age; groups that lack an optional reward, by its name; the workers' own
+    seconds for generating and scoring, summed over groups.
+    """
     if not groups:
         return {}
+    ages = Counter(weight_version - group.job.weight_version for group in groups)
+    absent = Counter(name for group in groups for name in group.absent_rewards)
     return {
-        "staleness": sum(weight_version - group.job.weight_version for group in groups) / len(groups),
+        "staleness": sum(age * count for age, count in ages.items()) / len(groups),
+        **{f"staleness/{age}": float(count) for age, count in sorted(ages.items())},
+        **{f"rewards_absent/{name}": float(count) for name, count in sorted(absent.items())},
         "timing/generate": sum(group.generate_seconds for group in groups),
         "timing/score": sum(group.score_seconds for group in groups),
     }

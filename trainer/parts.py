@@ -16,6 +16,7 @@ from trainer.evaluation import EvaluationError
 from trainer.identity import RecipeChangedError
 from trainer.loop import RolloutFailedError, RunInUseError
 from trainer.supervisor import ChildDiedError
+from trainer.update import is_gain
 from trajectories.access import RedisAccess
 from trajectories.queue import RunQueue
 from trajectories.server import RedisServerError, redis_url_from_environment
@@ -39,6 +40,9 @@ def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
+    if recipe.model.trainable == "gains":
+        for name, parameter in trained.module.named_parameters():
+            parameter.requires_grad_(is_gain(name))
     return trained, reference
 
 
@@ -54,4 +58,6 @@ def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
     """Open the trainer's side of the run's queue; raises ValueError and OSError where the credentials that the recipe names do not fit."""
     given = recipe.rollout
     access = RedisAccess(redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file)
-    return RunQueue(access.connect(), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+    with access.connect() as client:
+        client.ping()  # a wrong address is said at once; a Redis that goes away later is waited for
+    return RunQueue(access.connect(patience_s=given.group_timeout_s), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Published weights: all that a worker needs to draw."""
+"""Publishing: weights in the run directory and, where the recipe names one, on a store that the workers reach."""
 
 from __future__ import annotations
 
@@ -6,28 +6,118 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
 from trainer.update import Updater
+from trajectories.weights import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
+
+DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
 
 
-def publish_weights(directory: Path, version: int, updater: Updater, keep: int) -> PublishedWeights:
-    """Write directory/v<version>.safetensors for the workers and delete all but the newest ``keep`` versions."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"v{version:06d}.safetensors"
-    updater.policy.save_weights(str(path))
-    versions = [found for found in sorted(directory.glob("v*.safetensors")) if re.fullmatch(r"v\d{6,}\.safetensors", found.name)]
-    for old in [found for found in versions if found != path][: max(len(versions) - keep, 0)]:
-        old.unlink()
-    return PublishedWeights(version, path)
+class Publisher:
+    """Publishes versions of one run: whole in ``directory``; at ``url`` (empty: nowhere) the changed tensors alone if they are few.
 
+    ``keep`` versions stay, and at ``url`` the whole one that deltas lie on. A version is a file and a manifest, the manifest last.
+    """
 
-def publish_average(directory: Path, version: int, updater: Updater, average: WeightAverage) -> PublishedWeights:
-    """Write directory/ema.safetensors, the averages of this version; workers notice that the file is a new one."""
-    path = directory / "ema.safetensors"
-    with average.applied():
-        updater.policy.save_weights(str(path))
-    return PublishedWeights(version, path)
+    def __init__(self, directory: Path, updater: Updater, average: WeightAverage | None, keep: int, url: str = "") -> None:
+        self._directory, self._updater, self._average, self._keep = directory, updater, average, keep
+        self._url = url.rstrip("/")
+        self._base: tuple[Base, dict[str, Tensor]] | None = None  # what lies whole at the url
+        self._remote: list[tuple[str, str]] = []  # manifest and file of each version there, oldest first
+
+    def publish(self, version: int) -> PublishedWeights:
+        """Publish the policy's weights. Raises OSError, or the store's own error."""
+        path = self._path(version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._updater.policy.save_weights(str(path))
+        self._prune(path)
+        return self._offer(version, path, self._updater.policy.module.state_dict())
+
+    def publish_average(self, version: int) -> PublishedWeights:
+        """Publish the averages of this version as ema.safetensors; the weights themselves where none are kept."""
+        if self._average is None:
+            return self.publish(version)
+        path = self._directory / "ema.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._average.applied():
+            self._updater.policy.save_weights(str(path))
+            return self._offer(version, path, self._updater.policy.module.state_dict())
+
+    def restore(self, version: int, source: Path) -> PublishedWeights:
+        """Publish an older version again, from a checkpoint's copy of its file."""
+        path = self._path(version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        return self.find(version)
+
+    def find(self, version: int) -> PublishedWeights:
+        """A version whose file is still in the run directory, offered as before."""
+        return self._offer(version, self._path(version), load_file(self._path(version)))
+
+    def file(self, version: int) -> Path:
+        """Where a version's weights lie in the run directory."""
+        return self._path(version)
+
+    def _path(self, version: int) -> Path:
+        return self._directory / f"v{version:06d}.safetensors"
+
+    def _offer(self, version: int, path: Path, tensors: dict[str, Tensor]) -> PublishedWeights:
+        manifest = Manifest(version=version, file=path.name, sha256=file_digest(path))
+        local = path.with_suffix(".json")
+        put_manifest(str(local), manifest)
+        return PublishedWeights(version, path, self._upload(path, manifest, tensors) if self._url else str(local.resolve()))
+
+    def _upload(self, path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> str:
+        """Put a version on the store; returns the URL of its manifest."""
+        delta = self._delta(path, tensors)
+        if delta is not None:
+            base, path = delta
+            whole = tensors_digest(tensors)
+            manifest = Manifest(version=manifest.version, file=path.name, sha256=file_digest(path), base=base, tensors=whole)
+        name = f"{path.name.split('.')[0]}.json"
+        put(f"{self._url}/{path.name}", path)
+        put_manifest(f"{self._url}/{name}", manifest)
+        if delta is not None:
+            path.unlink()
+        elif path.name.startswith("v"):
+            kept = {key: value.detach().cpu().clone() for key, value in tensors.items()}
+            self._base = Base(manifest=name, sha256=manifest.sha256), kept
+        self._prune_remote(name, path.name)
+        return f"{self._url}/{name}"
+
+    def _delta(self, path: Path, tensors: dict[str, Tensor]) -> tuple[Base, Path] | None:
+        """The whole version below and a file with what differs from it; None where most of it does, or nothing lies there yet."""
+        if self._base is None or self._base[0].manifest == path.with_suffix(".json").name:
+            return None
+        base, below = self._base
+        changed = {name: value.contiguous() for name, value in tensors.items() if not torch.equal(value.cpu(), below[name])}
+        if _bytes(changed) > DELTA_BELOW * _bytes(tensors):
+            return None
+        file = path.with_suffix(".delta.safetensors")
+        save_file(changed, file)
+        return base, file
+
+    def _prune(self, path: Path) -> None:
+        """Delete all but the newest versions here; the one just written stays, whatever its number."""
+        files = sorted(found for found in self._directory.glob("v*.safetensors") if re.fullmatch(r"v\d{6,}\.safetensors", found.name))
+        for old in [found for found in files if found != path][: max(len(files) - self._keep, 0)]:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink()
+
+    def _prune_remote(self, manifest: str, file: str) -> None:
+        if not manifest.startswith("v"):
+            return
+        self._remote = [entry for entry in self._remote if entry[0] != manifest] + [(manifest, file)]
+        for entry in self._remote[: -self._keep]:
+            if self._base is None or entry[0] != self._base[0].manifest:
+                self._remote.remove(entry)
+                for name in entry:
+                    remove(f"{self._url}/{name}")
 
 
 def keep_final(weights: PublishedWeights) -> Path:
@@ -36,3 +126,7 @@ def keep_final(weights: PublishedWeights) -> Path:
     part = final.with_suffix(".part")
     shutil.copyfile(weights.path, part)
     return part.replace(final)
+
+
+def _bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(value.nbytes for value in tensors.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor
 
 from policy.base import Policy
-from trainer.config import ObjectiveSettings, OptimizerSettings
+from trainer.config import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.groups import GroupBatch
+from trainer.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
 from trainer.measure import Measured, update_metrics
 from trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
 from trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from trainer.objectives.panw import effective_scale, step_weights, token_weights
+
+logger = logging.getLogger("trainer")
 
 
 class TrainablePolicy(Policy, Protocol):
@@ -38,6 +42,8 @@ class Outcome(Enum):
     NO_PREFERENCE = "no_preference"  # no group's values have any spread
     NON_FINITE_LOSS = "non_finite_loss"
     NON_FINITE_GRADIENT = "non_finite_gradient"
+    FIRST_RATIO = "first_ratio"  # an on-policy ratio is not 1
+    EXPLODING_GRADIENT = "exploding_gradient"
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -60,19 +66,35 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
 def build_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over all parameters that ask for a gradient: the gains of normalisation layers, with a rate of their own, and the rest."""
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    gains = [parameter for name, parameter in trained.items() if "norm" in name]
-    others = [parameter for name, parameter in trained.items() if "norm" not in name]
+    gains = [parameter for name, parameter in trained.items() if is_gain(name)]
+    others = [parameter for name, parameter in trained.items() if not is_gain(name)]
     groups = [{"params": others, "lr_factor": 1.0}, {"params": gains, "lr_factor": settings.gain_lr_factor}]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
 
 
+def is_gain(name: str) -> bool:
+    """Whether a parameter of this name is a gain of a normalisation layer."""
+    return "norm" in name
+
+
 class Updater:
-    """Gradients and steps of one policy against one frozen reference policy."""
+    """Gradients and steps of one policy against one frozen reference policy.
+
+    ``norms``: gradient norms of the last steps by stage (its scales), which the guard against exploding ones compares with; part of a
+    checkpoint, as everything is that decides what an update does.
+    """
 
     def __init__(
-        self, policy: TrainablePolicy, reference: TrainablePolicy, objective: ObjectiveSettings, optimizer: OptimizerSettings
+        self,
+        policy: TrainablePolicy,
+        reference: TrainablePolicy,
+        objective: ObjectiveSettings,
+        optimizer: OptimizerSettings,
+        guards: GuardSettings | None = None,
     ) -> None:
+        self._guards = guards or GuardSettings()
+        self.norms: dict[str, list[float]] = {}
         self.policy, self.reference = policy, reference
         self._objective, self._settings = objective, optimizer
         self.moves_reference = objective.kl_anchor == "previous"
@@ -84,25 +106,71 @@ class Updater:
         """Take one step on the groups of an update, all of one stage; ``by_scale`` also measures the gradient of each scale's loss.
 
         Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
+
+        Raises:
+            GuardError: a guard that is set to stop the run saw something; the weights are as before.
         """
-        used = [group for group in groups if self._objective.zero_std == "keep" or not self._is_zero_std(group)]
-        metrics = {"zero_std_ratio": sum(map(self._is_zero_std, groups)) / len(groups)} if groups else {}
+        watch, metrics = Watch(self._guards.model_dump()), dict[str, float]()
+        try:
+            outcome = self._update(groups, update, by_scale, watch, metrics)
+        except GuardError as error:
+            error.metrics = metrics | watch.metrics()
+            raise
+        for alarm in watch.alarms:
+            logger.warning("update %d: guards.%s: %s", update, alarm.guard, alarm.detail)
+        return outcome, metrics | watch.metrics()
+
+    def _update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]) -> Outcome:
+        sound = [group for group in groups if not any(watch.skips(alarm) for alarm in self._group_alarms(group))]
+        used = self._with_preference(sound, watch, metrics)
         if not used:
-            return (Outcome.NO_PREFERENCE if groups else Outcome.NO_GROUPS), metrics
+            return Outcome.NO_PREFERENCE if sound else Outcome.NO_GROUPS
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            measured = [self._backward(group, len(used)) for group in used]
+            measured = [self._backward(group, len(used), watch) for group in used]
         except NonFiniteLossError:
-            return Outcome.NON_FINITE_LOSS, metrics
+            return Outcome.NON_FINITE_LOSS
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
         metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
-        if not math.isfinite(norm):
-            return Outcome.NON_FINITE_GRADIENT, metrics
+        refused = self._refused(used, measured, norm, watch)
+        if refused is not None:
+            return refused
         if by_scale:
             metrics |= self._gradient_norms(used[0])
         metrics["lr"] = self._step(update)
-        return Outcome.STEPPED, metrics
+        return Outcome.STEPPED
+
+    def _group_alarms(self, group: GroupBatch) -> list[Alarm | None]:
+        rewards = torch.cat([group.values.flatten(), group.total.flatten()])
+        return [non_finite("rewards", rewards), duplicates(group.tokens, self._guards.duplicate_share)]
+
+    def _with_preference(self, groups: Sequence[GroupBatch], watch: Watch, metrics: dict[str, float]) -> list[GroupBatch]:
+        """The groups that say which candidate is better; all of them where the recipe keeps the others for their KL."""
+        if not groups:
+            return []
+        without = sum(map(self._is_zero_std, groups))
+        metrics |= {"zero_std_ratio": without / len(groups), "duplicate_share": max(duplicate_share(group.tokens) for group in groups)}
+        all_alike = zero_spread(len(groups), without)
+        if self._objective.zero_std == "keep" or (all_alike and self._guards.zero_spread == "off"):
+            return list(groups)
+        watch.skips(all_alike)
+        return [group for group in groups if not self._is_zero_std(group)]
+
+    def _refused(self, used: Sequence[GroupBatch], measured: Sequence[Sequence[Measured]], norm: float, watch: Watch) -> Outcome | None:
+        """Why no step may be taken on the gradients that lie ready, or None; a norm that passes joins those that later ones meet."""
+        ratios = [part.sampler_ratio for group, parts in zip(used, measured, strict=True) if not group.staleness for part in parts]
+        deviation = max((float((ratio - 1).abs().max()) for ratio in ratios), default=0.0)
+        if watch.skips(first_ratio(deviation, self._guards.ratio_tolerance)):
+            return Outcome.FIRST_RATIO
+        if watch.skips(non_finite("the gradient norm", torch.tensor(norm))):
+            return Outcome.NON_FINITE_GRADIENT
+        history = self.norms.setdefault(f"{used[0].scales.start}-{used[0].scales.stop}", [])
+        if watch.skips(exploding(norm, history, self._guards.grad_norm_factor)):
+            return Outcome.EXPLODING_GRADIENT
+        history.append(norm)
+        del history[: -self._guards.grad_norm_window]
+        return None
 
     def _step(self, update: int) -> float:
         if self.moves_reference:
@@ -113,14 +181,14 @@ class Updater:
         self.optimizer.step()
         return rate
 
-    def _backward(self, group: GroupBatch, groups: int) -> list[Measured]:
+    def _backward(self, group: GroupBatch, groups: int, watch: Watch) -> list[Measured]:
         """Add the gradient of one group's part of the loss, a few candidates at a time."""
-        return [self._backward_part(group, rows, groups) for rows in self._passes(group)]
+        return [self._backward_part(group, rows, groups, watch) for rows in self._passes(group)]
 
-    def _backward_part(self, group: GroupBatch, rows: slice, groups: int) -> Measured:
+    def _backward_part(self, group: GroupBatch, rows: slice, groups: int, watch: Watch) -> Measured:
         loss, measured = self._token_loss(group, rows)
         value = group_loss(loss.terms) * len(loss.terms) / len(group.values) / groups
-        if not math.isfinite(value.item()):
+        if watch.skips(non_finite("the loss", value.detach())):
             raise NonFiniteLossError
         value.backward()  # type: ignore[no-untyped-call]
         return measured
@@ -133,7 +201,8 @@ class Updater:
         trained = tokens[:, -sum(group.steps) :].to(logits.device)
         log_probs = token_log_probs(logits, trained)
         reported, mask = group.reported[rows].to(logits.device), group.mask[rows].to(logits.device)
-        old = log_probs.detach() if self._objective.old_log_probs == "recomputed" else reported
+        # A group of older weights is compared with the probabilities that drew it: recomputed ones would be those of newer weights.
+        old = log_probs.detach() if self._objective.old_log_probs == "recomputed" and not group.staleness else reported
         kl = token_kl(logits, reference_logits, trained, self._objective.kl_estimator)
         advantages = self._advantages(group)[rows].to(logits)
         weights = token_weights(group.steps, self._step_weights(group)).to(logits)

@@ -10,6 +10,10 @@ from varl.v1 import rollout_pb2, trajectory_pb2
 
 MAX_GROUP_SIZE = 1024
 MAX_CONTINUATIONS = 64
+MAX_MESSAGE_BYTES = 64 * 2**20
+MAX_CELLS = 2**20  # of all grids of an image
+MAX_IMAGE_SIZE = 2**14  # pixels
+SCHEMA = 1  # raised whenever an older reader would misread a message
 
 
 class CodecError(ValueError):
@@ -51,7 +55,8 @@ def decode_trajectory(data: bytes) -> trajectory_pb2.Trajectory:
     """Parse and check a trajectory.
 
     Raises CodecError: not a Trajectory; tokens and log-probs of unequal length; a token count other than the grids and the stage
-    give; candidates or continuations other than the job asked for; a required reward missing; a reward or log-prob not finite.
+    give; candidates or continuations other than the job asked for; a required reward missing, or an optional one on some images only;
+    a reward or log-prob not finite; more bytes, cells or pixels than any message may have; a message of another schema.
     """
     trajectory = trajectory_pb2.Trajectory()
     _parse(trajectory, data)
@@ -77,6 +82,8 @@ def optimised_scales(job: rollout_pb2.RolloutJob, scales: int) -> range:
 
 
 def _parse(message: Message, data: bytes) -> None:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise CodecError(f"{len(data)} bytes are more than the {MAX_MESSAGE_BYTES} of any {type(message).__name__}")
     try:
         message.ParseFromString(data)
     except DecodeError as error:
@@ -90,13 +97,16 @@ def _require(message: Message, problems: Iterable[str]) -> None:
 
 
 def _job_problems(job: rollout_pb2.RolloutJob) -> Iterable[str]:
+    if job.schema != SCHEMA:
+        yield f"schema must be {SCHEMA}, got {job.schema}"
     for field in ("run_id", "job_id", "prompt"):
         if not getattr(job, field):
             yield f"{field} must not be empty"
     if not 1 <= job.group_size <= MAX_GROUP_SIZE:
         yield f"group_size must be in 1..{MAX_GROUP_SIZE}, got {job.group_size}"
-    if not job.rewards or len(set(job.rewards)) != len(job.rewards) or not all(job.rewards):
-        yield f"rewards must be one or more different names, got {list(job.rewards)}"
+    names = [*job.rewards, *job.optional_rewards]
+    if not job.rewards or len(set(names)) != len(names) or not all(names):
+        yield f"rewards must be one or more names, all different and other than optional_rewards, got {names}"
     yield from _stage_problems(job)
 
 
@@ -127,6 +137,10 @@ def _group_problems(group: trajectory_pb2.Group) -> Iterable[str]:
     counts = [grid.height * grid.width for grid in group.grids]
     if not counts or not all(counts):
         yield "group.grids must hold one or more grids of positive height and width"
+    if sum(counts) > MAX_CELLS:
+        yield f"group.grids must have at most {MAX_CELLS} cells in all, got {sum(counts)}"
+    if not set(group.absent_rewards) <= set(group.job.optional_rewards):
+        yield f"group.absent_rewards must be optional_rewards of the job, got {list(group.absent_rewards)}"
     if group.job.split_scale >= max(len(counts), 1):
         yield f"group.job.split_scale must be below the {len(counts)} scales of grids, got {group.job.split_scale}"
     shared = sum(counts[: group.job.split_scale]) if group.job.stage == rollout_pb2.STAGE_SUFFIX else 0
@@ -134,14 +148,15 @@ def _group_problems(group: trajectory_pb2.Group) -> Iterable[str]:
         yield f"group.prefix_tokens must hold {shared} tokens, got {len(group.prefix_tokens)}"
     if len(group.candidates) != group.job.group_size:
         yield f"group.candidates must hold {group.job.group_size} candidates, got {len(group.candidates)}"
-    if not group.image_size:
-        yield "group.image_size must be positive"
+    if not 1 <= group.image_size <= MAX_IMAGE_SIZE:
+        yield f"group.image_size must be in 1..{MAX_IMAGE_SIZE}, got {group.image_size}"
     tokens = sum(counts[scale] for scale in optimised_scales(group.job, len(counts)))
+    rewards = {*group.job.rewards, *group.job.optional_rewards} - set(group.absent_rewards)
     for index, candidate in enumerate(group.candidates):
-        yield from (f"group.candidates[{index}].{problem}" for problem in _candidate_problems(candidate, group.job, tokens))
+        yield from (f"group.candidates[{index}].{problem}" for problem in _candidate_problems(candidate, group.job, tokens, rewards))
 
 
-def _candidate_problems(candidate: trajectory_pb2.Candidate, job: rollout_pb2.RolloutJob, tokens: int) -> Iterable[str]:
+def _candidate_problems(candidate: trajectory_pb2.Candidate, job: rollout_pb2.RolloutJob, tokens: int, rewards: set[str]) -> Iterable[str]:
     if len(candidate.tokens) != len(candidate.log_probs):
         yield f"log_probs must be as many as tokens, got {len(candidate.log_probs)} and {len(candidate.tokens)}"
     if len(candidate.tokens) != tokens:
@@ -151,8 +166,8 @@ def _candidate_problems(candidate: trajectory_pb2.Candidate, job: rollout_pb2.Ro
     if len(candidate.continuations) != continuations_of(job):
         yield f"continuations must be {continuations_of(job)}, got {len(candidate.continuations)}"
     for index, continuation in enumerate(candidate.continuations):
-        if set(continuation.rewards) != set(job.rewards):
-            yield f"continuations[{index}].rewards must name {sorted(job.rewards)}, got {sorted(continuation.rewards)}"
+        if set(continuation.rewards) != rewards:
+            yield f"continuations[{index}].rewards must name {sorted(rewards)}, got {sorted(continuation.rewards)}"
         if not _finite(list(continuation.rewards.values())):
             yield f"continuations[{index}].rewards must be finite"
 

@@ -7,7 +7,7 @@ two workers finished, or that a purge withdrew, is published once or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
@@ -22,16 +22,19 @@ from trajectories.stream import Entry, GroupStream, connect
 __all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
 
 T = TypeVar("T", bound=Message)
+DEAD_LETTERS = 10_000  # kept of a run, about
 Key = tuple[str, int]
 
 # KEYS: stream that the entry is on, trajectories, dead letters.
-# ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", payload of the dead letter.
+# ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", its payload, dead letters kept.
 # XACK answers 0 where another consumer settled the entry first: then nothing is added.
 SETTLE = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[2])
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'm', ARGV[3]) end
-if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], '*', 'm', ARGV[5], 'reason', ARGV[4], 'source', KEYS[1]) end
+if ARGV[4] ~= '' then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'm', ARGV[5], 'reason', ARGV[4], 'source', KEYS[1])
+end
 return 1
 """
 
@@ -78,12 +81,14 @@ class RunQueue:
     def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
         if not run_id or not consumer or max_deliveries < 1:
             raise ValueError(f"run_id and consumer must not be empty, max_deliveries >= 1: got {run_id!r}, {consumer!r}, {max_deliveries}")
-        self._run_id, self._consumer, self._max_deliveries = run_id, consumer, max_deliveries
+        self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
         self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer)
-        self._dead_key = f"varl:{run_id}:dead"
+        self._client, self._dead_key = client, f"varl:{run_id}:dead"
         self._settle_script = client.register_script(SETTLE)
         self._held: dict[str, tuple[Key, int]] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
+        self._ahead: dict[str, rollout_pb2.RolloutJob] = {}  # asked for before their update has begun, by job id
+        self._parked: list[TrajectoryDelivery] = []  # what came of them meanwhile
         self.undecodable = 0  # trajectories that this trainer dead-lettered
 
     # Trainer side.
@@ -91,6 +96,36 @@ class RunQueue:
     def submit(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> None:
         """Queue jobs, all or none. Raises CodecError (a bad field) or ValueError (a job of another run)."""
         self._jobs.add([self._payload_of(job) for job in jobs])
+
+    def submit_ahead(self, jobs: Sequence[rollout_pb2.RolloutJob]) -> None:
+        """Queue jobs whose trajectories are wanted later: ``park`` keeps them until ``take_ahead`` asks for them."""
+        self.submit(jobs)
+        self._ahead |= {job.job_id: job for job in jobs}
+
+    def park(self, delivery: TrajectoryDelivery) -> bool:
+        """Keep a trajectory for the update that it was asked ahead for; False where nobody has asked."""
+        wanted = job_of(delivery.message).job_id in self._ahead
+        if wanted:
+            self._parked.append(delivery)
+        return wanted
+
+    def take_ahead(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> tuple[set[str], list[TrajectoryDelivery]]:
+        """Return the ids of those jobs that were submitted ahead, and what has come of them; from now on they are ordinary jobs."""
+        ids = {job.job_id for job in jobs if self._ahead.pop(job.job_id, None) is not None}
+        arrived = [delivery for delivery in self._parked if job_of(delivery.message).job_id in ids]
+        self._parked = [delivery for delivery in self._parked if job_of(delivery.message).job_id not in ids]
+        return ids, arrived
+
+    def lost(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> list[rollout_pb2.RolloutJob]:
+        """Return those of the jobs that are neither queued nor answered: a Redis that was killed may have lost its last second."""
+        held = {job_key(decoded) for entry in self._jobs.scan() if (decoded := _decoded(entry, decode_job, lambda job: job))}
+        held |= {job_key(decoded) for entry in self._results.scan() if (decoded := _decoded(entry, decode_trajectory, job_of))}
+        return [job for job in jobs if job_key(job) not in held]
+
+    def bury(self, job: rollout_pb2.RolloutJob, reason: str) -> None:
+        """Put a job that the trainer has given up on the dead-letter stream."""
+        fields = {"m": job.SerializeToString(deterministic=True), "reason": reason, "source": self._results.key}
+        self._client.xadd(self._dead_key, cast(Any, fields), maxlen=DEAD_LETTERS)
 
     def receive(self, count: int, block_ms: int) -> list[TrajectoryDelivery]:
         """Return up to ``count`` new trajectories, waiting up to ``block_ms`` for the first (0: no wait).
@@ -116,9 +151,10 @@ class RunQueue:
 
     def purge(self, from_version: int) -> int:
         """Drop jobs and trajectories of ``weight_version`` >= ``from_version``; return how many. Work in hand on them is not published."""
-        jobs = [e.entry_id for e in self._jobs.scan() if _version(e, decode_job, lambda job: job) >= from_version]
-        results = [e.entry_id for e in self._results.scan() if _version(e, decode_trajectory, job_of) >= from_version]
+        jobs = [e.entry_id for e in self._jobs.scan() if _is_from(_decoded(e, decode_job, lambda job: job), from_version)]
+        results = [e.entry_id for e in self._results.scan() if _is_from(_decoded(e, decode_trajectory, job_of), from_version)]
         self._held = {entry_id: held for entry_id, held in self._held.items() if held[1] < from_version}
+        self._ahead, self._parked = {}, []
         return self._jobs.drop(jobs) + self._results.drop(results)
 
     def position(self) -> dict[str, Any]:
@@ -131,13 +167,13 @@ class RunQueue:
 
     # Worker side.
 
-    def take_job(self, block_ms: int, min_idle_ms: int) -> Delivery[rollout_pb2.RolloutJob] | None:
-        """Return a job that its worker left idle for ``min_idle_ms``, else a new one within ``block_ms``, else None.
+    def take_job(self, block_ms: int, min_idle_ms: int, skip: Collection[str] = ()) -> Delivery[rollout_pb2.RolloutJob] | None:
+        """Return a job that its worker left idle for ``min_idle_ms``, but for ``skip``, else a new one within ``block_ms``, else None.
 
         A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told by a
         GroupFailure wherever the job can still be named.
         """
-        for entry in self._jobs.claim(min_idle_ms):
+        for entry in self._jobs.claim(min_idle_ms, skip):
             delivery = self._open(entry)
             if delivery is not None:
                 return delivery
@@ -147,6 +183,10 @@ class RunQueue:
     def heartbeat(self, entry_id: str) -> None:
         """Say that the job is still in hand: its idle time starts again, its delivery count stays."""
         self._jobs.touch(entry_id)
+
+    def release(self, entry_id: str, idle_ms: int) -> None:
+        """Hand a job back unfinished: whoever takes jobs that are idle for ``idle_ms`` may have it at once."""
+        self._jobs.release(entry_id, idle_ms)
 
     def publish(self, delivery: Delivery[rollout_pb2.RolloutJob], trajectory: trajectory_pb2.Trajectory) -> bool:
         """Hand in the trajectory of a job and remove the job, in one step.
@@ -169,7 +209,7 @@ class RunQueue:
 
     def _settle(self, stream: GroupStream, entry_id: str, trajectory: bytes = b"", reason: str = "", payload: bytes = b"") -> bool:
         keys = [stream.key, self._results.key, self._dead_key]
-        return bool(self._settle_script(keys=keys, args=(stream.group, entry_id, trajectory, reason, payload)))
+        return bool(self._settle_script(keys=keys, args=(stream.group, entry_id, trajectory, reason, payload, DEAD_LETTERS)))
 
     def _accept(self, entries: Iterable[Entry]) -> list[TrajectoryDelivery]:
         decoded = [delivery for entry in entries if (delivery := self._decode(entry)) is not None]
@@ -181,19 +221,26 @@ class RunQueue:
 
     def _decode(self, entry: Entry) -> TrajectoryDelivery | None:
         try:
-            return Delivery(entry.entry_id, decode_trajectory(entry.payload), entry.deliveries)
+            trajectory = decode_trajectory(entry.payload)
+            self._check_run(job_of(trajectory))
         except CodecError as error:
             self.undecodable += 1
             self._settle(self._results, entry.entry_id, reason=error.detail, payload=entry.payload)
             return None
+        return Delivery(entry.entry_id, trajectory, entry.deliveries)
+
+    def _check_run(self, job: rollout_pb2.RolloutJob) -> None:
+        if job.run_id != self._run_id:
+            raise CodecError(f"run_id must be {self._run_id!r}, got {job.run_id!r}")
 
     def _open(self, entry: Entry) -> Delivery[rollout_pb2.RolloutJob] | None:
         try:
             job = decode_job(entry.payload)
+            self._check_run(job)
         except CodecError as error:
             self._bury(entry, error.detail, cast(rollout_pb2.RolloutJob | None, error.message))
             return None
-        if entry.deliveries <= self._max_deliveries:
+        if entry.deliveries <= self.max_deliveries:
             return Delivery(entry.entry_id, job, entry.deliveries)
         self._bury(entry, f"delivered {entry.deliveries - 1} times without a result", job)
         return None
@@ -201,14 +248,18 @@ class RunQueue:
     def _bury(self, entry: Entry, reason: str, job: rollout_pb2.RolloutJob | None) -> None:
         told = b""
         if job is not None:
-            code, detail = trajectory_pb2.FAILURE_CODE_BAD_JOB, f"dead letter: {reason}"
+            code, detail = trajectory_pb2.FAILURE_CODE_DEAD_LETTER, f"dead letter: {reason}"
             failure = trajectory_pb2.GroupFailure(job=job, code=code, detail=detail, worker=self._consumer)
             told = encode_trajectory(trajectory_pb2.Trajectory(failure=failure))
         self._settle(self._jobs, entry.entry_id, trajectory=told, reason=reason, payload=entry.payload)
 
 
-def _version(entry: Entry, decode: Callable[[bytes], T], to_job: Callable[[T], rollout_pb2.RolloutJob]) -> int:
+def _decoded(entry: Entry, decode: Callable[[bytes], T], to_job: Callable[[T], rollout_pb2.RolloutJob]) -> rollout_pb2.RolloutJob | None:
     try:
-        return to_job(decode(entry.payload)).weight_version
+        return to_job(decode(entry.payload))
     except CodecError:
-        return -1  # left for its reader, who dead-letters it
+        return None  # left for its reader, who dead-letters it
+
+
+def _is_from(job: rollout_pb2.RolloutJob | None, version: int) -> bool:
+    return job is not None and job.weight_version >= version

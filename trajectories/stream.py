@@ -35,8 +35,11 @@ class GroupStream:
 
     def __init__(self, client: redis.Redis, key: str, group: str, consumer: str) -> None:
         self._client, self.key, self.group, self._consumer = client, key, group, consumer
+        self._create()
+
+    def _create(self) -> None:
         try:
-            client.xgroup_create(key, group, id="0", mkstream=True)
+            self._client.xgroup_create(self.key, self.group, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):  # it exists: another process was first
                 raise
@@ -56,7 +59,11 @@ class GroupStream:
         limit = self._client.get_connection_kwargs().get("socket_timeout", DEFAULT_SOCKET_TIMEOUT_S)
         block = block_ms if limit is None else min(block_ms, int(limit * 500))
         # For Redis a block of 0 would mean without end.
-        reply = self._client.xreadgroup(self.group, self._consumer, {self.key: ">"}, count=count, block=block or None)
+        try:
+            reply = self._client.xreadgroup(self.group, self._consumer, {self.key: ">"}, count=count, block=block or None)
+        except ResponseError as error:
+            self._create_if_gone(error)
+            return []
         return [Entry(name.decode(), fields.get(PAYLOAD, b""), 1) for _, entries in cast(Any, reply) for name, fields in entries]
 
     def claim(self, min_idle_ms: int, skip: Iterable[str] = ()) -> Iterator[Entry]:
@@ -65,11 +72,24 @@ class GroupStream:
         XPENDING + XCLAIM rather than XAUTOCLAIM, which on 6.2 tells neither the delivery count nor the ids of entries that are gone.
         """
         skipped, start = set(skip), "-"
-        while page := cast(Any, self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms)):
+        while page := self._pending_page(start, min_idle_ms):
             for row in page:
                 if row["message_id"].decode() not in skipped:
                     yield from self._claim_one(row["message_id"].decode(), min_idle_ms, row["times_delivered"] + 1)
             start = f"({page[-1]['message_id'].decode()}"
+
+    def _pending_page(self, start: str, min_idle_ms: int) -> list[Any]:
+        try:
+            return cast(Any, self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms))
+        except ResponseError as error:
+            self._create_if_gone(error)
+            return []
+
+    def _create_if_gone(self, error: ResponseError) -> None:
+        """Redis came back without the group: what was asked for is asked for again, and this reader must be there."""
+        if not str(error).startswith("NOGROUP"):
+            raise error
+        self._create()
 
     def _claim_one(self, entry_id: str, min_idle_ms: int, deliveries: int) -> Iterator[Entry]:
         for claimed, fields in cast(Any, self._client.xclaim(self.key, self.group, self._consumer, min_idle_ms, [entry_id])):
@@ -81,6 +101,10 @@ class GroupStream:
     def touch(self, entry_id: str) -> None:
         """Start the idle time of a pending entry again without counting a delivery."""
         self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], justid=True)
+
+    def release(self, entry_id: str, idle_ms: int) -> None:
+        """Make a pending entry look as if nobody had touched it for so long, without counting a delivery."""
+        self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], idle=idle_ms, justid=True)
 
     def drop(self, entry_ids: Sequence[str]) -> int:
         """Acknowledge and delete entries; returns how many were there."""

@@ -10,8 +10,10 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc
 import redis
@@ -139,7 +141,8 @@ class Service:
         policy, queue, _ = await asyncio.gather(
             thread.call(load, settings.model_dir, settings.device), self._connect(stack), self._rewards_ready(list(clients.values()))
         )
-        weights = Weights(policy, settings.model_dir / "policy.safetensors")
+        cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
+        weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)
         self._servicer.model = Model(policy, weights, thread)
         return Parts(policy, weights, thread, Scorer(clients, settings.score_batches), queue, self._metrics)
 

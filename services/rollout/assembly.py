@@ -9,7 +9,7 @@ from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 from policy.base import Policy
 from services.rollout.generation import Place, TokensStep
-from services.rollout.scoring import Failure, ScoredBatch, ScoredImage
+from services.rollout.scoring import Failure, ScoredBatch, ScoredImage, add_scores
 from trajectories.codec import continuations_of
 
 
@@ -40,6 +40,7 @@ def build_group(
     job: rollout_pb2.RolloutJob, policy: Policy, drawn: Drawn, batches: Sequence[ScoredBatch], worker: str, timings: Timings
 ) -> trajectory_pb2.Group | Failure:
     """Assemble the group; a Failure where two models answered for the same reward, whose values must not be compared."""
+    absent = [name for name in job.optional_rewards if not _enter_optional(name, batches)]
     models: dict[str, reward_pb2.Model] = {}
     for name, model in ((name, model) for batch in batches for name, model in batch.models.items()):
         if models.setdefault(name, model) != model:
@@ -52,11 +53,21 @@ def build_group(
         prefix_tokens=drawn.prefix,
         candidates=[_candidate(job, index, drawn, images) for index in range(job.group_size)],
         models=models,
+        absent_rewards=absent,
         worker=worker,
         generate_seconds=timings.generate,
         score_seconds=timings.score,
         image_size=policy.image_size[0],
     )
+
+
+def _enter_optional(name: str, batches: Sequence[ScoredBatch]) -> bool:
+    """Give all images of a group an optional reward, or none where one has none: parts of a group could not be compared."""
+    answers = [batch.optional.get(name) for batch in batches]
+    found = [answer for answer in answers if answer is not None]
+    if len(found) < len(answers) or any(answer.model != found[0].model for answer in found):
+        return False
+    return all(add_scores(batch, name, answer) is None for batch, answer in zip(batches, found, strict=True))
 
 
 def _candidate(job: rollout_pb2.RolloutJob, index: int, drawn: Drawn, images: dict[Place, ScoredImage]) -> trajectory_pb2.Candidate:

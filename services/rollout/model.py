@@ -13,16 +13,20 @@ import torch
 from safetensors import SafetensorError
 
 from policy.base import Policy
+from trajectories.weights import WeightsUnavailable, fetch, is_manifest, read_manifest
 
 T = TypeVar("T")
-Identity = tuple[int, str, int, int]  # version, path, time and size of a weight file
+Identity = tuple[int, str, int | str, int]  # version and path, then time and size of a weight file, or the digest in its manifest
 
 
 class Weights:
-    """Which weights a policy holds; loads others when a job names them."""
+    """Which weights a policy holds; loads others when a job names them, by a manifest (verified) or a bare file.
 
-    def __init__(self, policy: Policy, base: Path) -> None:
-        self._policy, self._base = policy, base
+    cache: folder for those that come from elsewhere.
+    """
+
+    def __init__(self, policy: Policy, base: Path, cache: Path) -> None:
+        self._policy, self._base, self._cache = policy, base, cache
         self.version = 0
         self._held: Identity | None = _identity(0, base)  # what the policy was built from
 
@@ -36,16 +40,29 @@ class Weights:
 
         A file that was written anew under the same name and version, as after a resume, is read again.
         """
-        file = Path(path) if path else self._base
         try:
-            wanted = _identity(version, file)
-            if wanted != self._held:
-                self._held = None  # a load that fails half-way leaves weights of neither version
-                self._policy.load_weights(str(file))
-                self._held, self.version = wanted, version
-        except (OSError, ValueError, SafetensorError) as error:
-            return f"weight_path {str(file)!r} of version {version}: {type(error).__name__}: {error}"
+            if is_manifest(path):
+                self._use_published(version, path)
+            else:
+                file = Path(path) if path else self._base
+                self._hold(_identity(version, file), file)
+        except (OSError, ValueError, SafetensorError, WeightsUnavailable) as error:
+            return f"weight_path {path or str(self._base)!r} of version {version}: {type(error).__name__}: {error}"
         return None
+
+    def _use_published(self, version: int, url: str) -> None:
+        manifest = read_manifest(url)
+        if manifest.version != version:
+            raise WeightsUnavailable(f"the manifest is of version {manifest.version}")
+        wanted = (version, url, manifest.sha256, 0)
+        if wanted != self._held:
+            self._hold(wanted, fetch(url, manifest, self._cache))
+
+    def _hold(self, wanted: Identity, file: Path) -> None:
+        if wanted != self._held:
+            self._held = None  # a load that fails half-way leaves weights of neither version
+            self._policy.load_weights(str(file))
+            self._held, self.version = wanted, wanted[0]
 
 
 def _identity(version: int, file: Path) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 from services.rollout.generation import ImagesStep, Place
 from services.rollout.images import encode_png
 from services.serving.client import RewardRejected, RewardUnavailable
+
+_log = logging.getLogger("varl.rollout")
 
 
 class RewardSource(Protocol):
@@ -41,10 +44,11 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """The images of one step, and which model answered for each reward."""
+    """The images of one step, and which model answered for each reward; optional: sound answers of rewards that may be absent, by name."""
 
     images: dict[Place, ScoredImage]
     models: dict[str, reward_pb2.Model]
+    optional: dict[str, reward_pb2.ScoreResponse] = field(default_factory=dict)
 
 
 class Scorer:
@@ -68,12 +72,20 @@ class Scorer:
     async def _score(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> ScoredBatch | Failure:
         files = await asyncio.to_thread(lambda: [encode_png(pixels) for pixels in step.pixels])
         samples = [_sample(job, place, png) for place, png in zip(step.places, files, strict=True)]
-        answers = await asyncio.gather(*(self._ask(name, samples) for name in job.rewards))
+        asked = [*job.rewards, *(name for name in job.optional_rewards if name in self._rewards)]
+        answers = dict(zip(asked, await asyncio.gather(*(self._ask(name, samples) for name in asked)), strict=True))
         batch = ScoredBatch({place: ScoredImage(png) for place, png in zip(step.places, files, strict=True)}, {})
-        for name, answer in zip(job.rewards, answers, strict=True):
+        for name in job.rewards:
+            answer = answers.pop(name)
             failure = answer if isinstance(answer, Failure) else add_scores(batch, name, answer)
             if failure is not None:
                 return failure
+        for name, answer in answers.items():
+            problem = answer if isinstance(answer, Failure) else find_problem(batch, name, answer)
+            if isinstance(answer, Failure) or problem is not None:
+                _log.warning("job %s goes on without an optional reward: %s", job.job_id, problem.detail if problem else "")
+            else:
+                batch.optional[name] = answer
         return batch
 
     async def _ask(self, name: str, samples: Sequence[reward_pb2.Sample]) -> reward_pb2.ScoreResponse | Failure:
@@ -85,14 +97,24 @@ class Scorer:
             return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}: {error}")
 
 
+def find_problem(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
+    """What is wrong with one reward's answer to a batch: an error, a missing sample, a value that is not finite; or None."""
+    results = {result.id: result for result in answer.results}
+    for place in batch.images:
+        problem = _problem(results.get(_sample_id(place)))
+        if problem is not None:
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {_sample_id(place)}: {problem}")
+    return None
+
+
 def add_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
-    """Enter one reward's answer into a batch, or say what is wrong with it: an error, a missing sample, a value that is not finite."""
+    """Enter one reward's answer into a batch, all of it, or say what is wrong with it."""
+    failure = find_problem(batch, name, answer)
+    if failure is not None:
+        return failure
     results = {result.id: result for result in answer.results}
     for place, image in batch.images.items():
-        result = results.get(_sample_id(place))
-        problem = _problem(result)
-        if result is None or problem is not None:
-            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {_sample_id(place)}: {problem}")
+        result = results[_sample_id(place)]
         image.rewards[name] = result.score.value
         image.words.extend(result.score.words)
     batch.models[name] = answer.model

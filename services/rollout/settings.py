@@ -59,6 +59,7 @@ class RolloutSettings(BaseSettings):
     )
     reward_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where the rewards ask for one.")
     reward_key_file: Path | None = Field(None, description="PEM file of its key.")
+    weights_cache: Path | None = Field(None, description="Folder for published weights that come from elsewhere; default: a temporary one.")
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")

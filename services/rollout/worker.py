@@ -59,6 +59,7 @@ class Worker:
     def __init__(self, parts: Parts, settings: WorkerSettings, stop: asyncio.Event) -> None:
         self._parts, self._settings, self._stop = parts, settings, stop
         self._taking = asyncio.Lock()
+        self._left: dict[str, float] = {}  # entry id -> when this worker looks again at a job that it has left to others
 
     async def run(self) -> None:
         """Work off jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
@@ -78,7 +79,8 @@ class Worker:
         async with self._taking:  # one blocking read at a time, and jobs reach the model in the order of the queue
             if self._stop.is_set():
                 return None
-            return await self._redis(self._parts.queue.take_job, BLOCK_MS, self._settings.min_idle_ms)
+            self._left = {entry_id: until for entry_id, until in self._left.items() if until > time.monotonic()}
+            return await self._redis(self._parts.queue.take_job, BLOCK_MS, self._settings.min_idle_ms, frozenset(self._left))
 
     async def _settle(self, delivery: JobDelivery) -> None:
         try:
@@ -90,7 +92,17 @@ class Worker:
             _log.exception("job %s failed unexpectedly and stays pending", delivery.message.job_id)
             self._parts.metrics.groups.labels("crashed").inc()
             return
-        await self._publish(delivery, trajectory)
+        if _lacks_weights(trajectory) and delivery.deliveries < self._parts.queue.max_deliveries:
+            await self._leave_to_others(delivery, trajectory.failure.detail)
+        else:
+            await self._publish(delivery, trajectory)
+
+    async def _leave_to_others(self, delivery: JobDelivery, detail: str) -> None:
+        """Hand a job back whose weights cannot be had here: another worker may have them, and this one may have them later."""
+        _log.warning("job %s (delivery %d) is left to others: %s", delivery.message.job_id, delivery.deliveries, detail)
+        self._parts.metrics.groups.labels("left_to_others").inc()
+        self._left[delivery.entry_id] = time.monotonic() + self._settings.min_idle_ms / 1000
+        await self._redis(self._parts.queue.release, delivery.entry_id, self._settings.min_idle_ms)
 
     async def _publish(self, delivery: JobDelivery, trajectory: trajectory_pb2.Trajectory) -> None:
         try:
@@ -197,6 +209,10 @@ class _Clock:
 
     def timings(self) -> Timings:
         return Timings(self._generate, time.monotonic() - self._first_sent)
+
+
+def _lacks_weights(trajectory: trajectory_pb2.Trajectory) -> bool:
+    return trajectory.failure.code == trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING
 
 
 def _outcome(trajectory: trajectory_pb2.Trajectory) -> str:

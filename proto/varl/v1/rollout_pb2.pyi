@@ -33,7 +33,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg: _Optional[float] = ..., cfg_constant: _Optional[bool] = ...) -> None: ...
 
 class RolloutJob(_message.Message):
-    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "want_images")
+    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "schema", "optional_rewards", "want_images")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,8 @@ class RolloutJob(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_REWARDS_FIELD_NUMBER: _ClassVar[int]
     WANT_IMAGES_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     job_id: str
@@ -67,8 +69,10 @@ class RolloutJob(_message.Message):
     sampling: Sampling
     rewards: _containers.RepeatedScalarFieldContainer[str]
     attempt: int
+    schema: int
+    optional_rewards: _containers.RepeatedScalarFieldContainer[str]
     want_images: bool
-    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., want_images: _Optional[bool] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., schema: _Optional[int] = ..., optional_rewards: _Optional[_Iterable[str]] = ..., want_images: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt", "count", "seed", "sampling")

@@ -16,11 +16,13 @@ class FailureCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CODE_REWARD_UNAVAILABLE: _ClassVar[FailureCode]
     FAILURE_CODE_WEIGHTS_MISSING: _ClassVar[FailureCode]
     FAILURE_CODE_BAD_JOB: _ClassVar[FailureCode]
+    FAILURE_CODE_DEAD_LETTER: _ClassVar[FailureCode]
 FAILURE_CODE_UNSPECIFIED: FailureCode
 FAILURE_CODE_SCORE_FAILED: FailureCode
 FAILURE_CODE_REWARD_UNAVAILABLE: FailureCode
 FAILURE_CODE_WEIGHTS_MISSING: FailureCode
 FAILURE_CODE_BAD_JOB: FailureCode
+FAILURE_CODE_DEAD_LETTER: FailureCode
 
 class Continuation(_message.Message):
     __slots__ = ("rewards", "words", "image")
@@ -58,7 +60,7 @@ class Grid(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("job", "grids", "prefix_tokens", "candidates", "models", "worker", "generate_seconds", "score_seconds", "image_size")
+    __slots__ = ("job", "grids", "prefix_tokens", "candidates", "models", "worker", "generate_seconds", "score_seconds", "absent_rewards", "image_size")
     class ModelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +76,7 @@ class Group(_message.Message):
     WORKER_FIELD_NUMBER: _ClassVar[int]
     GENERATE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SCORE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_REWARDS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     job: _rollout_pb2.RolloutJob
     grids: _containers.RepeatedCompositeFieldContainer[Grid]
@@ -83,8 +86,9 @@ class Group(_message.Message):
     worker: str
     generate_seconds: float
     score_seconds: float
+    absent_rewards: _containers.RepeatedScalarFieldContainer[str]
     image_size: int
-    def __init__(self, job: _Optional[_Union[_rollout_pb2.RolloutJob, _Mapping]] = ..., grids: _Optional[_Iterable[_Union[Grid, _Mapping]]] = ..., prefix_tokens: _Optional[_Iterable[int]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., models: _Optional[_Mapping[str, _reward_pb2.Model]] = ..., worker: _Optional[str] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., image_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, job: _Optional[_Union[_rollout_pb2.RolloutJob, _Mapping]] = ..., grids: _Optional[_Iterable[_Union[Grid, _Mapping]]] = ..., prefix_tokens: _Optional[_Iterable[int]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., models: _Optional[_Mapping[str, _reward_pb2.Model]] = ..., worker: _Optional[str] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., absent_rewards: _Optional[_Iterable[str]] = ..., image_size: _Optional[int] = ...) -> None: ...
 
 class GroupFailure(_message.Message):
     __slots__ = ("job", "code", "detail", "worker")

@@ -1,0 +1,65 @@
+"""Which jobs are asked for when: those of update u are drawn with the weights of version u - max_staleness, as soon as these exist.
+
+With max_staleness = 0 that is the update's own weights, and nothing overlaps. Otherwise the workers draw the next groups while the trainer
+updates. Which weights draw which group depends on no clock, so a run that is killed goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from varl.v1 import rollout_pb2
+
+from trainer.jobs import PublishedWeights
+from trainer.publish import Publisher
+from trajectories.queue import RunQueue
+
+FILE = "behaviour-v{:06d}.safetensors"  # in a checkpoint
+
+
+class Ahead:
+    """Publishes weights and asks for groups, up to ``staleness`` updates before they are trained on; never beyond update ``last`` - 1."""
+
+    def __init__(
+        self,
+        queue: RunQueue,
+        publisher: Publisher,
+        make_jobs: Callable[[int, PublishedWeights], list[rollout_pb2.RolloutJob]],
+        staleness: int,
+        last: int,
+    ) -> None:
+        self._queue, self._publisher, self._make_jobs = queue, publisher, make_jobs
+        self._staleness, self._last = staleness, last
+        self._jobs: dict[int, list[rollout_pb2.RolloutJob]] = {}  # asked for, by update
+        self._older: dict[int, PublishedWeights] = {}  # versions that a resumed run draws with once more
+
+    def resume(self, update: int, checkpoint: Path | None) -> None:
+        """Publish again the versions before ``update`` that groups after it are drawn with, from what its checkpoint kept."""
+        for version in self._behaviours(update) if checkpoint else ():
+            kept = checkpoint / FILE.format(version) if checkpoint else Path()
+            if kept.exists():
+                self._older[version] = self._publisher.restore(version, kept)
+
+    def files(self, update: int) -> Mapping[str, Path]:
+        """What a checkpoint before ``update`` has to keep for ``resume``, by its name there."""
+        return {FILE.format(version): self._publisher.file(version) for version in self._behaviours(update)}
+
+    def jobs_of(self, update: int) -> list[rollout_pb2.RolloutJob]:
+        """Publish the weights as they are before ``update`` and ask for what can be drawn with them; returns the jobs of this update.
+
+        Without staleness the jobs are left to the caller to submit.
+        """
+        weights = self._publisher.publish(update)
+        for later in range(update, min(update + self._staleness, self._last - 1) + 1):
+            if later not in self._jobs:
+                self._jobs[later] = self._make_jobs(later, self._weights(later, weights))
+                if self._staleness:
+                    self._queue.submit_ahead(self._jobs[later])
+        return self._jobs.pop(update)
+
+    def _weights(self, update: int, newest: PublishedWeights) -> PublishedWeights:
+        return self._older.get(max(0, update - self._staleness), newest)
+
+    def _behaviours(self, update: int) -> range:
+        return range(max(0, update - self._staleness), update if self._staleness else 0)

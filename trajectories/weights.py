@@ -1,0 +1,188 @@
+"""Published weights between trainer and workers: a safetensors file and a manifest with its digest, on any URL that fsspec reads.
+
+The manifest is written last, so that whoever sees it sees all that it names. A delta names the whole version that it lies on and holds
+only the tensors that differ from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, uint8
+
+CACHED_FILES = 4
+DIGEST = r"^[0-9a-f]{64}$"
+
+
+class WeightsUnavailable(RuntimeError):  # noqa: N818  (as RewardUnavailable: a state of the world)
+    """A published version cannot be had: not there, not reachable, or not what its manifest says; the message says which."""
+
+
+class Base(BaseModel):
+    """The whole version that a delta lies on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest: str
+    sha256: str = Field(pattern=DIGEST, description="of its file")
+
+
+class Manifest(BaseModel):
+    """What one published version consists of; ``file`` and ``base`` lie beside it. tensors: of a delta, digest of both together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = Field(ge=0)
+    file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    sha256: str = Field(pattern=DIGEST)
+    base: Base | None = None
+    tensors: str = Field(default="", pattern=rf"^$|{DIGEST}")
+
+
+def is_manifest(url: str) -> bool:
+    """Whether a job's weight path names a manifest, and not a bare file of weights."""
+    return url.endswith(".json")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def put(url: str, local: Path) -> None:
+    """Copy a file to ``url``, whole or not at all. Raises OSError or the store's own error."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+    if not isinstance(filesystem, LocalFileSystem):  # an object appears once all of it is there
+        filesystem.put_file(str(local), path)
+        return
+    part = Path(f"{path}.part")
+    filesystem.put_file(str(local), str(part))
+    part.replace(path)
+
+
+def put_manifest(url: str, manifest: Manifest) -> None:
+    """Write a manifest: the version exists from now on."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    text = manifest.model_dump_json(indent=1).encode()
+    if not isinstance(filesystem, LocalFileSystem):
+        filesystem.pipe_file(path, text)
+        return
+    part = Path(f"{path}.part")
+    part.write_bytes(text)
+    part.replace(path)
+
+
+def remove(url: str) -> None:
+    """Delete a file, if it is there."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
+def read_manifest(url: str) -> Manifest:
+    """Read a manifest. Raises WeightsUnavailable."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem.invalidate_cache()
+        return Manifest.model_validate_json(filesystem.cat_file(path))
+    except Exception as error:  # every store has errors of its own, and all mean that the version cannot be had now
+        raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
+
+
+def fetch(url: str, manifest: Manifest, cache: Path) -> Path:
+    """Return a file with all weights of a version, its digest verified; what is not on this machine is kept in ``cache``.
+
+    Raises WeightsUnavailable.
+    """
+    if manifest.base is None:
+        return _get(_beside(url, manifest.file), manifest.sha256, cache)
+    whole = cache / f"{manifest.tensors}.safetensors"
+    if not whole.exists():
+        tensors = _merged(url, manifest, manifest.base, cache)
+        if tensors_digest(tensors) != manifest.tensors:
+            raise WeightsUnavailable(f"{url}: base and delta together are not the weights that the manifest names")
+        _write(tensors, whole)
+    whole.touch()
+    _prune(cache)
+    return whole
+
+
+def _merged(url: str, manifest: Manifest, base: Base, cache: Path) -> dict[str, Tensor]:
+    base_url = _beside(url, base.manifest)
+    below = read_manifest(base_url)
+    if below.base is not None or below.sha256 != base.sha256:
+        raise WeightsUnavailable(f"{url}: {base.manifest} is not the whole version that this delta lies on")
+    paths = fetch(base_url, below, cache), _get(_beside(url, manifest.file), manifest.sha256, cache)
+    try:
+        tensors: dict[str, Tensor] = {}
+        for path in paths:
+            tensors |= load_file(path)
+        return tensors
+    except (OSError, SafetensorError) as error:
+        raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
+
+
+def _get(url: str, sha256: str, cache: Path) -> Path:
+    """The file of a URL on this machine: in its place where that is here, else in the cache."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        local = Path(path) if isinstance(filesystem, LocalFileSystem) else _download(filesystem, path, sha256, cache)
+        found = file_digest(local)
+    except Exception as error:  # as in read_manifest
+        raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
+    if found != sha256:
+        raise WeightsUnavailable(f"{url}: SHA-256 is {found[:16]}…, its manifest says {sha256[:16]}…")
+    return local
+
+
+def _download(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401  (fsspec has no types)
+    local = cache / f"{sha256}.safetensors"
+    if not local.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = cache / f"{sha256}.{os.getpid()}.part"
+        filesystem.get_file(path, str(part))
+        if file_digest(part) != sha256:
+            found = file_digest(part)
+            part.unlink()
+            raise ValueError(f"SHA-256 of what was read is {found[:16]}…, the manifest says {sha256[:16]}…")
+        part.replace(local)
+    local.touch()
+    _prune(cache)
+    return local
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, part)
+    part.replace(path)
+
+
+def _prune(cache: Path) -> None:
+    files = sorted(cache.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    for old in files[:-CACHED_FILES]:
+        old.unlink(missing_ok=True)
+
+
+def _beside(url: str, name: str) -> str:
+    return f"{url.rpartition('/')[0]}/{name}"
