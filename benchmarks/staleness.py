@@ -1,0 +1,45 @@
+"""Seconds an update with and without overlap of rollout and update, on the tiny recipe: ``python benchmarks/staleness.py``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from statistics import fmean
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.trainer_rig import column
+from trainer.config import load_recipe
+from trainer.held_out import evaluator
+from trainer.local_services import local_services
+from trainer.loop import train
+from trainer.parts import load_policies, open_queue
+
+UPDATES, WARM_UP = 12, 4
+
+
+def seconds_an_update(directory: Path, staleness: int) -> float:
+    """Mean seconds of an update after the first ones, evaluations and sample grids off."""
+    flags = {
+        "run.dir": directory, "run.name": f"staleness-{staleness}", "run.updates": UPDATES, "run.threads": 1,
+        "rollout.max_staleness": staleness, "rollout.prompts_per_update": 8, "metrics.samples_every": 0,
+        "metrics.diagnostics_every": 0, "evaluation.every": 0,
+    }  # fmt: skip
+    recipe = load_recipe("recipes/tiny_demo.toml", [part for name, value in flags.items() for part in (f"--{name}", str(value))])
+    with local_services(recipe) as services:
+        trained, reference = load_policies(recipe)
+        queue = open_queue(recipe, services.redis_url)
+        run = train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, trained.grids))
+    return fmean(column(run, "timing/total")[WARM_UP:])  # prefix and suffix updates in equal parts: they differ severalfold
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        found = {staleness: seconds_an_update(Path(directory), staleness) for staleness in (0, 1, 2)}
+    for staleness, seconds in found.items():
+        print(f"max_staleness {staleness}: {seconds:.2f} s an update, {found[0] / seconds:.2f} times as fast as without overlap")
+
+
+if __name__ == "__main__":
+    main()
