@@ -25,7 +25,7 @@ UPDATES = 7
 # Where the trainer dies, in this order, each time going on from where the one before it died.
 DEATHS = {
     "before the first group came": "trajectories.queue:RunQueue.receive:1:before",
-    "with one group in hand": "trainer.collect:_settle:2:after",
+    "with one group in hand": "trainer.collect:_Collection.settle:2:after",
     "after a step, before its checkpoint": "torch.optim:AdamW.step:1:after",
     "while the files of the first checkpoint are written": "trainer.checkpoint:_save_optimizer:1:after",
     "renamed, without its mark": "pathlib:Path.rename:1:after",
@@ -44,7 +44,7 @@ def reward() -> Iterator[RunningReward]:
 
 
 def run_trainers(recipe: Path, redis_url: str, *deaths: str) -> list[int]:
-    """Exit statuses of one trainer after another, each a process of its own that dies as ``deaths`` say, and of a last one that does not."""
+    """Exit statuses of one trainer after another, each a process of its own dying as ``deaths`` say, and of a last one that does not."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "REDIS_URL": redis_url}
     command = [sys.executable, "-m", "tests.killing", str(recipe), *deaths]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)
