@@ -80,7 +80,7 @@ def test_sizes_are_looked_at_before_anything_is_made_of_them(monkeypatch: pytest
 
 
 def make_message(group: Any) -> bytes:  # noqa: ANN401
-    return bytes(codec.trajectory_pb2.Trajectory(group=group).SerializeToString())
+    return bytes(trajectory_pb2.Trajectory(group=group).SerializeToString())
 
 
 def test_an_optional_reward_is_on_all_images_or_on_none() -> None:

@@ -80,7 +80,7 @@ class GroupStream:
 
     def _pending_page(self, start: str, min_idle_ms: int) -> list[Any]:
         try:
-            return cast(Any, self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms))
+            return cast(list[Any], self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms))
         except ResponseError as error:
             self._create_if_gone(error)
             return []
