@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
+from starlette.requests import ClientDisconnect
 from varl.v1 import reward_pb2
 
 from services.gateway.backend import READY, Backend
@@ -19,7 +20,6 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.admission import Admission
 from services.serving.client import RewardClient
-from services.serving.hangup import ClientGoneError
 from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from services.serving.service import State, check_samples
 from services.serving.source import RewardAnswer
@@ -90,7 +90,7 @@ class Gateway:
         except RequestRejectedError as rejection:
             self.metrics.request(face, rejection.code, time.monotonic() - began)
             raise
-        except ClientGoneError:
+        except (asyncio.CancelledError, ClientDisconnect):
             self.metrics.request(face, "client_gone", time.monotonic() - began)
             raise
         self.metrics.request(face, "ok", time.monotonic() - began)

@@ -19,7 +19,6 @@ from services.gateway.http_models import (
     answer_body,
     reward_info,
 )
-from services.serving.hangup import until_hangup
 from services.serving.http_face import finish_app, json_response, new_app, read_samples
 from services.serving.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, problem_responses, score_body
 from services.serving.scoring import ScoreBatch
@@ -56,7 +55,7 @@ def _score_routes(gateway: Gateway) -> APIRouter:
         with gateway.counted("http"):
             head, samples = await read_samples(request, JsonGatewayRequest, MultipartGatewayRequest, gateway.settings)
             names = gateway.rewards if head.rewards is None else tuple(dict.fromkeys(head.rewards))
-            answers = await until_hangup(request, gateway.score_rewards(ScoreBatch(samples), names, head.formulas))
+            answers = await gateway.score_rewards(ScoreBatch(samples), names, head.formulas)
             check_answered(answers)
             return json_response(GatewayResponseBody(rewards={name: answer_body(answer) for name, answer in answers.items()}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 # A straight quote opens only where no word character stands before it, so that the apostrophe of "don't" opens nothing;
 # inside single quotes an apostrophe may stand between two word characters.
@@ -25,6 +26,11 @@ def quoted_spans(prompt: str) -> tuple[str, ...]:
     return tuple(next(group for group in match.groups() if group is not None) for match in _SPAN.finditer(prompt))
 
 
+@lru_cache(maxsize=256)  # asked twice for each image, and for a whole group of images one prompt
+def _words_in_quotes(prompt: str) -> tuple[str, ...]:
+    return split_words(quoted_spans(prompt))
+
+
 def resolve_targets(prompt: str, target_words: Sequence[str]) -> tuple[str, ...]:
     """Lower-cased target words: ``target_words`` where given, else the quoted spans of the prompt; empty where neither has a word."""
-    return split_words(target_words) if target_words else split_words(quoted_spans(prompt))
+    return split_words(target_words) if target_words else _words_in_quotes(prompt)

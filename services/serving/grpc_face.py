@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -51,7 +52,7 @@ class RewardServicer:
     async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
         try:
-            with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata() or ()):
+            with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
                 _check_size(len(data), self._service.settings.max_request_bytes)
                 request = _parsed(reward_pb2.ScoreRequest, data)
                 return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
@@ -102,6 +103,7 @@ def _response(result: BatchResult, reward: str) -> reward_pb2.ScoreResponse:
     return reward_pb2.ScoreResponse(reward=reward, model=_model(result.model), results=results)
 
 
+@cache
 def _model(model: ModelInfo) -> reward_pb2.Model:
     return reward_pb2.Model(engine=model.engine, name=model.name, revision=model.revision)
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from services.serving import problems
 from services.serving.bodies import media_type, parse_json, read_json, read_multipart
 from services.serving.compat.mount import mount_compat
-from services.serving.hangup import until_hangup
 from services.serving.http_models import (
     FormSamples,
     InfoBody,
@@ -61,7 +60,7 @@ def _score_routes(service: ScoringService) -> APIRouter:
         """Score samples; a bad sample has its own error and leaves the others alone."""
         with service.counted("http"):
             head, samples = await read_samples(request, JsonScoreRequest, MultipartScoreRequest, service.settings)
-            result = await until_hangup(request, service.score(ScoreBatch(samples, head.formula)))
+            result = await service.score(ScoreBatch(samples, head.formula))
             return json_response(response_body(service.scorer.reward, result))
 
     @router.get("/info", response_model=InfoBody, responses=problem_responses(*INFO_STATUSES))

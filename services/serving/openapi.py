@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -10,8 +11,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.types import Receive, Scope, Send
 
 from services.serving.access import OPEN_PATHS
+from services.serving.hangup import until_hangup
 from services.serving.problems import Problem
 
 SCORE_STATUSES = (
@@ -26,6 +29,7 @@ SCORE_STATUSES = (
     HTTPStatus.GATEWAY_TIMEOUT,
 )
 INFO_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR)
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _FILE = {"type": "string", "format": "binary", "description": "An image file; the part's name is its sample's id."}
 
 
@@ -47,13 +51,24 @@ class DocumentedApp(FastAPI):
         return schema
 
 
-class BareRoute(APIRoute):
-    """A documented route of an endpoint that takes the request and gives a response: FastAPI does no work on either."""
+class WatchedRoute(APIRoute):
+    """A route whose endpoint is cancelled when the client hangs up."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
+    def get_route_handler(self) -> Endpoint:
+        """FastAPI's own, watched."""
+        return partial(until_hangup, super().get_route_handler())
+
+
+class BareRoute(APIRoute):
+    """A documented route of an endpoint that takes the request and gives a response: FastAPI does no work on either. Watched as well."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint, without the exit stacks that FastAPI keeps for dependencies; other methods are refused as ever."""
+        if scope["method"] in (self.methods or ()):
+            response = await until_hangup(self.endpoint, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:

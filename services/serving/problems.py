@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from services.serving.hangup import ClientGoneError
 from services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError
@@ -75,5 +76,6 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestRejectedError, rejected)
     app.add_exception_handler(ClientGoneError, gone)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

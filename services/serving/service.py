@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 
+from starlette.requests import ClientDisconnect
+
 from services.serving.admission import Admission
 from services.serving.batcher import Batcher
 from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
-from services.serving.hangup import ClientGoneError
 from services.serving.images import ImageLimits, decode_image
 from services.serving.metrics import Metrics
 from services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
@@ -92,7 +93,7 @@ class ScoringService:
         except RequestRejectedError as rejection:
             self.metrics.request(face, rejection.code)
             raise
-        except ClientGoneError:
+        except (asyncio.CancelledError, ClientDisconnect):
             self.metrics.request(face, "client_gone")
             raise
         self.metrics.request(face, "ok")

@@ -35,9 +35,9 @@ def configure_tracing(endpoint: str, service: str) -> Callable[[], None]:
     return provider.shutdown
 
 
-def server_span(name: str, headers: Iterable[Any]) -> AbstractContextManager[None]:
-    """A span around one gRPC request with the pairs of its metadata; a rejection is noted by its code alone."""
-    return _server_span(name, dict(headers)) if _on else nullcontext()
+def server_span(name: str, metadata: Callable[[], Iterable[Any] | None]) -> AbstractContextManager[None]:
+    """A span around one gRPC request whose metadata can be had as pairs; a rejection is noted by its code alone."""
+    return _server_span(name, dict(metadata() or ())) if _on else nullcontext()
 
 
 @contextmanager

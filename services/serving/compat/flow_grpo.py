@@ -12,6 +12,7 @@ from pydantic import BaseModel, StrictStr
 
 from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, score_all
 from services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
+from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample
 from services.serving.source import RewardSource
 
@@ -34,7 +35,7 @@ class GenEvalBody(ImagesBody):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/geneval``, ``/deqa`` and ``/unified_reward`` under /compat/flow_grpo."""
-    router = APIRouter(prefix="/compat/flow_grpo", include_in_schema=False)
+    router = APIRouter(prefix="/compat/flow_grpo", route_class=WatchedRoute, include_in_schema=False)
 
     @router.post("/geneval")
     async def geneval(request: Request, reward: str | None = None) -> Response:
