@@ -160,3 +160,13 @@ def test_a_taken_port_ends_it_with_a_reason() -> None:
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert port in err
+
+
+def test_a_refused_token_is_counted_and_has_no_duration(tmp_path: Path, ocr_service: OCRProcess) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    with gateway("--reward", f"ocr=dns:///{ocr_service.grpc}", "--token-file", str(tmp_path / "token")) as (url, _):
+        assert httpx.post(f"{url}/v1/score", json={}).status_code == 401
+        assert httpx.post(f"{url}/v1/score", json={}, headers={"authorization": "Bearer secret"}).status_code == 422
+        metrics = httpx.get(f"{url}/metrics").text
+    assert 'varl_gateway_requests_total{face="http",outcome="unauthenticated"} 1.0' in metrics
+    assert "varl_gateway_request_seconds_count 1.0" in metrics

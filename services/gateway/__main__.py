@@ -31,7 +31,7 @@ async def serve(settings: GatewaySettings) -> int:
     except (OSError, ValueError) as error:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
-    refused = partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED, 0.0)
+    refused = partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED)
     http = HttpServer(build_gateway_app(gateway), listener, settings, tokens, refused)
 
     async def serving() -> None:

@@ -85,15 +85,19 @@ class Gateway:
     def counted(self, face: str) -> Iterator[None]:
         """Count what happens to one request on ``face`` ("http"), from reading it to answering it."""
         began = time.monotonic()
+        outcome = "internal"
         try:
             yield
+            outcome = "ok"
         except RequestRejectedError as rejection:
-            self.metrics.request(face, rejection.code, time.monotonic() - began)
+            outcome = rejection.code
             raise
         except (asyncio.CancelledError, ClientDisconnect):
-            self.metrics.request(face, "client_gone", time.monotonic() - began)
+            outcome = "client_gone"
             raise
-        self.metrics.request(face, "ok", time.monotonic() - began)
+        finally:
+            self.metrics.request(face, outcome)
+            self.metrics.duration(time.monotonic() - began)
 
     async def score_rewards(
         self, batch: ScoreBatch, rewards: Sequence[str], formulas: Mapping[str, str] = _NO_FORMULAS

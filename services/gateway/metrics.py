@@ -39,9 +39,12 @@ class GatewayMetrics:
         for reward, value in values.items():
             gauge.labels(reward).set_function(value)
 
-    def request(self, face: str, outcome: str, seconds: float) -> None:
+    def request(self, face: str, outcome: str) -> None:
         """Count a request: outcome "ok" or the code of its rejection."""
         self._requests.labels(face, outcome).inc()
+
+    def duration(self, seconds: float) -> None:
+        """Record how long a request took; one that was refused unread took none."""
         self._duration.observe(seconds)
 
     def answer(self, reward: str, outcome: str, seconds: float) -> None:
