@@ -57,7 +57,7 @@ def test_the_settings_are_the_papers_recipe() -> None:
     assert [traffic.TASKS[kind].images for kind in ("prefix", "suffix", "full")] == [32, 16, 16]
 
 
-@pytest.mark.parametrize(("prompts", "hpsv3", "overlap"), product((3, 16), (True, False), (True, False)))
+@pytest.mark.parametrize(("prompts", "hpsv3", "overlap"), list(product((3, 16), (True, False), (True, False))))
 def test_no_mix_beats_the_one_that_is_found(prompts: int, hpsv3: bool, overlap: bool) -> None:
     cluster = mix.Cluster(11, prompts, hpsv3=hpsv3, overlap=overlap)
     found = mix.best_mix(cluster)

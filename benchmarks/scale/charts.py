@@ -40,6 +40,7 @@ def _stream(axes: Axes, results: Results) -> None:
         curve = results.curve("stream", case, "groups/s")
         axes.plot(list(curve), list(curve.values()), color=colour, marker=mark, label=case)
         axes.plot(WORKERS, [workers / sleep(case) for workers in WORKERS], ":", color=colour, linewidth=1)
+    axes.plot([], [], ":", color="grey", label="ideal")
     _dress(axes, "Jobs always waiting (measured)", "fake workers", WORKERS)
 
 
@@ -48,6 +49,7 @@ def _updates(axes: Axes, results: Results) -> None:
         curve = results.curve("updates", case, "groups/s")
         axes.plot(list(curve), list(curve.values()), color=colour, marker=mark, label=case)
         axes.plot(WORKERS, [wave_rate(case, workers) for workers in WORKERS], ":", color=colour, linewidth=1)
+    axes.plot([], [], ":", color="grey", label="ideal: whole waves")
     _dress(axes, "Update after update (measured)", "fake workers", WORKERS)
 
 
@@ -55,7 +57,7 @@ def _capacity(axes: Axes) -> None:
     rates = {
         "16 prompts": [_rate(gpus, given.PROMPTS) for gpus in CLUSTERS],
         "2 prompts a GPU": [_rate(gpus, 2 * gpus) for gpus in CLUSTERS],
-        "2 prompts a GPU, rollout beside the update (not built)": [_rate(gpus, 2 * gpus, overlap=True) for gpus in CLUSTERS],
+        "2 prompts a GPU, rollout beside the update": [_rate(gpus, 2 * gpus, overlap=True) for gpus in CLUSTERS],
     }
     for (label, values), colour, mark in zip(rates.items(), COLOURS, MARKS, strict=False):
         axes.plot(CLUSTERS, values, color=colour, marker=mark, label=label)

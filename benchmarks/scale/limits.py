@@ -52,9 +52,9 @@ def limits(results: Results) -> list[Limit]:
     """All limits, the first to be met first."""
     rate = growing_forecast().groups_per_second / LARGE
     rates = {
-        "Redis: one core": _groups_per_core_second(results, "redis"),
+        "Redis: one core": _groups_per_second(results, "redis"),
         "Redis: a 10 Gb/s link, groups in and out": given.REDIS_NETWORK / (2 * mean(trajectory_bytes)),
-        "trainer: the core that takes groups in": _groups_per_core_second(results, "trainer"),
+        "trainer: groups taken in one after another": _groups_per_second(results, "trainer", "redis"),
     }
     found = [Limit(part, f"{capacity:.0f} groups/s", capacity / rate) for part, capacity in rates.items()]
     found += [
@@ -65,8 +65,9 @@ def limits(results: Results) -> list[Limit]:
     return sorted(found, key=lambda limit: limit.gpus)
 
 
-def _groups_per_core_second(results: Results, who: str) -> float:
-    return 1e6 / mean(lambda kind: results.value("redis", kind, f"{who} CPU us a group"))
+def _groups_per_second(results: Results, *who: str) -> float:
+    """Where those parts work on a group in turn, each on a core of its own."""
+    return 1e6 / mean(lambda kind: sum(results.value("redis", kind, f"{part} CPU us a group") for part in who))
 
 
 def fixed_prompts_gpus() -> int:

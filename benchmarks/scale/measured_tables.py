@@ -16,7 +16,7 @@ from trainer.config import CheckpointSettings
 
 def limits(results: Results) -> Table:
     """Where each shared part becomes the limit."""
-    rows = [[limit.part, limit.bound, f"{limit.gpus:,.0f}"] for limit in bounds.limits(results)]
+    rows = [[limit.part, limit.bound, f"{float(f'{limit.gpus:.2g}'):,.0f}"] for limit in bounds.limits(results)]
     return [["part", "what bounds it", "GPUs of the cluster"], *rows]
 
 

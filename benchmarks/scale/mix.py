@@ -109,9 +109,9 @@ def best_mix(cluster: Cluster) -> Forecast:
 
 
 def _mixes(cluster: Cluster, group: int) -> Iterator[Mix]:
-    """All mixes worth a look: no more trainers than candidates, no more rollout GPUs than the waves need."""
+    """All mixes worth a look: no more trainers than candidates, rollout GPUs than the waves need, HPSv3 than an eighth."""
     for trainer in range(least_trainers(cluster.card), min(cluster.gpus, cluster.prompts * group + 1)):
-        for hpsv3 in range(1, 1 + cluster.gpus // 8) if cluster.hpsv3 else (0,):
+        for hpsv3 in range(1, 1 + max(1, cluster.gpus // 8)) if cluster.hpsv3 else (0,):
             rollout = min(cluster.gpus - trainer - hpsv3, cluster.prompts)
             if rollout >= 1:
                 yield Mix(ceil(cluster.prompts / ceil(cluster.prompts / rollout)), hpsv3, trainer)

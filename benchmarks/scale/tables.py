@@ -126,7 +126,7 @@ def _mix(cluster: Cluster, best: Forecast) -> list[str]:
 
 def ranges() -> Table:
     """Seconds of an update over the range of rates, with the best mix of each, and what overlapping would give."""
-    heads = ["H100s", "prompts", *(f"{rates.name}" for rates in RATES), "planned, rollout beside the update (not built)", "its mix"]
+    heads = ["H100s", "prompts", *(f"{rates.name}" for rates in RATES), "planned, rollout beside the update", "its mix"]
     return [heads, *(_range(gpus, prompts) for gpus in GPUS for prompts in _prompts(gpus))]
 
 
