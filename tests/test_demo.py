@@ -221,7 +221,7 @@ def test_services_that_run_elsewhere_are_used(workplace: Workplace) -> None:
         out, err = process.communicate()
         assert process.returncode == 0, err
         assert "report:" in out
-        assert "reward service" not in out
+        assert "gRPC" not in out
         assert not (workplace.run / "logs").exists()
 
 

@@ -40,7 +40,7 @@ from trainer.report import (
 from trainer.supervisor import sigterm_as_exit
 from trajectories.queue import RunQueue
 
-START = "Starting Redis, the reward services and a rollout worker"
+START = "Getting Redis, the reward services and a rollout worker ready"
 BEFORE = "Evaluating the base model on held-out words"
 TRAIN = "Training"
 AFTER = "Evaluating the trained model on the same words"

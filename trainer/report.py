@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from trainer.config import Recipe
+from trainer.durable import write_durably
 from trainer.estimates import Estimate
 from trainer.evaluation_results import Evaluation, Picture, PromptResult, ReadWord, difference
 from trainer.machine import Machine
@@ -99,7 +100,7 @@ def write_report(directory: Path) -> Path:
         recipe_text,
     )
     path = directory / REPORT_FILE
-    _write_whole(path, page)
+    write_durably(path, page)
     return path
 
 
@@ -107,7 +108,7 @@ def save_evaluation(directory: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation in the run directory, under its tag."""
     path = evaluation_file(directory, evaluation.tag)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, evaluation.model_dump_json(indent=1))
+    write_durably(path, evaluation.model_dump_json(indent=1))
 
 
 def load_evaluation(directory: Path, tag: str) -> Evaluation:
@@ -118,12 +119,6 @@ def load_evaluation(directory: Path, tag: str) -> Evaluation:
 def evaluation_file(directory: Path, tag: str) -> Path:
     """Where a run directory keeps the evaluation of that tag; it is there whole or not at all."""
     return directory / EVALUATIONS / f"{tag}.json"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str) -> str:
