@@ -51,7 +51,7 @@ def test_one_service_brings_up_what_it_needs_and_scores_from_the_host(project: P
     assert {one.labels["com.docker.compose.service"] for one in project.containers()} == {"prepare", "ocr", "hpsv3", "gateway"}
     url = f"http://127.0.0.1:{project.settings['GATEWAY_PORT']}"
     good = {"id": "good", "prompt": "a sign that says 'BREAD'", "image": base64.b64encode(png(render(["BREAD"]))).decode()}
-    bad = {"id": "bad", "prompt": "a sign", "image": base64.b64encode(b"no picture").decode()}
+    bad = {"id": "bad", "prompt": "a sign that says 'BREAD'", "image": base64.b64encode(b"no picture").decode()}
     answer = httpx.post(f"{url}/v1/score", json={"samples": [good, bad]}, timeout=60)
     assert answer.status_code == 200, answer.text
     rewards = answer.json()["rewards"]
@@ -59,7 +59,7 @@ def test_one_service_brings_up_what_it_needs_and_scores_from_the_host(project: P
     read, failed = rewards["ocr"]["results"]
     assert read["value"] > 1.5
     assert [word["text"] for word in read["words"]] == ["BREAD"]
-    assert failed["error"]["code"] == "invalid_image"
+    assert failed["error"]["code"] == "bad_image"
     assert "value" not in failed
 
 
