@@ -67,7 +67,8 @@ def _reward() -> bytes:
 
 async def _gateway() -> bytes:
     gateway = Gateway(parse_settings(GatewaySettings, ["--reward", "ocr=127.0.0.1:1"]))
-    gateway.metrics.request("http", "ok", 1.0)
+    gateway.metrics.request("http", "ok")
+    gateway.metrics.duration(1.0)
     gateway.metrics.answer("ocr", "ok", 1.0)
     text = gateway.metrics.render()
     await gateway.close()

@@ -161,7 +161,7 @@ def test_a_poison_prompt_is_a_dead_letter_and_another_prompt_takes_its_place_eve
         rollout = {"prompts_per_update": 4, "max_attempts": 2}
         recipe = make_recipe(tmp_path, name, run={"updates": 3}, rollout=rollout, objective=VANILLA)
         runs.append(run_recipe(recipe, redis_server, BrightnessReward(refused=PROMPTS[:1])))
-        dead = connect(redis_server).xrange(f"varl:{name}:dead")
+        dead: Any = connect(redis_server).xrange(f"varl:{name}:dead")
         replaced = int(sum(column(runs[-1], "groups/replaced")))
         assert len(dead) == replaced >= 2  # of three updates of four prompts out of five, two have the poisoned one at least
         assert all(b"score_failed" in fields[b"reason"] and PROMPTS[0].encode() in fields[b"m"] for _, fields in dead)

@@ -22,7 +22,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a Redis that wants a password, with a user of its own for workers."""
     with private_redis(tmp_path_factory.mktemp("guarded")) as url:
         client = redis.Redis.from_url(url)
-        client.execute_command("ACL", "SETUSER", "worker", "on", ">worker's", "~*", "+@all")
+        client.acl_setuser("worker", enabled=True, passwords=["+worker's"], keys=["*"], categories=["+@all"])
         client.config_set("requirepass", "sesame")
         yield url
 
@@ -44,7 +44,7 @@ def test_a_user_of_the_acl_is_named_in_the_url(guarded: str, tmp_path: Path) -> 
     path = tmp_path / "workers"
     path.write_text("worker's")
     client = RedisAccess(guarded.replace("unix://", "unix://worker@"), path).connect()
-    assert client.execute_command("ACL", "WHOAMI") == b"worker"
+    assert client.acl_whoami() in ("worker", b"worker")
 
 
 def test_an_empty_password_file_is_an_error(guarded: str, tmp_path: Path) -> None:

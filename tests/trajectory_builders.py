@@ -42,7 +42,9 @@ def make_group(job: rollout_pb2.RolloutJob, grids: tuple[tuple[int, int], ...] =
 
 
 def make_candidate(job: rollout_pb2.RolloutJob, tokens: int) -> trajectory_pb2.Candidate:
-    scored = [trajectory_pb2.Continuation(rewards=dict.fromkeys([*job.rewards, *job.optional_rewards], 0.5)) for _ in range(continuations_of(job))]
+    scored = [
+        trajectory_pb2.Continuation(rewards=dict.fromkeys([*job.rewards, *job.optional_rewards], 0.5)) for _ in range(continuations_of(job))
+    ]
     return trajectory_pb2.Candidate(tokens=range(tokens), log_probs=[-0.5] * tokens, continuations=scored)
 
 
