@@ -41,7 +41,7 @@ def main() -> None:
         size = sum(parameter.numel() for parameter in base.model.parameters()) / 1e6
         log(f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}, {size:.2f} M parameters")
         if "letters" in args.stages:
-            train_letters(base.model, args.letter_steps, args.batch, args.seed + 1, log)
+            train_letters(base, args.letter_steps, args.batch, args.seed + 1, log)
             _save(base, args.out)
         if "words" in args.stages:
             train_words(base, args.word_steps, args.batch // 2, args.seed + 2, log)
@@ -78,10 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("checkpoints/hpsv3-tiny-synthetic"), help="model directory to write")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; without letters, --out is loaded")
-    parser.add_argument("--letter-steps", type=int, default=400, help="steps of the vision half on letters")
-    parser.add_argument("--word-steps", type=int, default=250, help="steps of the decoder on right and wrong words")
-    parser.add_argument("--pair-steps", type=int, default=300, help="steps of the whole model on pairs")
-    parser.add_argument("--batch", type=int, default=48, help="pictures a step, two of them a pair")
+    parser.add_argument("--letter-steps", type=int, default=1200, help="steps of the vision half on letters")
+    parser.add_argument("--word-steps", type=int, default=600, help="steps of the decoder on right and wrong content")
+    parser.add_argument("--pair-steps", type=int, default=400, help="steps of the whole model on pairs")
+    parser.add_argument("--batch", type=int, default=16, help="pictures a step, two of them a pair")
     parser.add_argument("--check-every", type=int, default=100, help="steps between readings of held-out pairs")
     parser.add_argument("--check-pairs", type=int, default=16, help="held-out pairs of each kind in a reading along the way")
     parser.add_argument("--final-pairs", type=int, default=100, help="held-out pairs of each kind in the last reading")

@@ -16,27 +16,26 @@ from trainer.pretrain.words import held_out_words, is_held_out, random_string, t
 CELL = 8  # pixels; the tiny policy draws in cells of this size
 GRADED_SHARE = 0.2  # of the pairs with a damage: both pictures have it, the worse one three times as much
 SHARES = {
-    "word": 0.15, "letter": 0.25, "scene": 0.08, "blur": 0.06, "noise": 0.06, "contrast": 0.06,
-    "crop": 0.07, "jpeg": 0.06, "cast": 0.06, "cells": 0.08, "double": 0.07,
+    "word": 0.15, "letter": 0.3, "scene": 0.15, "blur": 0.05, "noise": 0.05, "contrast": 0.05,
+    "crop": 0.05, "jpeg": 0.05, "cast": 0.05, "cells": 0.05, "double": 0.05,
 }  # fmt: skip
 KINDS = tuple(SHARES)  # what is wrong with the worse picture
-WORD_SHARES = {"word": 0.5, "letter": 0.5}
+CONTENT_SHARES = {"word": 0.35, "letter": 0.45, "scene": 0.2}
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two pictures uint8 [64, 64, 3] for one prompt.
 
-    asked: the prompt's words; shown: the words in the worse picture, or None where damage may have made them illegible; graded: the
-    better picture is damaged as well, only less.
+    shown: the prompt that the worse picture was rendered for, or None where damage may have changed what can be seen; graded: the better
+    picture is damaged as well, only less.
     """
 
     prompt: str
     kind: str
     better: Pixels
     worse: Pixels
-    asked: tuple[str, ...]
-    shown: tuple[str, ...] | None
+    shown: str | None
     graded: bool = False
 
 
@@ -50,19 +49,26 @@ def make_pair(kind: str, rng: np.random.Generator, held_out: bool = False) -> Pa
         graded = bool(rng.random() < GRADED_SHARE)
         mild = DAMAGES[kind](clean, severity / 3, rng) if graded else clean.image
         worse = DAMAGES[kind](clean, severity, rng)
-        return Pair(clean.prompt, kind, soften(mild, rng), soften(worse, rng), asked, None, graded)
+        return Pair(clean.prompt, kind, soften(mild, rng), soften(worse, rng), None, graded)
     if kind == "scene":
-        return Pair(clean.prompt, kind, soften(clean.image, rng), soften(_other_scene(clean, rng), rng), asked, asked)
-    change = _other_word if kind == "word" else _other_letter
-    shown = _change_one(asked, rng, lambda word: change(word, rng, held_out))
-    other = render(shown, np.random.default_rng(seed)).image
-    return Pair(clean.prompt, kind, soften(clean.image, rng), soften(other, rng), asked, shown)
+        other = _other_scene(clean, rng)
+    else:
+        change = _other_word if kind == "word" else _other_letter
+        other = render(_change_one(asked, rng, lambda word: change(word, rng, held_out)), np.random.default_rng(seed))
+    return Pair(clean.prompt, kind, soften(clean.image, rng), soften(other.image, rng), other.prompt)
 
 
 def draw_pairs(count: int, rng: np.random.Generator, shares: Mapping[str, float] = SHARES) -> list[Pair]:
     """Training pairs, kinds by their shares, which sum to 1."""
     kinds = rng.choice(list(shares), size=count, p=list(shares.values()))
     return [make_pair(str(kind), rng) for kind in kinds]
+
+
+def mirrored(pair: Pair) -> Pair:
+    """The same pictures for the prompt of the worse one, which is then the better one; raises ValueError for a damaged picture."""
+    if pair.shown is None:
+        raise ValueError(f"{pair.kind}: no prompt asks for a damaged picture")
+    return Pair(pair.shown, pair.kind, pair.worse, pair.better, pair.prompt)
 
 
 def _change_one(words: tuple[str, ...], rng: np.random.Generator, change: Callable[[str], str]) -> tuple[str, ...]:
@@ -87,12 +93,12 @@ def _other_letter(word: str, rng: np.random.Generator, held_out: bool) -> str:
             return other
 
 
-def _other_scene(clean: Rendered, rng: np.random.Generator) -> Pixels:
+def _other_scene(clean: Rendered, rng: np.random.Generator) -> Rendered:
     """The same words for another prompt: another colour, object or ink."""
     while True:
         other = render(clean.words, rng)
         if other.prompt != clean.prompt:
-            return other.image
+            return other
 
 
 def soften(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -1,12 +1,14 @@
 """Second and third stage: the decoder, then the whole model, learn to prefer the better picture of a pair, by HPSv3's loss.
 
-Beside that, a classifier that is thrown away afterwards asks of each letter in the prompt whether the picture shows it in its place.
-A preference says once per pair what this says ten times; without it, the model takes no notice of words in the time it has here.
+Beside that, a classifier that is thrown away afterwards asks of each colour, object and letter in the prompt whether the picture shows it.
+A preference says once per pair what this says ten times; without it, the model takes no notice of words in the time it has here. A
+third term asks the first layer for the letter before each letter of the prompt, in the code in which the vision half gives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,57 +17,72 @@ from torch.nn import functional
 
 from services.hpsv3.preprocess import resize, token_count
 from trainer.preference.base import Base
+from trainer.preference.facts import before, matches, read_prompt
+from trainer.preference.letters import named
 from trainer.preference.loss import draw_noise, uncertainty_loss
-from trainer.preference.pairs import SHARES, WORD_SHARES, Pair, draw_pairs
+from trainer.preference.pairs import CONTENT_SHARES, Pair, draw_pairs, mirrored
 from trainer.pretrain.render import Pixels
 from trainer.pretrain.schedule import Progress, cosine_lr
 
-LR = 1e-3
-MATCH_WEIGHT = 1.0
+WORDS_LR, PAIRS_LR = 2e-3, 1e-3
+MATCH_WEIGHT, BEFORE_WEIGHT = 2.0, 0.2
 
 
-class LetterProbe(nn.Module):
-    """One logit per letter of a prompt, from the input of the decoder's last layer."""
+class PromptProbe(nn.Module):
+    """What the decoder says of the tokens of a prompt that a picture can show: see the two losses."""
 
     def __init__(self, base: Base) -> None:
         super().__init__()
-        self.letters = base.letters
+        self.vocabulary = base.vocabulary
+        self.table = (base.model.model.embed_tokens,)  # in a tuple, lest it become a part of this module
         self.linear = nn.Linear(base.model.model.config.hidden_size, 1)
-        self._states = torch.empty(0)
-        self._hook = base.model.model.layers[-1].register_forward_pre_hook(self._keep)
+        self.states: dict[int, Tensor] = {}
+        layers = base.model.model.layers
+        self._hooks = [layers[index].register_forward_pre_hook(self._keep(index)) for index in (1, len(layers) - 1)]
+        self._last = len(layers) - 1
 
     def detach(self) -> None:
         """Let go of the model."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._states = inputs[0]
+    def _keep(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.states[index] = inputs[0]
 
-    def loss(self, rows: Sequence[Sequence[int]], matches: Sequence[Sequence[bool]]) -> tuple[Tensor, float]:
-        """Cross-entropy over the letters of the prompts of the last forward, and the share of them that is judged right.
+        return keep
+
+    def match_loss(self, rows: Sequence[Sequence[int]], known: Sequence[Sequence[bool]]) -> tuple[Tensor, float]:
+        """Cross-entropy of whether the picture shows a token of the prompt, at the last layer's input; and the share that is right.
 
         Args:
-            rows: token ids of the batch.
-            matches: for each row, of each letter of its prompt whether the picture shows it; empty to leave the row out.
+            rows: token ids of the batch of the last forward.
+            known: for each row what ``matches`` says; empty to leave the row out.
 
         """
         found = [
-            (row, place, match)
-            for row, (ids, known) in enumerate(zip(rows, matches, strict=True))
-            if known
-            for place, match in zip([i for i, token in enumerate(ids) if token in self.letters][-len(known) :], known, strict=True)
+            (*place, match)
+            for i, flags in enumerate(known)
+            if flags
+            for place, match in zip(self._places(rows, i)[-len(flags) :], flags, strict=True)
         ]
         row, place, match = (torch.tensor(part) for part in zip(*found, strict=True))
-        said = self.linear(self._states[row, place].float()).squeeze(-1)
+        said = self.linear(self.states[self._last][row, place].float()).squeeze(-1)
         right = ((said > 0) == match).float().mean().item()
         return functional.binary_cross_entropy_with_logits(said, match.float()), right
 
+    def before_loss(self, rows: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[Tensor, float]:
+        """Cross-entropy of the letter before each letter of the prompts, at the second layer's input; and the share that is right."""
+        letters = set(self.vocabulary.letters)
+        places = [place for i, ids in enumerate(rows) for place in self._places(rows, i) if ids[place[1]] in letters]
+        row, place = (torch.tensor(part) for part in zip(*places, strict=True))
+        labels = torch.tensor([max(0, ord(letter) - 64) for text in texts for letter in before(read_prompt(text).words)])
+        said = named(self.states[1][row, place].float(), self.table[0].weight, self.vocabulary, before_only=True)["before"]
+        return functional.cross_entropy(said, labels), (said.argmax(-1) == labels).float().mean().item()
 
-def letter_matches(asked: Sequence[str], shown: Sequence[str] | None) -> list[bool]:
-    """Of each letter of the words asked for, whether the words shown have it in its place; empty where nothing is known."""
-    if shown is None:
-        return []
-    return [k < len(seen) and seen[k] == letter for word, seen in zip(asked, shown, strict=True) for k, letter in enumerate(word)]
+    def _places(self, rows: Sequence[Sequence[int]], row: int) -> list[tuple[int, int]]:
+        """Row and position of each of its tokens that a picture can show; the prompt's are the last ones."""
+        return [(row, place) for place, token in enumerate(rows[row]) if token in self.vocabulary.asked]
 
 
 def forward(base: Base, images: Sequence[Pixels], texts: Sequence[str]) -> tuple[Tensor, list[list[int]]]:
@@ -76,23 +93,35 @@ def forward(base: Base, images: Sequence[Pixels], texts: Sequence[str]) -> tuple
         return base.model(resized, rows).float(), rows
 
 
-def pair_loss(base: Base, probe: LetterProbe, pairs: Sequence[Pair], noise: Tensor) -> tuple[Tensor, dict[str, float]]:
+def pair_loss(base: Base, probe: PromptProbe, pairs: Sequence[Pair], noise: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch, and its parts with the share of pairs in the right order; ``noise`` as ``uncertainty_loss`` takes it."""
-    images = [pair.better for pair in pairs] + [pair.worse for pair in pairs]
-    scores, rows = forward(base, images, 2 * [pair.prompt for pair in pairs])
+    texts = [pair.prompt for pair in pairs]
+    scores, rows = forward(base, [pair.better for pair in pairs] + [pair.worse for pair in pairs], 2 * texts)
     better, worse = scores.chunk(2)
-    matches = [letter_matches(pair.asked, None if pair.graded else pair.asked) for pair in pairs]
-    matches += [letter_matches(pair.asked, pair.shown) for pair in pairs]
+    known = [matches(pair.prompt, None if pair.graded else pair.prompt) for pair in pairs]
+    known += [matches(pair.prompt, pair.shown) for pair in pairs]
     preference = uncertainty_loss(better, worse, noise)
-    match, right = probe.loss(rows, matches)
+    match, seen = probe.match_loss(rows, known)
+    left, read = probe.before_loss(rows, 2 * texts)
     order = (better[:, 0] > worse[:, 0]).float().mean().item()
-    return preference + MATCH_WEIGHT * match, {"preference": preference.item(), "order": order, "match": match.item(), "letters": right}
+    parts = {"preference": preference.item(), "order": order, "match": match.item(), "seen": seen, "before": read}
+    return preference + MATCH_WEIGHT * match + BEFORE_WEIGHT * left, parts
 
 
 def train_words(base: Base, steps: int, batch: int, seed: int, log: Callable[[str], None]) -> None:
-    """Train on ``batch`` pairs of a right and a wrong word a step, with the vision half as it is: that saves a third of the time."""
+    """Train on ``batch`` pairs of right and wrong content a step.
+
+    The vision half stays as it is and most of the instruction is left out, which saves two thirds of the time.
+    Half of the pairs are the other half with prompts and places exchanged, so that only the prompt tells which picture is better.
+    """
     base.model.visual.requires_grad_(False)
-    for _ in _steps(base, "words", WORD_SHARES, steps, batch, seed, log):
+    short = replace(base, prompts=base.short_prompts)
+
+    def draw(rng: np.random.Generator) -> list[Pair]:
+        pairs = draw_pairs(batch // 2, rng, CONTENT_SHARES)
+        return [*pairs, *map(mirrored, pairs)]
+
+    for _ in _steps(short, "words", draw, steps, WORDS_LR, seed, log):
         pass
     base.model.visual.requires_grad_(True)
 
@@ -101,23 +130,24 @@ def train_pairs(
     base: Base, steps: int, batch: int, seed: int, log: Callable[[str], None], check: Callable[[int], None], check_every: int
 ) -> None:
     """Train on ``batch`` pairs of every kind a step; ``check(step)`` runs every ``check_every`` steps and after the last one."""
-    for step in _steps(base, "pairs", SHARES, steps, batch, seed, log):
+    for step in _steps(base, "pairs", lambda rng: draw_pairs(batch, rng), steps, PAIRS_LR, seed, log):
         if step % check_every == 0 or step == steps:
             check(step)
 
 
 def _steps(
-    base: Base, name: str, shares: Mapping[str, float], steps: int, batch: int, seed: int, log: Callable[[str], None]
+    base: Base, name: str, draw: Callable[[np.random.Generator], list[Pair]], steps: int, lr: float, seed: int, log: Callable[[str], None]
 ) -> Iterator[int]:
     """Number of each step, counted from 1, when it is done."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    probe = LetterProbe(base)
+    probe = PromptProbe(base)
     parameters = [*(p for p in base.model.parameters() if p.requires_grad), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress(name, steps, log, every=25)
     for step in range(steps):
-        cosine_lr(optimizer, LR, step, steps)
-        loss, parts = pair_loss(base, probe, draw_pairs(batch, rng, shares), draw_noise(batch, generator))
+        cosine_lr(optimizer, lr, step, steps)
+        pairs = draw(rng)
+        loss, parts = pair_loss(base, probe, pairs, draw_noise(len(pairs), generator))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
