@@ -227,6 +227,7 @@ def test_weights_follow_the_job(queue: RunQueue, policy: NextFlowPolicy, tmp_pat
     assert diverged.failure.code == trajectory_pb2.FAILURE_CODE_BAD_JOB
     assert "log_probs must be finite" in diverged.failure.detail
     assert again.group.candidates == old.group.candidates
+    run_jobs(queue, [changed(base, job_id="weights/last")])  # the broken file was tried again meanwhile, which leaves none loaded
 
 
 def test_generation_goes_on_while_a_group_is_scored(redis_client: redis.Redis, redis_server: str, run_id: str, model_dir: Path) -> None:
