@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,6 @@ import pytest
 import redis
 
 import policy.nextflow
-from policy.nextflow import NextFlowPolicy
 from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, read_notes, save_checkpoint, sweep
 from trainer.config import CheckpointSettings, ObjectiveSettings, OptimizerSettings, Recipe, parse_command
@@ -78,14 +80,20 @@ def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(keeper: Keeper) -
     assert [path.name for path in checkpoints(keeper.directory)] == ["000008", "000010"]
 
 
-def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file above ``size`` bytes: what a full disk does, without taking the disk from others."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(keeper: Keeper) -> None:
     keeper.save(Progress(1, 0))
-
-    def full(policy: NextFlowPolicy, path: str) -> None:
-        raise OSError(28, "No space left on device", path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(NextFlowPolicy, "save_weights", full)
+    with largest_file(4096):
         assert not keeper.save_or_postpone(Progress(2, 0))
     assert keeper.failures == 1 and newest_checkpoint(keeper.directory) == keeper.directory / "000001"
     assert keeper.save_or_postpone(Progress(3, 0))

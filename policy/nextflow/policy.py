@@ -20,6 +20,7 @@ from policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
 from policy.nextflow.tokenizer import Tokenizer, split_scales
 from policy.nextflow.transformer import KeyValue, NextFlowTransformer
 from policy.sampling import draw, guidance, guided, probabilities, uniforms
+from policy.tensor_files import save_tensors
 
 Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
 
@@ -230,5 +231,5 @@ def _shared_scales(scales: Sequence[Tensor]) -> int:
 def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
     part = path.with_name(path.name + ".part")
-    safetensors.torch.save_file(state, part)
+    save_tensors(state, part)
     part.replace(path)
