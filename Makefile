@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oracle e2e-compose bench bench-serving bench-scale lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +34,12 @@ bench-serving: .venv/.bench ## measure the serving under load beside other serve
 
 bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.scale simulate $(ARGS)
+
+chaos: .venv/.dev ## train a small model under 60 faults on purpose, and hold it against a run in peace (8 minutes); flags in ARGS
+	$(PY) -m chaos $(ARGS)
+
+soak: .venv/.dev ## rewards, gateway and rollout under load for half an hour: is their memory flat?; flags in ARGS
+	$(PY) -m chaos.soak $(ARGS)
 
 lint: .venv/.dev ## ruff and mypy over the whole tree
 	$(PY) -m ruff check .

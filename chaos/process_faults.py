@@ -1,0 +1,108 @@
+"""Faults of processes: killed, or stopped for a while; the trainer at each phase of an update."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from chaos.part import Part
+from chaos.rig import MIN_IDLE_S, serving
+from chaos.strike import Field, Strike
+
+WAITING = r"update (\d+): waiting for groups"
+UPDATING = r"update (\d+): updating on"
+WRITING = r"checkpoint (\d+): writing"
+POLL_S = 0.002
+
+
+async def rollout_kill(field: Field, strike: Strike) -> None:
+    """SIGKILL a worker that may have jobs in hand."""
+    rig, index = field.rig, strike.fault.worker
+    await rig.trainer.log.wait(WAITING, rig.trainer.log.end())
+    await asyncio.sleep(strike.fault.delay_s)
+    await _kill(rig.workers[index], strike)
+    await serving(rig.worker_ports[index])
+    strike.back(hit=True)
+
+
+async def rollout_stop(field: Field, strike: Strike) -> None:
+    """Stop a worker for so long that its jobs go to the other one, then let it go on with them."""
+    rig, index = field.rig, strike.fault.worker
+    await rig.trainer.log.wait(WAITING, rig.trainer.log.end())
+    await asyncio.sleep(strike.fault.delay_s)
+    marks = [worker.log.end() for worker in rig.workers]
+    async with rig.workers[index].stopped():
+        strike.now(rig.workers[index].name)
+        await asyncio.sleep(MIN_IDLE_S + strike.fault.lasts_s)
+    await serving(rig.worker_ports[index])
+    again = any(worker.log.find(r"\(delivery [2-9]", mark) for worker, mark in zip(rig.workers, marks, strict=True))
+    taken = "its job went to the other worker" if again else "it had no job"
+    strike.back(hit=again, detail=f"stopped for {MIN_IDLE_S + strike.fault.lasts_s:.1f} s, heartbeat limit {MIN_IDLE_S:g} s; {taken}")
+
+
+async def ocr_kill(field: Field, strike: Strike) -> None:
+    """SIGKILL the OCR service."""
+    await asyncio.sleep(strike.fault.delay_s)
+    await _kill(field.rig.ocr, strike)
+    await serving(field.rig.ocr_link.port)
+    strike.back(hit=True)
+
+
+async def trainer_kill_waiting(field: Field, strike: Strike) -> None:
+    """SIGKILL the trainer while it waits for groups."""
+    log = field.rig.trainer.log
+    position, match = await log.wait(WAITING, log.end())
+    await asyncio.sleep(strike.fault.delay_s / 4)
+    await _kill_trainer(field, strike, position, rf"update {match[1]}: updating on")
+
+
+async def trainer_kill_updating(field: Field, strike: Strike) -> None:
+    """SIGKILL the trainer during an update."""
+    log = field.rig.trainer.log
+    position, match = await log.wait(UPDATING, log.end())
+    await asyncio.sleep(strike.fault.delay_s / 8)
+    await _kill_trainer(field, strike, position, rf"update {match[1]}: (?!updating on)")
+
+
+async def trainer_kill_checkpoint(field: Field, strike: Strike) -> None:
+    """SIGKILL the trainer once part of a checkpoint is on the disk."""
+    position, number = await _checkpoint_begun(field)
+    await _kill_trainer(field, strike, position, rf"checkpoint {number}: (?!writing)")
+
+
+async def trainer_kill_unacknowledged(field: Field, strike: Strike) -> None:
+    """SIGKILL the trainer between a checkpoint and its acknowledgement, which a stalled proxy holds back."""
+    rig = field.rig
+    position, number = await _checkpoint_begun(field)
+    with rig.trainer_redis.stalled():
+        await rig.trainer.log.wait(rf"checkpoint {number}: (complete|could not)", position)
+        await _kill(rig.trainer, strike)
+    hit = bool(rig.trainer.log.find(rf"checkpoint {number}: complete", position))
+    await _trainer_back(field, strike, hit and not rig.trainer.log.find(rf"checkpoint {number}: acknowledged", position))
+
+
+async def _checkpoint_begun(field: Field) -> tuple[int, int]:
+    """Position of the line that announces a checkpoint, and its number, once its folder is there: Redis has been asked by then."""
+    log = field.rig.trainer.log
+    position, match = await log.wait(WRITING, log.end())
+    part = field.rig.spec.directory / "checkpoints" / f".{int(match[1]):06d}.part"
+    while not part.exists() and not log.find(rf"checkpoint {match[1]}: complete", position):  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(POLL_S)
+    return position, int(match[1])
+
+
+async def _kill_trainer(field: Field, strike: Strike, position: int, too_late: str) -> None:
+    await _kill(field.rig.trainer, strike)
+    await _trainer_back(field, strike, not field.rig.trainer.log.find(too_late, position))
+
+
+async def _trainer_back(field: Field, strike: Strike, hit: bool) -> None:
+    trainer = field.rig.trainer
+    phase = next((line for line in reversed(trainer.log.lines) if ": " in line and "trainer: " in line), "").rpartition("trainer: ")[2]
+    await trainer.ready(trainer.log.end())
+    strike.back(hit, detail=f"its last line was {phase!r}")
+
+
+async def _kill(part: Part, strike: Strike) -> None:
+    strike.now(part.name)
+    await part.strike(signal.SIGKILL)
