@@ -76,7 +76,11 @@ class Message(BaseModel):
 
 
 _BYTES = {"type": "string", "format": "binary", "description": "A line of JSON (media_type, prompts, reward_fn), then an .npy file."}
-_WAITING: dict[int | str, dict[str, Any]] = {status.value: {"model": Message} for status in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND)}
+# 400 is either the peer's own message or, for a form that cannot be read, problem details.
+_PULL: dict[int | str, dict[str, Any]] = refusals() | {
+    HTTPStatus.BAD_REQUEST.value: refusals()[HTTPStatus.BAD_REQUEST.value] | {"model": Message},
+    HTTPStatus.NOT_FOUND.value: {"model": Message},
+}
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -93,7 +97,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         jobs.reserve(len(body))
         return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), _run(source, head, images)))
 
-    @router.post("/pull", response_model=Pulled, responses=refusals() | _WAITING, openapi_extra=body_of(_FORM, inlined(PullForm)))
+    @router.post("/pull", response_model=Pulled, responses=_PULL, openapi_extra=body_of(_FORM, inlined(PullForm)))
     async def pull(request: Request) -> Response:
         """200 once the job is done; 400 while it runs, 404 for a job that is unknown or dropped."""
         form = await read_form(request, settings.max_request_bytes)
