@@ -65,8 +65,8 @@ def updates_once(evidence: Evidence) -> tuple[bool, str]:
 
 def groups_exact(evidence: Evidence) -> tuple[bool, str]:
     """Each update used as many groups as were asked for; for each that is missing or another one's, the log names it."""
-    rows = evidence.disturbed.metrics[: evidence.updates]
-    lacking = {row["update"]: row["groups/used"] for row in rows if row["groups/used"] != evidence.groups}
+    rows = [row for row in evidence.disturbed.metrics if row["update"] < evidence.updates]
+    lacking = {row["update"]: row.get("groups/used") for row in rows if row.get("groups/used") != evidence.groups}
     changed = sum(row.get("groups/replaced", 0) + row.get("groups/dropped", 0) for row in rows)
     explained = len(evidence.disturbed.named) >= changed and all(_row_drops(row) for row in rows if row["update"] in lacking)
     return explained, f"{len(rows)} updates of {evidence.groups} groups, but for {lacking}; replaced or dropped: {changed:g}"
@@ -74,11 +74,9 @@ def groups_exact(evidence: Evidence) -> tuple[bool, str]:
 
 def same_numbers(evidence: Evidence) -> tuple[bool, str]:
     """Every metric of every update is that of the undisturbed run, unless a group was replaced or dropped and the log says which."""
-    differing = [
-        f"update {one['update']}: {', '.join(names)}"
-        for one, other in zip(evidence.calm.metrics, evidence.disturbed.metrics, strict=False)
-        if (names := _differences(one, other))
-    ]
+    others = {row["update"]: row for row in evidence.disturbed.metrics}
+    rows = [(row["update"], _differences(row, others.get(row["update"], {}))) for row in evidence.calm.metrics]
+    differing = [f"update {number}: {', '.join(names)}" for number, names in rows if names]
     return not differing or bool(evidence.disturbed.named), f"rows that differ: {differing or 'none'}{_named(evidence)}"
 
 
