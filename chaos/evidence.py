@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from varl.v1 import rollout_pb2
 
 from chaos.driver import Record
+from chaos.home import MARK
 from chaos.part import Exit
-from chaos.rig import MARK, Rig, RunSpec
+from chaos.rig import Rig, RunSpec
 from chaos.strike import digest
 from trainer.run_log import METRICS_FILE, read_lines
 from trajectories.weights import tensors_digest

@@ -11,6 +11,7 @@ from chaos.driver import Record
 from chaos.evidence import Evidence
 from chaos.invariants import Verdict
 from chaos.schedule import MEANING, Kind
+from trainer.machine import describe_machine
 
 
 def as_json(facts: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -66,6 +67,12 @@ def as_markdown(result: dict[str, Any]) -> str:
         *(f"| {name} | {'yes' if found['holds'] else '**NO**'} | {_cell(found['seen'])} |" for name, found in result["invariants"].items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def machine_words() -> str:
+    """This machine, as tables name it."""
+    machine = describe_machine("cpu")
+    return f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib} GiB"
 
 
 def _row(row: dict[str, Any]) -> str:

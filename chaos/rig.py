@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,37 +12,32 @@ import grpc
 import redis.asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from chaos.home import REDIS_READY, Home, flags, free_ports, module
 from chaos.part import Part
 from chaos.proxy import Link, link_to
 from trainer.config import Recipe, load_recipe
-from trajectories.server import server_binary
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_name("recipe.toml")
-MARK = "VARL_CHAOS_RUN"  # in the environment of every process, so that none can be overlooked
 WORKERS = 2
 MIN_IDLE_S = 2.0  # a worker that is silent for longer counts as dead
 MAX_DELIVERIES = 6
 MAX_PROMPT_CHARS = 5000  # above the OCR service's 4096: such a prompt is drawn, and no reward takes it
-READY_LINE = r'"event": "ready"'
 BEGINS = r"run \S+ starts at update (\d+)"
 
 
 @dataclass(frozen=True)
-class RunSpec:
-    """One run. out: folder of all its files. mark: unique text by which its processes are known."""
+class RunSpec(Home):
+    """One run and its home."""
 
     name: str
-    out: Path
     updates: int
     seed: int
-    mark: str
 
     @property
     def flags(self) -> list[str]:
         """What the trainer is given beside the recipe's file."""
         run = {"name": self.name, "dir": self.out / "runs", "updates": self.updates, "seed": self.seed}
-        return [part for key, value in run.items() for part in (f"--run.{key}", str(value))]
+        return flags({f"run.{key}": value for key, value in run.items()})
 
     @property
     def recipe(self) -> Recipe:
@@ -57,11 +49,6 @@ class RunSpec:
         """The run directory."""
         return self.out / "runs" / self.name
 
-    @property
-    def temporary(self) -> Path:
-        """Where the processes put temporary files."""
-        return self.out / "tmp"
-
 
 class Rig:
     """The parts of a run, and the ways between them. trainer_redis, worker_redis and ocr_link are proxies; ``redis`` goes around them."""
@@ -72,14 +59,14 @@ class Rig:
         redis_port, ocr_http, ocr_grpc, *worker_ports = ports
         self.worker_ports = worker_ports[:WORKERS]
         self.redis = redis.asyncio.Redis(port=redis_port, socket_timeout=10)
-        self.redis_part = self._part("redis", _redis(redis_port, spec.out / "redis"), "Ready to accept connections")
-        ocr = _module("services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
-        self.ocr = self._part("ocr", ocr, READY_LINE)
+        self.redis_part = spec.part("redis", spec.redis_command(redis_port), REDIS_READY)
+        ocr = module("services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
+        self.ocr = spec.part("ocr", ocr)
         self.workers = [
             self._worker(index, *ports_of) for index, ports_of in enumerate(zip(self.worker_ports, worker_ports[WORKERS:], strict=True))
         ]
-        trainer = _module("trainer", str(RECIPE), *spec.flags, "--rollout.redis_url", f"redis://127.0.0.1:{trainer_redis.port}", "--resume")
-        self.trainer = self._part("trainer", trainer, BEGINS, final=(0, 2, 3))
+        trainer = module("trainer", str(RECIPE), *spec.flags, "--rollout.redis_url", f"redis://127.0.0.1:{trainer_redis.port}", "--resume")
+        self.trainer = spec.part("trainer", trainer, BEGINS, final=(0, 2, 3))
 
     @property
     def parts(self) -> list[Part]:
@@ -93,8 +80,7 @@ class Rig:
 
     async def start(self) -> None:
         """Start everything, each part once those that it needs are ready."""
-        (self.spec.out / "redis").mkdir(parents=True, exist_ok=True)
-        self.spec.temporary.mkdir(parents=True, exist_ok=True)
+        self.spec.make()
         for stage in ([self.redis_part, self.ocr], self.workers):
             for part in stage:
                 part.start()
@@ -117,7 +103,7 @@ class Rig:
             position += 1
 
     def _worker(self, index: int, grpc_port: int, metrics_port: int) -> Part:
-        flags = {
+        settings = {
             "redis-url": f"redis://127.0.0.1:{self.worker_redis.port}",
             "run-id": self.spec.name,
             "model-dir": self.recipe.model.dir,
@@ -129,17 +115,7 @@ class Rig:
             "grpc-port": grpc_port,
             "metrics-port": metrics_port,
         }
-        arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-        return self._part(f"rollout-{index}", _module("services.rollout", *arguments), READY_LINE)
-
-    def _part(self, name: str, command: list[str], ready: str, final: tuple[int, ...] = ()) -> Part:
-        environment = {
-            MARK: self.spec.mark,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}",
-            "TMPDIR": str(self.spec.temporary),
-            "PYTHONUNBUFFERED": "1",
-        }
-        return Part(name, command, ready, self.spec.out / "logs" / f"{name}.log", environment, ROOT, final)
+        return self.spec.part(f"rollout-{index}", module("services.rollout", *flags(settings)))
 
 
 @asynccontextmanager
@@ -166,22 +142,3 @@ async def serving(port: int) -> None:
             except grpc.aio.AioRpcError:  # not yet
                 pass
             await asyncio.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback on which nobody listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(open_socket.getsockname()[1]) for open_socket in sockets]
-    for open_socket in sockets:
-        open_socket.close()
-    return ports
-
-
-def _redis(port: int, directory: Path) -> list[str]:
-    options = {"port": str(port), "bind": "127.0.0.1", "dir": str(directory), "appendonly": "yes", "appendfsync": "everysec"}
-    options |= {"maxmemory-policy": "noeviction", "save": "", "daemonize": "no", "logfile": ""}
-    return [server_binary(), *(part for name, value in options.items() for part in (f"--{name}", value))]
-
-
-def _module(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", name, *arguments]

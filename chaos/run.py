@@ -18,11 +18,10 @@ from chaos.driver import Driver, Record
 from chaos.evidence import Evidence, QueueLeft, RunFacts, files_left, processes_left, queue_left, run_facts
 from chaos.invariants import judge
 from chaos.part import Exit
-from chaos.report import as_json, as_markdown
+from chaos.report import as_json, as_markdown, machine_words
 from chaos.rig import Rig, RunSpec, running
 from chaos.schedule import schedule
 from chaos.settings import ChaosSettings
-from trainer.machine import describe_machine
 
 Say = Callable[[str], None]
 SECONDS_A_FAULT, SECONDS_AN_UPDATE, SECONDS_TO_START = 90, 20, 600  # limits on a machine that is very busy
@@ -49,7 +48,7 @@ async def trial(settings: ChaosSettings, say: Say) -> dict[str, Any]:
     Raises TimeoutError where a run does not end; everything is stopped then.
     """
     out = settings.out or Path("runs/chaos") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    specs = [RunSpec(name, out.resolve() / name, settings.updates, settings.seed, uuid.uuid4().hex) for name in ("calm", "chaos")]
+    specs = [RunSpec(out.resolve() / name, uuid.uuid4().hex, name, settings.updates, settings.seed) for name in ("calm", "chaos")]
     started = datetime.now(UTC)
     calm, disturbed = [await _one(spec, settings, number, say) for number, spec in enumerate(specs)]
     evidence = Evidence(
@@ -64,7 +63,7 @@ async def trial(settings: ChaosSettings, say: Say) -> dict[str, Any]:
         rubbish=disturbed.rubbish,
         records=disturbed.records,
     )
-    facts = {"command": shlex.join(["python", "-m", "chaos", *sys.argv[1:]]), "machine": _machine(), "seed": settings.seed}
+    facts = {"command": shlex.join(["python", "-m", "chaos", *sys.argv[1:]]), "machine": machine_words(), "seed": settings.seed}
     facts |= {"updates": settings.updates, "started": started.isoformat(timespec="seconds")}
     facts |= {"undisturbed_s": round(calm.seconds, 1), "disturbed_s": round(disturbed.seconds, 1)}
     result = as_json(facts, evidence, judge(evidence))
@@ -91,11 +90,6 @@ async def _tell_progress(rig: Rig, say: Say) -> None:
     for update in range(0, rig.spec.updates, TELL_EVERY):
         await rig.progress(update)
         say(f"{rig.spec.name}: update {update} of {rig.spec.updates}")
-
-
-def _machine() -> str:
-    machine = describe_machine("cpu")
-    return f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib} GiB"
 
 
 def _exits(rig: Rig) -> list[Exit]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.rig import ROOT
+from chaos.home import ROOT
 
 KINDS = (
     "rollout_kill",

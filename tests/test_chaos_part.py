@@ -10,8 +10,9 @@ from pathlib import Path
 
 from chaos.data_faults import flip
 from chaos.evidence import files_left, processes_left
+from chaos.home import MARK
 from chaos.part import Part
-from chaos.rig import MARK, RunSpec
+from chaos.rig import RunSpec
 
 LIVES = "import time; print('I work', flush=True); time.sleep(600)"
 BREAKS = "print('I work'); raise ValueError('broken')"
@@ -78,7 +79,7 @@ def state(pid: int) -> str:
 
 
 def make_spec(directory: Path, name: str) -> RunSpec:
-    spec = RunSpec(name, directory / name, updates=5, seed=0, mark=f"mark-of-{directory.name}-{name}")
+    spec = RunSpec(directory / name, f"mark-of-{directory.name}-{name}", name, updates=5, seed=0)
     spec.temporary.mkdir(parents=True)
     return spec
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from chaos.home import free_ports
 from chaos.proxy import CHUNK, Link, link_to
-from chaos.rig import free_ports
 
 PATIENCE_S = 30.0
 
