@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-def flags(values: dict[str, object] | dict[str, str]) -> list[str]:
+def flags(values: Mapping[str, object]) -> list[str]:
     """--key value of each."""
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 

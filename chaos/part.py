@@ -57,6 +57,13 @@ class Part:
         self.starts: list[float] = []  # time.monotonic()
         self.finished = asyncio.Event()  # it ended for good
 
+    @property
+    def pid(self) -> int:
+        """Process id. Raises ProcessLookupError where it is down at the moment."""
+        if self._process is None:
+            raise ProcessLookupError(f"{self.name} is down")
+        return self._process.pid
+
     async def up(self) -> int:
         """Process id, once there is a process."""
         while self._process is None:  # noqa: ASYNC110 - another task starts it
