@@ -35,7 +35,7 @@ bench-serving: .venv/.bench ## measure the serving under load beside other serve
 bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.scale simulate $(ARGS)
 
-chaos: .venv/.dev ## train a small model under 60 faults on purpose, and hold it against a run in peace (8 minutes); flags in ARGS
+chaos: .venv/.dev ## train a small model under 60 faults on purpose, and hold it against a run in peace (5 minutes); flags in ARGS
 	$(PY) -m chaos $(ARGS)
 
 soak: .venv/.dev ## rewards, gateway and rollout under load for half an hour: is their memory flat?; flags in ARGS
