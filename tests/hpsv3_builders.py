@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS, Files
 from services.hpsv3.model import RewardModel, save_checkpoint
@@ -21,13 +21,30 @@ from services.hpsv3.prompt import Prompts, read_wording
 from services.hpsv3.settings import HPSv3Settings
 from services.serving.scoring import Pixels
 from tests.ocr_builders import ENVIRONMENT, ROOT
-from trainer.preference.tokens import build_tokenizer
+from trainer.preference.tokens import CONTROLS
+
+# Qwen2's: contractions, words with at most one sign before them, single digits, runs of signs, line breaks, spaces.
+_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # fmt: skip
+
+
+def build_tokenizer(vocabulary: int = 1500) -> Tokenizer:
+    """Byte-level BPE of at most ``vocabulary`` tokens, then CONTROLS; the reward token is not among them, as in Qwen2-VL's files."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([read_wording().text("a photo of a red cat on a blue sofa")] * 2, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in CONTROLS])
+    return tokenizer
 
 
 def build_checkpoint(folder: Path, seed: int = 0) -> Path:
     """A folder as ``--checkpoint`` takes it: random weights wide enough that scores differ between images and prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(read_wording())
+    tokenizer = build_tokenizer()
     tokenizer.save(str(folder / TOKENIZER))
     (folder / CONFIG).write_text(json.dumps(_config(tokenizer)))
     prompts = Prompts(tokenizer, read_wording())

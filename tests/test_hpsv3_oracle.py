@@ -18,9 +18,8 @@ from services.hpsv3.files import TOKENIZER, WEIGHTS, Files
 from services.hpsv3.model import RewardModel, load_checkpoint, save_checkpoint
 from services.hpsv3.native import NativeEngine, read_config
 from services.hpsv3.prompt import Prompts, read_wording
-from tests.hpsv3_builders import build_engine, running
+from tests.hpsv3_builders import build_engine, build_tokenizer, running
 from tests.ocr_builders import ENVIRONMENT, ROOT, json_sample
-from trainer.preference.tokens import build_tokenizer
 
 PYTHON = ROOT / ".venv-hpsv3" / "bin" / "python"
 TOLERANCE = 1e-5  # the same float32 sums in another order, on scores of about one
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".venv-hpsv3" / ".done").is_file(), 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that the package built, pictures and the package's scores of them."""
     path = tmp_path_factory.mktemp("oracle")
-    build_tokenizer(read_wording()).save(str(path / TOKENIZER))
+    build_tokenizer().save(str(path / TOKENIZER))
     command = [str(PYTHON), "tests/oracle/hpsv3_package.py", str(path)]
     made = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
     assert made.returncode == 0, made.stderr

@@ -10,15 +10,16 @@ import pytest
 
 from services.hpsv3.prompt import PromptError, Prompts, read_wording
 from services.serving.scoring import ErrorCode
+from tests.hpsv3_builders import build_tokenizer
 from tests.ocr_builders import ENVIRONMENT
-from trainer.preference.tokens import CONTROLS, build_tokenizer
+from trainer.preference.tokens import CONTROLS
 
 REWARD = "<|Reward|>"
 
 
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
-    return Prompts(build_tokenizer(read_wording()), read_wording())
+    return Prompts(build_tokenizer(), read_wording())
 
 
 def test_the_wording_is_read_without_importing_the_package() -> None:
@@ -42,7 +43,7 @@ def test_a_sequence_has_one_image_and_ends_at_its_one_reward_token(prompts: Prom
 
 
 def test_the_sequence_is_that_of_the_whole_text(prompts: Prompts) -> None:
-    tokenizer = build_tokenizer(read_wording())
+    tokenizer = build_tokenizer()
     tokenizer.add_special_tokens([REWARD])
     before = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
     text = f"{before}<|image_pad|><|image_pad|><|vision_end|>{read_wording().text('a  cat ')}"
