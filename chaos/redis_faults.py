@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from chaos.proxy import Link
 from chaos.rig import Rig, serving
 from chaos.strike import Field, Strike
 
@@ -65,22 +67,12 @@ async def redis_reset(field: Field, strike: Strike) -> None:
 
 async def redis_stall(field: Field, strike: Strike) -> None:
     """Let nothing through to Redis for a while."""
-    with ExitStack() as stack:
-        strike.now("redis connections", f"stalled for {strike.fault.lasts_s} s")
-        for link in field.rig.links:
-            stack.enter_context(link.stalled())
-        await asyncio.sleep(strike.fault.lasts_s)
-    await _redis_back(field, strike)
+    await _hold_links(field, strike, "stalled", Link.stalled)
 
 
 async def redis_cut(field: Field, strike: Strike) -> None:
     """Break all connections to Redis and refuse new ones for a while."""
-    with ExitStack() as stack:
-        strike.now("redis connections", f"refused for {strike.fault.lasts_s} s")
-        for link in field.rig.links:
-            stack.enter_context(link.refusing())
-        await asyncio.sleep(strike.fault.lasts_s)
-    await _redis_back(field, strike)
+    await _hold_links(field, strike, "refused", Link.refusing)
 
 
 async def ocr_reset(field: Field, strike: Strike) -> None:
@@ -99,6 +91,15 @@ async def ocr_stall(field: Field, strike: Strike) -> None:
         await asyncio.sleep(strike.fault.lasts_s)
     await serving(field.rig.ocr_link.port)
     strike.back(hit=True)
+
+
+async def _hold_links(field: Field, strike: Strike, what: str, hold: Callable[[Link], AbstractContextManager[None]]) -> None:
+    with ExitStack() as stack:
+        strike.now("redis connections", f"{what} for {strike.fault.lasts_s} s")
+        for link in field.rig.links:
+            stack.enter_context(hold(link))
+        await asyncio.sleep(strike.fault.lasts_s)
+    await _redis_back(field, strike)
 
 
 async def _redis_back(field: Field, strike: Strike, detail: str = "") -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 from collections import Counter
 from collections.abc import Coroutine
 from itertools import count
 
 import httpx
 import numpy as np
-from PIL import Image
 from varl.v1 import reward_pb2, rollout_pb2
 
 from chaos.soak_rig import RUN_ID, SoakRig
+from services.rollout.images import encode_png
 from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
 from trainer.pretrain.render import render
 from trainer.pretrain.words import all_words
@@ -110,10 +109,4 @@ def pictures(number: int) -> list[Picture]:
     """Prompts and PNG files of one or two rendered words, the same on every call."""
     rng = np.random.default_rng(0)
     drawn = [tuple(map(str, rng.choice(all_words(), 1 + index % 2))) for index in range(number)]
-    return [(f"a sign that says '{' '.join(words)}'", _png(render(words, rng).image)) for words in drawn]
-
-
-def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return [(f"a sign that says '{' '.join(words)}'", encode_png(render(words, rng).image)) for words in drawn]

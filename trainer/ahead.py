@@ -43,7 +43,7 @@ class Ahead:
 
     def files(self, update: int) -> Mapping[str, Path]:
         """What a checkpoint before ``update`` has to keep for ``resume``, by its name there."""
-        return {FILE.format(version): self._publisher.file(version) for version in self._behaviours(update)}
+        return {FILE.format(version): self._publisher.path(version) for version in self._behaviours(update)}
 
     def jobs_of(self, update: int) -> list[rollout_pb2.RolloutJob]:
         """Publish the weights as they are before ``update`` and ask for what can be drawn with them; returns the jobs of this update.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+
+from trajectories.weights import file_digest
 
 COMPLETE = "COMPLETE"  # written last, with the digests of all other files: a folder without it is nothing
 
@@ -34,7 +35,7 @@ def seal(part: Path, final: Path) -> None:
     for file in part.iterdir():
         sync(file)
     sync(part)
-    digests = {file.name: sha256_of(file) for file in sorted(part.iterdir())}
+    digests = {file.name: file_digest(file) for file in sorted(part.iterdir())}
     part.rename(final)
     sync(final.parent)
     write_durably(final / COMPLETE, json.dumps(digests, indent=1))
@@ -54,12 +55,6 @@ def damage(folder: Path) -> str | None:
         digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         if not isinstance(digests, dict) or not digests:
             return f"{COMPLETE} names no files"
-        return next((f"{name} has changed" for name, digest in digests.items() if sha256_of(folder / name) != digest), None)
+        return next((f"{name} has changed" for name, digest in digests.items() if file_digest(folder / name) != digest), None)
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from trainer.config import Recipe
-from trainer.durable import sha256_of
+from trajectories.weights import file_digest, tensors_digest
 
 # Keys that decide where and how long a run goes and what it leaves behind, but none of its numbers.
 FREE = ("run.dir", "run.updates", "rollout.redis", "rollout.group_timeout_s", "checkpoint.", "metrics.")
@@ -23,16 +22,12 @@ class RecipeChangedError(RuntimeError):
 
 def module_digest(module: torch.nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(module.state_dict())
 
 
 def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
     """Digests of what a recipe only names: the base model, which is the first reference policy, and the training prompts."""
-    return {"model": module_digest(reference), "prompts": sha256_of(recipe.prompts.train)}
+    return {"model": module_digest(reference), "prompts": file_digest(recipe.prompts.train)}
 
 
 def recipe_changes(config: Path, recipe: Recipe) -> list[str]:

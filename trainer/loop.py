@@ -119,10 +119,9 @@ class Run:
         self._report(number, outcome, collected)
         if outcome is Outcome.STEPPED and self._average is not None:
             self._average.update()
-        metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, outcome)
+        metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, len(fresh), outcome)
         metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": self._queue.undecodable})
         metrics |= _positive({"groups/stale": len(collected.groups) - len(fresh)})
-        metrics["groups/used"] = float(len(fresh))
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
         return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
@@ -145,18 +144,22 @@ class Run:
 
     def _watch(self, number: int, last: bool = False) -> dict[str, float]:
         """Sample grid and evaluation of the weights before an update, where they are due."""
-        settings, metrics = self._recipe.metrics, dict[str, float]()
-        if settings.samples_every and (last or self._is_due(number, settings.samples_every)):
+        samples, every, metrics = self._recipe.metrics.samples_every, self._recipe.evaluation.every, dict[str, float]()
+        grid = samples and (last or self._is_due(number, samples))
+        evaluation = self._evaluate if every and (last or self._is_due(number, every)) else None
+        if not grid and evaluation is None:
+            return metrics
+        weights = self._shown_weights(number)
+        if grid:
             start = time.monotonic()
-            jobs = sample_jobs(self._recipe, number, self._shown, self._shown_weights(number))
+            jobs = sample_jobs(self._recipe, number, self._shown, weights)
             collected = collect(self._queue, jobs, self._grids, self._patience)
             self._queue.acknowledge(collected.entry_ids)
             save_grid(self.directory / "samples", number, self._shown, collected.groups)
             metrics["timing/samples"] = time.monotonic() - start
-        every = self._recipe.evaluation.every
-        if self._evaluate is not None and every and (last or self._is_due(number, every)):
+        if evaluation is not None:
             start = time.monotonic()
-            metrics |= self._evaluate(self._shown_weights(number))
+            metrics |= evaluation(weights)
             metrics["timing/evaluation"] = time.monotonic() - start
         return metrics
 
@@ -244,9 +247,9 @@ def train(
     return run.directory
 
 
-def _failure_metrics(collected: Collected, outcome: Outcome) -> dict[str, float]:
+def _failure_metrics(collected: Collected, used: int, outcome: Outcome) -> dict[str, float]:
     counts = {f"failures/{name}": float(count) for name, count in sorted(collected.failures.items())}
-    counts |= {"groups/used": float(len(collected.groups)), "groups/dropped": float(len(collected.dropped))}
+    counts |= {"groups/used": float(used), "groups/dropped": float(len(collected.dropped))}
     counts |= _positive({f"groups/{name}": getattr(collected, name) for name in ("replaced", "unexpected", "requeued")})
     if outcome is not Outcome.STEPPED:
         counts[f"skipped/{outcome.value}"] = 1.0

@@ -33,7 +33,7 @@ class Publisher:
 
     def publish(self, version: int) -> PublishedWeights:
         """Publish the policy's weights. Raises OSError, or the store's own error."""
-        path = self._path(version)
+        path = self.path(version)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._updater.policy.save_weights(str(path))
         self._prune(path)
@@ -51,20 +51,17 @@ class Publisher:
 
     def restore(self, version: int, source: Path) -> PublishedWeights:
         """Publish an older version again, from a checkpoint's copy of its file."""
-        path = self._path(version)
+        path = self.path(version)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
         return self.find(version)
 
     def find(self, version: int) -> PublishedWeights:
         """A version whose file is still in the run directory, offered as before."""
-        return self._offer(version, self._path(version), load_file(self._path(version)))
+        return self._offer(version, self.path(version), load_file(self.path(version)))
 
-    def file(self, version: int) -> Path:
+    def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
-        return self._path(version)
-
-    def _path(self, version: int) -> Path:
         return self._directory / f"v{version:06d}.safetensors"
 
     def _offer(self, version: int, path: Path, tensors: dict[str, Tensor]) -> PublishedWeights:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,25 +70,28 @@ def file_digest(path: Path) -> str:
 
 def put(url: str, local: Path) -> None:
     """Copy a file to ``url``, whole or not at all. Raises OSError or the store's own error."""
-    filesystem, path = fsspec.core.url_to_fs(url)
-    filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
-    if not isinstance(filesystem, LocalFileSystem):  # an object appears once all of it is there
+
+    def copy(filesystem: Any, path: str) -> None:  # noqa: ANN401  (fsspec has no types)
+        filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         filesystem.put_file(str(local), path)
-        return
-    part = Path(f"{path}.part")
-    filesystem.put_file(str(local), str(part))
-    part.replace(path)
+
+    _place(url, copy)
 
 
 def put_manifest(url: str, manifest: Manifest) -> None:
     """Write a manifest: the version exists from now on."""
-    filesystem, path = fsspec.core.url_to_fs(url)
     text = manifest.model_dump_json(indent=1).encode()
+    _place(url, lambda filesystem, path: filesystem.pipe_file(path, text))
+
+
+def _place(url: str, write: Callable[[Any, str], None]) -> None:
+    """Have ``write`` fill a URL's file: an object appears once all of it is there, a file on this machine is renamed into its place."""
+    filesystem, path = fsspec.core.url_to_fs(url)
     if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(path, text)
+        write(filesystem, path)
         return
     part = Path(f"{path}.part")
-    part.write_bytes(text)
+    write(filesystem, str(part))
     part.replace(path)
 
 
@@ -143,32 +146,44 @@ def _merged(url: str, manifest: Manifest, base: Base, cache: Path) -> dict[str, 
 
 
 def _get(url: str, sha256: str, cache: Path) -> Path:
-    """The file of a URL on this machine: in its place where that is here, else in the cache."""
+    """The file of a URL on this machine, its digest verified: in its place where that is here, else in the cache."""
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        local = Path(path) if isinstance(filesystem, LocalFileSystem) else _download(filesystem, path, sha256, cache)
-        found = file_digest(local)
+        if not isinstance(filesystem, LocalFileSystem):
+            return _cached(filesystem, path, sha256, cache)
+        _verify(Path(path), sha256)
+        return Path(path)
     except Exception as error:  # as in read_manifest
         raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
-    if found != sha256:
-        raise WeightsUnavailable(f"{url}: SHA-256 is {found[:16]}…, its manifest says {sha256[:16]}…")
-    return local
 
 
-def _download(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401  (fsspec has no types)
+def _cached(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401  (fsspec has no types)
     local = cache / f"{sha256}.safetensors"
-    if not local.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        part = cache / f"{sha256}.{os.getpid()}.part"
-        filesystem.get_file(path, str(part))
-        if file_digest(part) != sha256:
-            found = file_digest(part)
-            part.unlink()
-            raise ValueError(f"SHA-256 of what was read is {found[:16]}…, the manifest says {sha256[:16]}…")
-        part.replace(local)
+    if local.exists():
+        _verify(local, sha256)
+    else:
+        _download(filesystem, path, sha256, local)
     local.touch()
     _prune(cache)
     return local
+
+
+def _download(filesystem: Any, path: str, sha256: str, local: Path) -> None:  # noqa: ANN401
+    local.parent.mkdir(parents=True, exist_ok=True)
+    part = local.with_suffix(f".{os.getpid()}.part")
+    filesystem.get_file(path, str(part))
+    try:
+        _verify(part, sha256)
+    except ValueError:
+        part.unlink()
+        raise
+    part.replace(local)
+
+
+def _verify(path: Path, sha256: str) -> None:
+    found = file_digest(path)
+    if found != sha256:
+        raise ValueError(f"SHA-256 is {found[:16]}…, the manifest says {sha256[:16]}…")
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:

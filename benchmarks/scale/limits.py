@@ -10,7 +10,7 @@ from math import sqrt
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.demand import demand, hpsv3_images_per_second
 from benchmarks.scale.measured import Results
-from benchmarks.scale.mix import Cluster, Forecast, best_mix, distribution_seconds
+from benchmarks.scale.mix import Cluster, Forecast, best_mix, cycle_mean, distribution_seconds
 from benchmarks.scale.traffic import raw_image_bytes, trajectory_bytes
 
 LARGE = 512  # GPUs of the mix whose proportions are scaled up and down
@@ -40,7 +40,7 @@ class Replica:
 
 def mean(of: Callable[[str], float]) -> float:
     """The mean over prefix and suffix groups in the paper's proportion."""
-    return (given.PREFIX_PER_SUFFIX * of("prefix") + of("suffix")) / (given.PREFIX_PER_SUFFIX + 1)
+    return cycle_mean(of("prefix"), of("suffix"))
 
 
 def growing_forecast() -> Forecast:

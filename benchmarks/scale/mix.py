@@ -81,7 +81,7 @@ def phases(need: Demand, prompts: int, mix: Mix) -> Phases:
 def mean_phases(needs: Needs, prompts: int, mix: Mix) -> Phases:
     """The mean over ``PREFIX_PER_SUFFIX`` prefix updates and one suffix update."""
     prefix, suffix = phases(needs["prefix"], prompts, mix), phases(needs["suffix"], prompts, mix)
-    return Phases(_mean(prefix.rollout, suffix.rollout), _mean(prefix.update, suffix.update), prefix.weights)
+    return Phases(cycle_mean(prefix.rollout, suffix.rollout), cycle_mean(prefix.update, suffix.update), prefix.weights)
 
 
 def overlapped_seconds(needs: Needs, prompts: int, mix: Mix) -> float:
@@ -119,10 +119,11 @@ def _mixes(cluster: Cluster, group: int) -> Iterator[Mix]:
 
 def _forecast(cluster: Cluster, needs: Needs, mix: Mix, length: float) -> Forecast:
     work = {kind: need.rollout + bool(mix.hpsv3) * need.hpsv3 + need.update for kind, need in needs.items()}
-    busy = cluster.prompts * _mean(work["prefix"], work["suffix"])
+    busy = cluster.prompts * cycle_mean(work["prefix"], work["suffix"])
     found = mean_phases(needs, cluster.prompts, mix)
     return Forecast(mix, found, length, cluster.prompts / length, busy / (cluster.gpus * length), cluster.gpus - mix.gpus)
 
 
-def _mean(prefix: float, suffix: float) -> float:
+def cycle_mean(prefix: float, suffix: float) -> float:
+    """The mean over ``PREFIX_PER_SUFFIX`` prefix updates and one suffix update."""
     return (given.PREFIX_PER_SUFFIX * prefix + suffix) / (given.PREFIX_PER_SUFFIX + 1)

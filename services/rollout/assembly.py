@@ -9,7 +9,7 @@ from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 from policy.base import Policy
 from services.rollout.generation import Place, TokensStep
-from services.rollout.scoring import Failure, ScoredBatch, ScoredImage, add_scores
+from services.rollout.scoring import Failure, ScoredBatch, ScoredImage, enter_scores
 from trajectories.codec import continuations_of
 
 
@@ -67,7 +67,9 @@ def _enter_optional(name: str, batches: Sequence[ScoredBatch]) -> bool:
     found = [answer for answer in answers if answer is not None]
     if len(found) < len(answers) or any(answer.model != found[0].model for answer in found):
         return False
-    return all(add_scores(batch, name, answer) is None for batch, answer in zip(batches, found, strict=True))
+    for batch, answer in zip(batches, found, strict=True):
+        enter_scores(batch, name, answer)
+    return True
 
 
 def _candidate(job: rollout_pb2.RolloutJob, index: int, drawn: Drawn, images: dict[Place, ScoredImage]) -> trajectory_pb2.Candidate:

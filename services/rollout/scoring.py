@@ -110,15 +110,19 @@ def find_problem(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse
 def add_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
     """Enter one reward's answer into a batch, all of it, or say what is wrong with it."""
     failure = find_problem(batch, name, answer)
-    if failure is not None:
-        return failure
+    if failure is None:
+        enter_scores(batch, name, answer)
+    return failure
+
+
+def enter_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> None:
+    """Enter one reward's answer, in which ``find_problem`` has found none."""
     results = {result.id: result for result in answer.results}
     for place, image in batch.images.items():
         result = results[_sample_id(place)]
         image.rewards[name] = result.score.value
         image.words.extend(result.score.words)
     batch.models[name] = answer.model
-    return None
 
 
 def _problem(result: reward_pb2.Result | None) -> str | None:

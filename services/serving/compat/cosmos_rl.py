@@ -18,9 +18,16 @@ from pydantic import BaseModel, Field
 from services.serving.bodies import parse_json, read_bytes, read_form
 from services.serving.compat.cosmos_jobs import Job, Jobs, Results
 from services.serving.compat.npy import png_files, read_images
-from services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, check_offered, check_ready, scores_of
+from services.serving.compat.peer import (
+    CompatSettings,
+    SampleFailedError,
+    check_lengths,
+    check_offered,
+    check_ready,
+    peer_router,
+    scores_of,
+)
 from services.serving.compat.schema import body_of, inlined, refusals
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample, SampleScore, ScoreBatch
 from services.serving.source import RewardAnswer, RewardSource
 from services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
@@ -86,7 +93,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/enqueue``, ``/pull`` and ``/ping`` under /compat/cosmos_rl/api/reward."""
-    router = APIRouter(prefix="/compat/cosmos_rl/api/reward", route_class=WatchedRoute, tags=["cosmos-rl"])
+    router = peer_router("cosmos_rl/api/reward", "cosmos-rl")
     jobs = Jobs(MAX_JOBS, BODIES * settings.max_request_bytes, KEEP_SECONDS)
 
     @router.post("/enqueue", responses=refusals(), openapi_extra=body_of("application/octet-stream", _BYTES))

@@ -8,16 +8,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, score_all
+from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
 from services.serving.compat.pickled import PromptedBody, Refusal, answered, pickled, read_pickle, retry_after
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample
 from services.serving.source import RewardSource
 
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/compat/deepgen_rl``: the peer posts to the root of its URL."""
-    router = APIRouter(prefix="/compat/deepgen_rl", route_class=WatchedRoute, include_in_schema=False)
+    router = peer_router("deepgen_rl")
 
     @router.post("")
     @router.post("/")

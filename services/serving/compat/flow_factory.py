@@ -6,9 +6,17 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from services.serving.bodies import read_json
-from services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, check_ready, chosen_reward, image_file, score_all
+from services.serving.compat.peer import (
+    CompatSettings,
+    SampleFailedError,
+    check_lengths,
+    check_ready,
+    chosen_reward,
+    image_file,
+    peer_router,
+    score_all,
+)
 from services.serving.compat.schema import json_body, refusals
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample
 from services.serving.source import RewardSource
 
@@ -40,7 +48,7 @@ class Health(BaseModel):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/compute`` and ``/health`` under /compat/flow_factory and under /compat/flow_factory/<reward>."""
-    router = APIRouter(prefix="/compat/flow_factory", route_class=WatchedRoute, tags=["Flow-Factory"])
+    router = peer_router("flow_factory", "Flow-Factory")
     responses = refusals(model_fails=False)
 
     @router.post("/compute", response_model=Rewards | Failure, responses=responses, openapi_extra=json_body(ComputeBody))

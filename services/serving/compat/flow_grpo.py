@@ -10,9 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, StrictStr
 
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, score_all
+from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
 from services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample
 from services.serving.source import RewardSource
 
@@ -35,7 +34,7 @@ class GenEvalBody(ImagesBody):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/geneval``, ``/deqa`` and ``/unified_reward`` under /compat/flow_grpo."""
-    router = APIRouter(prefix="/compat/flow_grpo", route_class=WatchedRoute, include_in_schema=False)
+    router = peer_router("flow_grpo")
 
     @router.post("/geneval")
     async def geneval(request: Request, reward: str | None = None) -> Response:

@@ -9,9 +9,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from services.serving.bodies import read_json
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, image_file, score_all
+from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, image_file, peer_router, score_all
 from services.serving.compat.schema import json_body, refusals
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample, SampleScore
 from services.serving.source import RewardSource
 
@@ -34,7 +33,7 @@ class RewardAnswer(BaseModel):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/get_reward`` under /compat/openrlhf."""
-    router = APIRouter(prefix="/compat/openrlhf", route_class=WatchedRoute, tags=["OpenRLHF"])
+    router = peer_router("openrlhf", "OpenRLHF")
 
     @router.post(
         "/get_reward",

@@ -8,9 +8,10 @@ from collections.abc import Sequence, Sized
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from services.serving.openapi import WatchedRoute
 from services.serving.problems import problem
 from services.serving.scoring import MODEL_FAULTS, ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
 from services.serving.source import RewardSource
@@ -27,6 +28,11 @@ class CompatSettings(Protocol):
     @property
     def compat_pickle(self) -> bool:
         """Whether the peers that send pickles are served."""
+
+
+def peer_router(path: str, tag: str | None = None) -> APIRouter:
+    """A router of one peer below /compat, whose endpoints end when the client hangs up; without a tag it is not in the API pages."""
+    return APIRouter(prefix=f"/compat/{path}", route_class=WatchedRoute, tags=[tag] if tag else None, include_in_schema=tag is not None)
 
 
 class SampleFailedError(Exception):

@@ -9,9 +9,8 @@ from pydantic import BaseModel
 
 from services.serving.bodies import read_json
 from services.serving.compat.openrlhf import target_words
-from services.serving.compat.peer import CompatSettings, chosen_reward, image_file, score_all
+from services.serving.compat.peer import CompatSettings, chosen_reward, image_file, peer_router, score_all
 from services.serving.compat.schema import json_body, refusals
-from services.serving.openapi import WatchedRoute
 from services.serving.scoring import RawSample
 from services.serving.source import RewardSource
 
@@ -26,7 +25,7 @@ class SampleBody(BaseModel):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/score`` under /compat/slime."""
-    router = APIRouter(prefix="/compat/slime", route_class=WatchedRoute, tags=["slime"])
+    router = peer_router("slime", "slime")
 
     @router.post("/score", responses=refusals(), openapi_extra=json_body(SampleBody))
     async def score(request: Request, reward: str | None = None) -> float:

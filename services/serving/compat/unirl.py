@@ -12,9 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from services.serving.bodies import read_json
-from services.serving.compat.peer import CompatSettings, image_file
+from services.serving.compat.peer import CompatSettings, image_file, peer_router
 from services.serving.compat.schema import json_body, refusals
-from services.serving.openapi import WatchedRoute
 from services.serving.problems import problem
 from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from services.serving.source import RewardAnswer, RewardSource
@@ -64,7 +63,7 @@ class RewardsAnswer(BaseModel):
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/score``, ``/health`` and ``/rewards`` under /compat/unirl."""
-    router = APIRouter(prefix="/compat/unirl", route_class=WatchedRoute, tags=["UniRL"])
+    router = peer_router("unirl", "UniRL")
 
     @router.post("/score", response_model=ScoreAnswer, responses=refusals(), openapi_extra=json_body(ScoreBody))
     async def score(request: Request) -> ScoreAnswer | JSONResponse:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from services.serving.compat.deepgen_rl import scores
-from services.serving.compat.peer import CompatSettings
+from services.serving.compat.peer import CompatSettings, peer_router
 from services.serving.compat.pickled import Refusal, answered, pickled, retry_after, status_of
-from services.serving.openapi import WatchedRoute
 from services.serving.source import RewardSource
 
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/compat/verl_omni``: the peer takes a whole URL."""
-    router = APIRouter(prefix="/compat/verl_omni", route_class=WatchedRoute, include_in_schema=False)
+    router = peer_router("verl_omni")
 
     @router.post("")
     @router.post("/")
