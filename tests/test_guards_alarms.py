@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import policy.nextflow
 from policy.nextflow import NextFlowPolicy
-from trainer.config import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.groups import GroupBatch
 from trainer.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
 from trainer.objectives.grpo import token_log_probs
+from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.update import Outcome, Updater
 
 

@@ -16,12 +16,13 @@ import redis
 import policy.nextflow
 from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, read_notes, save_checkpoint, sweep
-from trainer.config import CheckpointSettings, ObjectiveSettings, OptimizerSettings, Recipe, parse_command
+from trainer.config import Recipe, parse_command
 from trainer.durable import COMPLETE, damage
 from trainer.identity import RecipeChangedError, module_digest, recipe_changes
 from trainer.keeper import Keeper
 from trainer.loop import Run
 from trainer.recipe_text import to_toml
+from trainer.sections import CheckpointSettings, ObjectiveSettings, OptimizerSettings
 from trainer.update import Updater
 from trajectories.queue import RunQueue
 

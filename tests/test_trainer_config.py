@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from trainer.config import Recipe, Section, load_recipe, parse_command
+from trainer.config import Recipe, load_recipe, parse_command
 from trainer.recipe_text import describe, to_toml
+from trainer.sections import Section
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -20,13 +20,13 @@ from tests.trajectory_builders import make_group, make_job
 from trainer.averaging import WeightAverage
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from trainer.collect import failure_name
-from trainer.config import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.durable import COMPLETE
 from trainer.groups import GroupBatch, to_batch
 from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
 from trainer.objectives.grpo import token_log_probs
 from trainer.prompts import PromptSpec, draw_prompts, load_prompts
 from trainer.run_log import METRICS_FILE, RunLog
+from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.update import Outcome, Updater, build_optimizer, learning_rate
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]

@@ -15,9 +15,9 @@ import policy.nextflow
 from policy.nextflow import NextFlowPolicy
 from services.rollout.model import Weights
 from trainer.averaging import WeightAverage
-from trainer.config import ObjectiveSettings, OptimizerSettings
 from trainer.jobs import PublishedWeights
 from trainer.publish import Publisher
+from trainer.sections import ObjectiveSettings, OptimizerSettings
 from trainer.update import Updater, is_gain
 from trajectories.weights import WeightsUnavailable, fetch, read_manifest
 

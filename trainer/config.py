@@ -1,250 +1,28 @@
-"""The recipe: everything that decides a run, read from TOML, environment (VARL_TRAINER_*) and flags; a later one wins.
-
-Numbers in brackets, as in [9.3], name the open points of the method (method.md section 9) that a setting decides.
-"""
+"""The recipe: everything that decides a run, read from TOML, environment (VARL_TRAINER_*) and flags; a later one wins."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
 
-from policy.base import SamplingParams
-from trainer.objectives.grpo import KlEstimator
-from trainer.objectives.loss import LossSettings, RatioGranularity
-from trainer.objectives.mask_propagation import MaskPropagation
-from trainer.objectives.panw import Normaliser
-from trainer.objectives.rewards import Combination
-from trainer.objectives.vmr import Stages
-
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Action = Literal["stop", "skip", "off"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Section(BaseModel):
-    """One table of the recipe; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunSettings(Section):
-    """Identity and length of the run."""
-
-    name: Name = Field(default="run", description="name of the run: its directory under dir, and its run id in Redis")
-    dir: Path = Field(default=Path("runs"), description="where run directories are made")
-    seed: Count = Field(default=0, description="every prompt order and every candidate's seed derive from it")
-    updates: PositiveInt = Field(default=300, description="number of updates")
-    device: str = Field(default="cpu", description="torch device of the trainer")
-    threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
-
-
-class ModelSettings(Section):
-    """The policy that is trained."""
-
-    dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
-    trainable: Literal["all", "gains"] = Field(
-        default="all", description="which parameters are trained: all, or the gains of the normalisation layers alone"
-    )
-
-
-class PromptSettings(Section):
-    """JSON Lines files of {"prompt": str, "target_words": [str]}."""
-
-    train: Path = Field(
-        default=Path("recipes/prompts/tiny_train.jsonl"), description="prompts of the updates, drawn without replacement in seeded epochs"
-    )
-    held_out: Path = Field(
-        default=Path("recipes/prompts/tiny_heldout.jsonl"), description="prompts of the evaluation; none of them is ever trained on"
-    )
-
-
-class SamplingSettings(Section):
-    """How rollouts draw a token; log-probabilities are always those of the plain conditional distribution [9.10]."""
-
-    temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
-    top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability")
-    cfg: NonNegative = Field(default=0.0, description="classifier-free guidance at the last scale; 0: off")
-    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [9.11]")
-
-    def params(self) -> SamplingParams:
-        """The same values as the policy takes them."""
-        return SamplingParams(**self.model_dump())
-
-
-class RewardSettings(Section):
-    """One reward service's part of the total reward."""
-
-    name: Name = Field(description="name by which the rollout workers know the service")
-    weight: float = Field(default=1.0, description="factor of the raw value in the total reward")
-    required: bool = Field(
-        default=True,
-        description="true: a group without it is dropped; false: where it fails for an image it is left out of the sum for the whole group",
-    )
-
-
-class RolloutSettings(Section):
-    """What is asked of the rollout workers for one update."""
-
-    prompts_per_update: PositiveInt = Field(default=16, description="groups of an update")
-    group_size: int = Field(default=16, ge=2, description="candidates G of a group")
-    continuations: PositiveInt = Field(
-        default=2, description="continuations K of every prefix candidate; unused outside of the prefix stage"
-    )
-    sampling: SamplingSettings = SamplingSettings()
-    rewards: tuple[RewardSettings, ...] = Field(
-        default=(RewardSettings(name="ocr"),), min_length=1, description="rewards, one of them required at least"
-    )
-    redis_url: str = Field(
-        default="", description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs"
-    )
-    redis_password_file: Path | None = Field(default=None, description="file with Redis's password; a user of its ACL is named in the URL")
-    redis_ca_file: Path | None = Field(
-        default=None, description="PEM file of the authority that signed Redis's certificate, for rediss:// URLs"
-    )
-    redis_cert_file: Path | None = Field(default=None, description="PEM file of the trainer's own certificate, where Redis asks for one")
-    redis_key_file: Path | None = Field(default=None, description="PEM file of its key")
-    group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
-    max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
-    max_replacements: Count = Field(default=2, description="other prompts tried in the place of a group that is dropped")
-    max_staleness: Count = Field(
-        default=0,
-        description="updates between the weights that draw a group and those that it trains; 0: strictly on-policy, nothing overlaps",
-    )
-    max_empty_updates: PositiveInt = Field(
-        default=3, description="give up after this many updates in a row in which every group was dropped"
-    )
-
-
-class ObjectiveSettings(Section):
-    """GRPO, VMR, PANW and MP; vanilla GRPO is stages = full, alpha = 0, mask_propagation = off."""
-
-    stages: Stages = Field(default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales")
-    split_scale: PositiveInt = Field(default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]")
-    prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each suffix update")
-    combination: Combination = Field(
-        default="sum", description="several rewards: weighted sum, or each divided by its spread within the group before that"
-    )
-    eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
-    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [9.6]")
-    panw_normaliser: Normaliser = Field(
-        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [9.5]"
-    )
-    mask_propagation: MaskPropagation = Field(
-        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [9.7]"
-    )
-    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [9.7]")
-    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [9.2]; 0: only measured")
-    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [9.2]")
-    kl_anchor: Literal["initial", "previous"] = Field(
-        default="initial", description="reference: the base model, or the weights one update ago [9.3]"
-    )
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [9.4]")
-    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [9.4]")
-    ratio: RatioGranularity = Field(
-        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [9.15]"
-    )
-    old_log_probs: Literal["recomputed", "reported"] = Field(
-        default="recomputed",
-        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [9.10]",
-    )
-    zero_std: Literal["skip", "keep"] = Field(default="skip", description="groups of equal values: leave out, or keep for their KL [9.16]")
-    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [9.16]")
-
-    def loss(self) -> LossSettings:
-        """The coefficients that the loss takes."""
-        return LossSettings(self.kl_beta, self.clip_low, self.clip_high, self.ratio, self.mask_kl)
-
-
-class OptimizerSettings(Section):
-    """AdamW, its learning rate and what follows a step."""
-
-    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [9.1]")
-    gain_lr_factor: PositiveFloat = Field(
-        default=1.0, description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes"
-    )
-    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
-    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
-    decay_from: Count = Field(default=0, description="update from which the learning rate falls")
-    decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
-    eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
-    weight_decay: NonNegative = Field(default=0.05, description="AdamW's weight decay, on all trained parameters")
-    grad_clip: NonNegative = Field(default=1.0, description="largest gradient norm; 0: off")
-    ema_decay: float = Field(
-        default=0.0, ge=0, lt=1, description="decay an update of the averaged weights that are evaluated and kept; 0: off"
-    )
-    candidates_per_pass: Count = Field(default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)")
-
-    @model_validator(mode="after")
-    def _falls_forwards(self) -> OptimizerSettings:
-        if self.decay_until and not self.warmup_updates <= self.decay_from < self.decay_until:
-            raise ValueError(f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})")
-        return self
-
-
-class CheckpointSettings(Section):
-    """What is kept on disk."""
-
-    every: PositiveInt = Field(default=25, description="updates between checkpoints; trajectories are acknowledged with them")
-    keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
-    best: str = Field(
-        default="eval/reward",
-        description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
-    )
-    keep_weights: PositiveInt = Field(default=3, description="published weight files kept; more where staleness needs them")
-    weights_url: str = Field(
-        default="",
-        description="where weights are published for the workers, any URL of fsspec (s3://…, gs://…, file://…); empty: the run directory",
-    )
-
-
-class GuardSettings(Section):
-    """What happens where a number cannot be right: stop the run, skip the group or the update, or off; each counted as guard/<name>."""
-
-    non_finite: Action = Field(
-        default="skip", description="NaN or infinity in rewards (the group), in the loss or in gradients (the update)"
-    )
-    first_ratio: Action = Field(
-        default="skip", description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)"
-    )
-    ratio_tolerance: PositiveFloat = Field(default=0.5, description="largest deviation of such a ratio from 1 that is rounding")
-    duplicates: Action = Field(default="skip", description="candidates of a group with the same tokens, hence the same image (the group)")
-    duplicate_share: float = Field(default=0.5, gt=0, lt=1, description="share of repeated candidates above which a group is refused")
-    zero_spread: Action = Field(
-        default="skip", description="updates in which no group's values have any spread; off: the groups are kept for their KL"
-    )
-    grad_norm: Action = Field(default="skip", description="a gradient norm far above those before it (the update)")
-    grad_norm_factor: float = Field(default=50.0, gt=1, description="how many times the running median is far above")
-    grad_norm_window: int = Field(default=32, ge=8, description="updates of the same stage in the running median, 8 at least")
-
-
-class MetricsSettings(Section):
-    """What is measured beside the loss."""
-
-    diagnostics_every: Count = Field(
-        default=10, description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off"
-    )
-    samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
-    sample_prompts: PositiveInt = Field(default=8, description="rows of a sample grid: the first prompts of the held-out file")
-    samples_per_prompt: PositiveInt = Field(default=4, description="images in a row of a sample grid")
-
-
-class EvaluationSettings(Section):
-    """Word Accuracy and NED on held-out prompts while training; always the same prompts and seeds."""
-
-    every: Count = Field(default=0, description="updates between evaluations; 0: off")
-    prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")
-    images_per_prompt: PositiveInt = Field(default=1, description="images of each prompt")
-    seed: Count = Field(default=1234, description="seed of all evaluation images")
-    sampling: SamplingSettings = SamplingSettings()
+from trainer.sections import (
+    CheckpointSettings,
+    EvaluationSettings,
+    GuardSettings,
+    MetricsSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    PromptSettings,
+    RolloutSettings,
+    RunSettings,
+)
 
 
 class Recipe(BaseSettings):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from varl.v1 import reward_pb2, trajectory_pb2
 
-from trainer.config import ObjectiveSettings
 from trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
 from trainer.objectives.rewards import combine, weighted_sum
 from trainer.objectives.vmr import middle_value
+from trainer.sections import ObjectiveSettings
 from trajectories.codec import optimised_scales
 
 

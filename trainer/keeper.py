@@ -11,9 +11,9 @@ from typing import Any
 
 from trainer.averaging import WeightAverage
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, read_notes, save_checkpoint, sweep
-from trainer.config import CheckpointSettings
 from trainer.durable import write_durably
 from trainer.identity import differences
+from trainer.sections import CheckpointSettings
 from trainer.update import Updater
 from trajectories.queue import RunQueue
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from policy.base import Policy
-from trainer.config import GuardSettings, ObjectiveSettings, OptimizerSettings
 from trainer.groups import GroupBatch
 from trainer.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
 from trainer.measure import Measured, update_metrics
 from trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
 from trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from trainer.objectives.panw import effective_scale, step_weights, token_weights
+from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 
 logger = logging.getLogger("trainer")
 

@@ -16,7 +16,7 @@ RatioGranularity = Literal["token", "grid"]
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Coefficients of the loss; see ``trainer.config.ObjectiveSettings`` for what each one means."""
+    """Coefficients of the loss; see ``trainer.sections.ObjectiveSettings`` for what each one means."""
 
     kl_beta: float
     clip_low: float
