@@ -11,7 +11,7 @@ from chaos.evidence import Evidence, RunFacts
 from chaos.schedule import Kind
 
 # Metrics that tell the time, and counts of what the faults did: these may differ from the undisturbed run's.
-FREE = ("timing/", "failures/", "groups/unexpected", "groups/requeued", "checkpoint/failures", "trajectories/undecodable")
+FREE = ("timing/", "failures/", "groups/unexpected", "groups/requeued", "checkpoint/failures", "disk/refusals", "trajectories/undecodable")
 AIMED = (
     Kind.ROLLOUT_STOP,
     Kind.TRAINER_KILL_WAITING,

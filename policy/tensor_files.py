@@ -19,4 +19,5 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:
+        path.unlink(missing_ok=True)  # what was written of it takes the room that is lacking
         raise OSError(f"{path}: {error}") from error

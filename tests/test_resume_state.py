@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,9 @@ import pytest
 import redis
 
 import policy.nextflow
+from tests.full_disks import largest_file
 from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe
-from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, read_notes, save_checkpoint, sweep
+from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from trainer.config import Recipe, parse_command
 from trainer.durable import COMPLETE, damage
 from trainer.identity import RecipeChangedError, module_digest, recipe_changes
@@ -23,6 +21,7 @@ from trainer.keeper import Keeper
 from trainer.loop import Run
 from trainer.recipe_text import to_toml
 from trainer.sections import CheckpointSettings, ObjectiveSettings, OptimizerSettings
+from trainer.storage import Storage
 from trainer.update import Updater
 from trajectories.queue import RunQueue
 
@@ -67,7 +66,9 @@ def test_leftovers_without_a_mark_are_no_checkpoints_and_are_swept(tmp_path: Pat
 @pytest.fixture
 def keeper(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: str) -> Keeper:
     queue = RunQueue(redis_client, run_id, "trainer")
-    return Keeper(tmp_path / "c", CheckpointSettings(keep=1), updater, None, queue, lambda progress: {"inputs": {}}, lambda update: {})
+    return Keeper(
+        tmp_path / "c", CheckpointSettings(keep=1), updater, None, queue, lambda progress: {"inputs": {}}, lambda update: {}, Storage()
+    )
 
 
 def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(keeper: Keeper) -> None:
@@ -79,17 +80,6 @@ def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(keeper: Keeper) -
     keeper.judge(Progress(8, 0), {"eval/reward": 0.6})  # not due, but better than all before
     keeper.save(Progress(10, 0))
     assert [path.name for path in checkpoints(keeper.directory)] == ["000008", "000010"]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file above ``size`` bytes: what a full disk does, without taking the disk from others."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(keeper: Keeper) -> None:
@@ -104,7 +94,9 @@ def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(keeper: Keeper
 def test_a_checkpoint_names_cursor_queue_and_inputs(redis_client: redis.Redis, run_id: str, tmp_path: Path) -> None:
     run = start(make_run(redis_client, make_recipe(tmp_path, run_id, objective=VANILLA)))
     run.keeper.save(Progress(2, 0))
-    notes = read_notes(checkpoints(run.directory / "checkpoints")[-1])
+    restored = run.keeper.restore()
+    assert restored is not None
+    notes = restored.notes
     assert notes["prompt_cursor"] == 2 * 3
     assert (
         set(notes["queue"]) == {"jobs", "trajectories", "used"} and len(notes["inputs"]["model"]) == len(notes["inputs"]["prompts"]) == 64

@@ -285,7 +285,7 @@ def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
     again = _policy()
     restored, other = _updater(again), WeightAverage(again.module, 0.9)
     drawn = torch.rand(3)
-    assert load_checkpoint(path, restored, other) == Progress(1, 2)
+    assert load_checkpoint(path, restored, other).progress == Progress(1, 2)
     assert torch.equal(drawn, torch.rand(3))
     assert _same(_weights(model), _weights(again)) and _same(list(average.weights.values()), list(other.weights.values()))
     for one, trained in ((updater, model), (restored, again)):

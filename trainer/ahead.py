@@ -50,7 +50,7 @@ class Ahead:
 
         Without staleness the jobs are left to the caller to submit.
         """
-        weights = self._publisher.publish(update)
+        weights = self._publisher.current(update)
         for later in range(update, min(update + self._staleness, self._last - 1) + 1):
             if later not in self._jobs:
                 self._jobs[later] = self._make_jobs(later, self._weights(later, weights))

@@ -33,6 +33,15 @@ class Progress:
     empty_updates: int  # updates in a row without any group
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint whose state has been put in place; notes: what it was saved with."""
+
+    path: Path
+    progress: Progress
+    notes: Mapping[str, Any]
+
+
 def save_checkpoint(
     directory: Path,
     progress: Progress,
@@ -45,7 +54,7 @@ def save_checkpoint(
 ) -> Path:
     """Write directory/<update>, whole or not at all, then delete all but the newest ``keep`` checkpoints and the protected updates.
 
-    notes: JSON for whoever resumes (``read_notes``). files: more files to keep, by their name in the checkpoint.
+    notes: JSON for whoever resumes (``Restored.notes``). files: more files to keep, by their name in the checkpoint.
 
     Raises:
         OSError: the disk is full or gone; earlier checkpoints are as they were.
@@ -99,13 +108,7 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(folder)
 
 
-def read_notes(path: Path) -> dict[str, Any]:
-    """The notes that a checkpoint was saved with."""
-    notes: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))["notes"]
-    return notes
-
-
-def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None) -> Progress:
+def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None) -> Restored:
     """Put a checkpoint's state into policy, reference, optimiser, average and the random states of torch, Python and numpy.
 
     Raises:
@@ -120,7 +123,7 @@ def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None)
     if average is not None:
         average.load(load_file(path / "ema.safetensors"))
     _restore_random(load_file(path / "rng.safetensors"), state["random"])
-    return Progress(state["update"], state["empty_updates"])
+    return Restored(path, Progress(state["update"], state["empty_updates"]), state["notes"])
 
 
 def _torch_random() -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, read_notes, save_checkpoint, sweep
+from trainer.checkpoint import Progress, Restored, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from trainer.durable import write_durably
-from trainer.identity import differences
 from trainer.sections import CheckpointSettings
+from trainer.storage import Storage
 from trainer.update import Updater
 from trajectories.queue import RunQueue
 
@@ -32,7 +32,7 @@ class Best:
 class Keeper:
     """Saves and restores one run; trajectories are acknowledged only once a checkpoint holds the updates that used them.
 
-    ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps.
+    ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps; ``storage`` writes down which one is best.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class Keeper:
         queue: RunQueue,
         notes: Callable[[Progress], dict[str, Any]],
         files: Callable[[int], Mapping[str, Path]],
+        storage: Storage,
     ) -> None:
         self.directory, self._settings = directory, settings
         self._updater, self._average, self._queue = updater, average, queue
-        self._notes, self._files = notes, files
+        self._notes, self._files, self._storage = notes, files, storage
         self._used: list[str] = []
         self._saved = -1  # update of the newest checkpoint
         self.failures = 0  # checkpoints that could not be written
@@ -56,16 +57,16 @@ class Keeper:
         """Whether there is any checkpoint to go on from."""
         return bool(checkpoints(self.directory))
 
-    def restore(self) -> tuple[Progress, Path | None]:
-        """Put the newest sound checkpoint's state in place; the beginning where there is none. Leftovers of a crash are deleted."""
+    def restore(self) -> Restored | None:
+        """Put the newest sound checkpoint's state in place; None where there is none. Leftovers of a crash are deleted."""
         sweep(self.directory)
         found = newest_checkpoint(self.directory)
         if found is None:
-            return Progress(0, 0), None
-        progress = load_checkpoint(found, self._updater, self._average)
-        self._saved = progress.update
-        logger.info("checkpoint %d: restored", progress.update)
-        return progress, found
+            return None
+        restored = load_checkpoint(found, self._updater, self._average)
+        self._saved = restored.progress.update
+        logger.info("checkpoint %d: restored", self._saved)
+        return restored
 
     def use(self, entry_ids: Sequence[str]) -> None:
         """Remember trajectories that an update has used, to acknowledge them with the next checkpoint."""
@@ -104,7 +105,8 @@ class Keeper:
             return
         if self._saved != progress.update and not self.save_or_postpone(progress):
             return
-        write_durably(self.directory / BEST, json.dumps({"update": progress.update, "value": value}))
+        text = json.dumps({"update": progress.update, "value": value})
+        self._storage.insist(BEST, lambda: write_durably(self.directory / BEST, text))
         logger.info("checkpoint %d: best so far, %s %.4f", progress.update, self._settings.best, value)
 
     def best(self) -> Best | None:
@@ -114,8 +116,3 @@ class Keeper:
             return None
         best = Best(**json.loads(file.read_text(encoding="utf-8")))
         return best if self.directory / f"{best.update:06d}" in checkpoints(self.directory) else None
-
-
-def changed_inputs(checkpoint: Path, inputs: Mapping[str, str]) -> list[str]:
-    """In which of its inputs a run differs from the one that wrote a checkpoint."""
-    return [f"content of {change}" for change in differences(read_notes(checkpoint)["inputs"], inputs)]

@@ -17,15 +17,15 @@ from varl.v1 import rollout_pb2, trajectory_pb2
 
 from trainer.ahead import Ahead
 from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress, read_notes
+from trainer.checkpoint import Progress
 from trainer.collect import Collected, Patience, Remedies, collect, failure_name
 from trainer.config import Recipe
 from trainer.durable import write_durably
 from trainer.groups import GroupBatch, to_batch
 from trainer.guards import GuardError
-from trainer.identity import RecipeChangedError, inputs, recipe_changes
+from trainer.identity import RecipeChangedError, differences, inputs, recipe_changes
 from trainer.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
-from trainer.keeper import Keeper, changed_inputs
+from trainer.keeper import Keeper
 from trainer.measure import reward_metrics, rollout_metrics
 from trainer.objectives.vmr import Stage, trained_scales
 from trainer.prompts import load_prompts
@@ -33,6 +33,7 @@ from trainer.publish import Publisher, keep_final
 from trainer.recipe_text import to_toml
 from trainer.run_log import METRICS_FILE, RunLog
 from trainer.samples import save_grid
+from trainer.storage import Storage
 from trainer.update import Outcome, TrainablePolicy, Updater
 from trajectories.queue import RunQueue
 
@@ -67,9 +68,11 @@ class Run:
         self._inputs = inputs(recipe, reference.module)
         staleness, saved = recipe.rollout.max_staleness, recipe.checkpoint
         keep = max(saved.keep_weights, staleness + 2)
-        self._publisher = Publisher(self.directory / "weights", self._updater, self._average, keep, saved.weights_url)
+        self.storage = Storage(saved.disk_patience_s)
+        self._publisher = Publisher(self.directory / "weights", self._updater, self._average, keep, saved.weights_url, self.storage)
         self._ahead = Ahead(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
-        self.keeper = Keeper(self.directory / "checkpoints", saved, self._updater, self._average, queue, self._notes, self._ahead.files)
+        folder, files = self.directory / "checkpoints", self._ahead.files
+        self.keeper = Keeper(folder, saved, self._updater, self._average, queue, self._notes, files, self.storage)
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
@@ -84,15 +87,17 @@ class Run:
         config = self.directory / "config.toml"
         changes = recipe_changes(config, self._recipe) if resume and config.exists() else []
         self._refuse(changes, allow_changes)
-        progress, found = self.keeper.restore()
-        self._refuse(changed_inputs(found, self._inputs) if found else [], allow_changes)
+        found = self.keeper.restore()
+        progress = found.progress if found else Progress(0, 0)
+        changes = differences(found.notes["inputs"], self._inputs) if found else []
+        self._refuse([f"content of {change}" for change in changes], allow_changes)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_durably(config, to_toml(self._recipe))
         # What the checkpoint holds needs no second look, and what came after it is drawn again, from the same seeds.
         dropped = self._queue.purge(0)
         if found is not None:
-            self._updater.norms = read_notes(found)["grad_norms"]
-        self._ahead.resume(progress.update, found)
+            self._updater.norms = found.notes["grad_norms"]
+        self._ahead.resume(progress.update, found.path if found else None)
         logger.info("run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped)
         return progress
 
@@ -121,7 +126,7 @@ class Run:
             self._average.update()
         metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, len(fresh), outcome)
         metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": self._queue.undecodable})
-        metrics |= _positive({"groups/stale": len(collected.groups) - len(fresh)})
+        metrics |= _positive({"disk/refusals": self.storage.refusals, "groups/stale": len(collected.groups) - len(fresh)})
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
         return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
@@ -130,8 +135,13 @@ class Run:
         """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
         metrics = self._watch(progress.update, last=True)
         self.keeper.judge(progress, metrics)
-        keep_final(self._shown_weights(progress.update))
+        weights = self._publisher.publish_average(progress.update)
+        self.storage.insist("final weights", lambda: keep_final(weights))
         return metrics
+
+    def save_last(self, progress: Progress) -> None:
+        """Write the checkpoint of the run's end, which no later one can make up for."""
+        self.storage.insist(f"checkpoint {progress.update}", lambda: self.keeper.save(progress))
 
     def give_up_if_empty(self, progress: Progress) -> None:
         """Raise RolloutFailedError where too many updates in a row were left without a group."""
@@ -149,13 +159,13 @@ class Run:
         evaluation = self._evaluate if every and (last or self._is_due(number, every)) else None
         if not grid and evaluation is None:
             return metrics
-        weights = self._shown_weights(number)
+        weights = self._publisher.publish_average(number)
         if grid:
             start = time.monotonic()
             jobs = sample_jobs(self._recipe, number, self._shown, weights)
             collected = collect(self._queue, jobs, self._grids, self._patience)
             self._queue.acknowledge(collected.entry_ids)
-            save_grid(self.directory / "samples", number, self._shown, collected.groups)
+            self.storage.insist(f"samples {number}", lambda: save_grid(self.directory / "samples", number, self._shown, collected.groups))
             metrics["timing/samples"] = time.monotonic() - start
         if evaluation is not None:
             start = time.monotonic()
@@ -192,9 +202,6 @@ class Run:
         else:
             self._publisher.find(job.weight_version)
 
-    def _shown_weights(self, version: int) -> PublishedWeights:
-        return self._publisher.publish_average(version)
-
     def _batch(self, group: trajectory_pb2.Group, number: int) -> GroupBatch:
         factors = {reward.name: reward.weight for reward in self._recipe.rollout.rewards}
         return to_batch(group, factors, self._recipe.objective, number - group.job.weight_version)
@@ -224,7 +231,7 @@ def train(
     progress, last = run.start(resume, allow_changes), recipe.run.updates
     due = False
     bar = tqdm(total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True)
-    with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update) as log:
+    with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update, run.storage) as log:
         while progress.update < last:
             number = progress.update
             try:
@@ -239,7 +246,7 @@ def train(
             due = due or progress.update % recipe.checkpoint.every == 0
             if progress.update == last:
                 log.sync()
-                run.keeper.save(progress)
+                run.save_last(progress)
             elif due:
                 log.sync()
                 due = not run.keeper.save_or_postpone(progress)

@@ -15,6 +15,7 @@ from trainer.config import Recipe
 from trainer.evaluation import EvaluationError
 from trainer.identity import RecipeChangedError
 from trainer.loop import RolloutFailedError, RunInUseError
+from trainer.storage import StorageError
 from trainer.supervisor import ChildDiedError
 from trainer.update import is_gain
 from trajectories.access import RedisAccess
@@ -32,6 +33,7 @@ PROBLEMS = (
     RunInUseError,
     RecipeChangedError,
     EvaluationError,
+    StorageError,
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from policy.tensor_files import save_tensors
 from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
+from trainer.storage import Storage
 from trainer.update import Updater
 from trajectories.weights import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
 
@@ -22,47 +23,74 @@ DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it 
 class Publisher:
     """Publishes versions of one run: whole in ``directory``; at ``url`` (empty: nowhere) the changed tensors alone if they are few.
 
-    ``keep`` versions stay, and at ``url`` the whole one that deltas lie on. A version is a file and a manifest, the manifest last.
+    ``keep`` versions stay, and at ``url`` the whole one that deltas lie on. A version is a file and a manifest, the manifest last. The
+    oldest goes before a new one is written, so that a run which has published ``keep`` of them needs no more room for the next.
+
+    Whatever writes raises StorageError where ``storage`` (none: without patience) has lost its patience.
     """
 
-    def __init__(self, directory: Path, updater: Updater, average: WeightAverage | None, keep: int, url: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        updater: Updater,
+        average: WeightAverage | None,
+        keep: int,
+        url: str = "",
+        storage: Storage | None = None,
+    ) -> None:
         self._directory, self._updater, self._average, self._keep = directory, updater, average, keep
-        self._url = url.rstrip("/")
+        self._url, self._storage = url.rstrip("/"), storage or Storage()
+        self._newest: PublishedWeights | None = None  # of the policy's own weights
         self._base: tuple[Base, dict[str, Tensor]] | None = None  # what lies whole at the url
         self._remote: list[tuple[str, str]] = []  # manifest and file of each version there, oldest first
 
     def publish(self, version: int) -> PublishedWeights:
-        """Publish the policy's weights. Raises OSError, or the store's own error."""
-        path = self.path(version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._updater.policy.save_weights(str(path))
-        self._prune(path)
-        return self._offer(version, path, self._updater.policy.module.state_dict())
+        """Publish the policy's weights as this version, anew where they lie there already."""
+        self._newest = self._storage.insist(f"weights {version}", lambda: self._publish(version))
+        return self._newest
+
+    def current(self, version: int) -> PublishedWeights:
+        """The policy's weights as this version, published once however often they are asked for."""
+        return self._newest if self._newest is not None and self._newest.version == version else self.publish(version)
 
     def publish_average(self, version: int) -> PublishedWeights:
         """Publish the averages of this version as ema.safetensors; the weights themselves where none are kept."""
-        if self._average is None:
-            return self.publish(version)
-        path = self._directory / "ema.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._average.applied():
-            self._updater.policy.save_weights(str(path))
-            return self._offer(version, path, self._updater.policy.module.state_dict())
+        average = self._average
+        if average is None:
+            return self.current(version)
+        return self._storage.insist(f"averaged weights {version}", lambda: self._publish_average(version, average))
 
     def restore(self, version: int, source: Path) -> PublishedWeights:
         """Publish an older version again, from a checkpoint's copy of its file."""
-        path = self.path(version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
+        self._storage.insist(f"weights {version}", lambda: self._copy(source, self.path(version)))
         return self.find(version)
 
     def find(self, version: int) -> PublishedWeights:
         """A version whose file is still in the run directory, offered as before."""
-        return self._offer(version, self.path(version), load_file(self.path(version)))
+        path = self.path(version)
+        return self._storage.insist(f"manifest {version}", lambda: self._offer(version, path, load_file(path)))
 
     def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
         return self._directory / f"v{version:06d}.safetensors"
+
+    def _publish(self, version: int) -> PublishedWeights:
+        path = self.path(version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._prune(path)
+        self._updater.policy.save_weights(str(path))
+        return self._offer(version, path, self._updater.policy.module.state_dict())
+
+    def _publish_average(self, version: int, average: WeightAverage) -> PublishedWeights:
+        path = self._directory / "ema.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with average.applied():
+            self._updater.policy.save_weights(str(path))
+            return self._offer(version, path, self._updater.policy.module.state_dict())
+
+    def _copy(self, source: Path, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
 
     def _offer(self, version: int, path: Path, tensors: dict[str, Tensor]) -> PublishedWeights:
         manifest = Manifest(version=version, file=path.name, sha256=file_digest(path))
@@ -101,9 +129,10 @@ class Publisher:
         return base, file
 
     def _prune(self, path: Path) -> None:
-        """Delete all but the newest versions here; the one just written stays, whatever its number."""
+        """Delete all but the newest versions here, one fewer than are kept: ``path`` is about to be written, whatever its number."""
         files = sorted(found for found in self._directory.glob("v*.safetensors") if re.fullmatch(r"v\d{6,}\.safetensors", found.name))
-        for old in [found for found in files if found != path][: max(len(files) - self._keep, 0)]:
+        others = [found for found in files if found != path]
+        for old in others[: max(len(others) + 1 - self._keep, 0)]:
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink()
 

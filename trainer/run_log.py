@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from trainer.durable import write_durably
+from trainer.storage import Storage
 
+logger = logging.getLogger("trainer")
 METRICS_FILE = "metrics.jsonl"
 
 
 class RunLog:
-    """Writes the metrics of a run directory from update ``first`` on; whatever an earlier, longer attempt wrote after it is dropped."""
+    """Writes the metrics of a run directory from update ``first`` on; whatever an earlier, longer attempt wrote after it is dropped.
 
-    def __init__(self, directory: Path, first: int) -> None:
+    ``storage`` (none: without patience) is asked for room for a line; its StorageError is raised where there is none.
+    """
+
+    def __init__(self, directory: Path, first: int, storage: Storage | None = None) -> None:
         path = directory / METRICS_FILE
         kept = [line for line in read_lines(path) if json.loads(line)["update"] < first]
         write_durably(path, "".join(f"{line}\n" for line in kept))
-        self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(directory / "tb"), purge_step=first)
+        self._lines = path.open("ab", buffering=0)
+        self._events = _Events(directory / "tb")
+        self._storage = storage or Storage()
 
     def write(self, update: int, metrics: Mapping[str, float]) -> None:
         """Add the metrics of one update; JSON has no NaN, so what is not finite stands there as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._lines.write(json.dumps({"update": update, **finite}) + "\n")
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, update)
+        line = (json.dumps({"update": update, **finite}) + "\n").encode()
+        self._storage.insist(f"metrics of update {update}", lambda: self._append(line))
+        self._events.add(update, metrics)
 
     def sync(self) -> None:
         """Have all lines on the disk before a checkpoint that comes after them."""
-        os.fsync(self._lines.fileno())
+        self._storage.insist("metrics", lambda: os.fsync(self._lines.fileno()))
+
+    def _append(self, line: bytes) -> None:
+        """Write a whole line or, where the disk takes but a part of it, nothing."""
+        end = os.fstat(self._lines.fileno()).st_size
+        try:
+            if self._lines.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._lines.fileno(), end)
+            raise
 
     def __enter__(self) -> RunLog:
         return self
@@ -43,6 +62,31 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lines.close()
         self._events.close()
+
+
+class _Events:
+    """TensorBoard's copy of the metrics. A writer that the disk has refused once never works again: the next update gets a new one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: SummaryWriter | None = None
+
+    def add(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of an update; where that fails they are in metrics.jsonl alone, and the log says so."""
+        try:
+            self._writer = self._writer or SummaryWriter(str(self._directory), purge_step=update)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, update)
+        except OSError as error:
+            logger.warning("update %d: TensorBoard's events could not be written: %s", update, error)
+            self.close()
+
+    def close(self) -> None:
+        """Write out what can be written."""
+        writer, self._writer = self._writer, None
+        with suppress(OSError):
+            if writer is not None:
+                writer.close()
 
 
 def read_lines(path: Path) -> list[str]:

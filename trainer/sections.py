@@ -196,6 +196,10 @@ class CheckpointSettings(Section):
         description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
     )
     keep_weights: PositiveInt = Field(default=3, description="published weight files kept; more where staleness needs them")
+    disk_patience_s: NonNegative = Field(
+        default=600.0,
+        description="how long the run waits for a disk or store that takes no weights, metrics or sample grids; then it can be resumed",
+    )
     weights_url: str = Field(
         default="",
         description="where weights are published for the workers, any URL of fsspec (s3://…, gs://…, file://…); empty: the run directory",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,7 +70,7 @@ def file_digest(path: Path) -> str:
 
 
 def put(url: str, local: Path) -> None:
-    """Copy a file to ``url``, whole or not at all. Raises OSError or the store's own error."""
+    """Copy a file to ``url``, whole or not at all. Raises OSError, whatever kind of error the store has."""
 
     def copy(filesystem: Any, path: str) -> None:  # noqa: ANN401  (fsspec has no types)
         filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
@@ -79,7 +80,7 @@ def put(url: str, local: Path) -> None:
 
 
 def put_manifest(url: str, manifest: Manifest) -> None:
-    """Write a manifest: the version exists from now on."""
+    """Write a manifest: the version exists from now on. Raises OSError."""
     text = manifest.model_dump_json(indent=1).encode()
     _place(url, lambda filesystem, path: filesystem.pipe_file(path, text))
 
@@ -88,18 +89,33 @@ def _place(url: str, write: Callable[[Any, str], None]) -> None:
     """Have ``write`` fill a URL's file: an object appears once all of it is there, a file on this machine is renamed into its place."""
     filesystem, path = fsspec.core.url_to_fs(url)
     if not isinstance(filesystem, LocalFileSystem):
-        write(filesystem, path)
+        with _store_errors(url):
+            write(filesystem, path)
         return
     part = Path(f"{path}.part")
-    write(filesystem, str(part))
+    try:
+        write(filesystem, str(part))
+    except OSError:
+        part.unlink(missing_ok=True)  # it takes the room that is lacking
+        raise
     part.replace(path)
 
 
 def remove(url: str) -> None:
-    """Delete a file, if it is there."""
+    """Delete a file, if it is there. Raises OSError."""
     filesystem, path = fsspec.core.url_to_fs(url)
-    if filesystem.exists(path):
-        filesystem.rm_file(path)
+    with _store_errors(url):
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
+
+
+@contextmanager
+def _store_errors(url: str) -> Iterator[None]:
+    """Every store has errors of its own for being away, full or forbidden: all are an OSError here."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def read_manifest(url: str) -> Manifest:
