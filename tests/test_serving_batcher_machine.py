@@ -7,14 +7,17 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from services.serving.batch_spans import BatchSpans
 from services.serving.batcher import Batcher
 from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError, WrongLengthError
 from tests.batcher_rig import PATIENCE, Lane, Rig, Step, Thing, right
+from tests.span_rig import Recorder, figures
 
 LIMITS = BatchLimits(max_items=4, max_cost=10, queue_items=6, queue_bytes=60)
 CAPACITY = 7.0  # below max_cost: full batches run out of memory, and so does one item alone
@@ -39,6 +42,8 @@ class BatcherMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.rig = Rig(capacity=CAPACITY, max_items=LIMITS.max_items, max_cost=LIMITS.max_cost, clock=lambda: self.now)
         self.batcher: Batcher[Thing, int] = Batcher(self.rig.build, self.limits, LANES, clock=lambda: self.now)
+        self.recorder = Recorder()
+        self.batcher.spans = BatchSpans(self.recorder.tracer)
         self.loop.run_until_complete(self.batcher.start())
         self.settle()
 
@@ -75,7 +80,8 @@ class BatcherMachine(RuleBasedStateMachine):
         for poison, cost in kinds:
             thing = Thing(len(self.submissions), poison, cost, None if seconds is None else self.now + seconds)
             coroutine = self.batcher.submit(thing, cost=cost, size=size, deadline=thing.deadline)
-            self.submissions.append(Submission(thing, self.loop.create_task(coroutine)))
+            with self.recorder.tracer.start_as_current_span("request"):
+                self.submissions.append(Submission(thing, self.loop.create_task(coroutine)))
         self.settle()
 
     @rule(cost=st.sampled_from([0.0, -1.0, float("nan"), float("inf")]))
@@ -177,6 +183,9 @@ class BatcherMachine(RuleBasedStateMachine):
         for lane in self.rig.lanes:
             lane.thread.join(PATIENCE)
             assert not lane.thread.is_alive()
+        spans = self.recorder.named("batch")  # all have ended: each forward is in one of them
+        assert sum(cast("int", figures(span)["executions"]) for span in spans) == len(self.rig.forwards)
+        assert sum(len(span.events) for span in spans) == len(self.rig.forwards)
         self.loop.close()
 
 

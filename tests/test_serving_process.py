@@ -99,14 +99,19 @@ def test_requests_are_spans_in_the_callers_trace() -> None:
             service.process.terminate()
             service.process.wait(PATIENCE)
             service.ended = True
-        found = [span for request in received for part in request.resource_spans for scope in part.scope_spans for span in scope.spans]
+        scopes = [scope for request in received for part in request.resource_spans for scope in part.scope_spans]
+        found = sorted((span for scope in scopes for span in scope.spans), key=lambda span: span.start_time_unix_nano)
         names = {each.key: each.value.string_value for request in received for each in request.resource_spans[0].resource.attributes}
     assert names["service.name"] == "varl-toy"
     called = [span for span in found if span.parent_span_id.hex() == parent]
-    assert {span.trace_id.hex() for span in found} == {trace}
+    assert {span.trace_id.hex() for span in found if span.name != "batch"} == {trace}
     assert [span.name for span in called] == ["POST /v1/score", "RewardService/Score", "RewardService/Score"]
     codes = [{each.key: each.value.string_value for each in span.attributes}.get("varl.rejection") for span in called]
     assert codes == [None, None, "invalid_request"]
+    batches = [span for span in found if span.name == "batch"]
+    assert [[(link.trace_id.hex(), link.span_id) for link in span.links] for span in batches] == [
+        [(trace, span.span_id)] for span in called[:2]
+    ]
 
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9/v1/traces"])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic
 
+from services.serving.batch_spans import BatchSpans
 from services.serving.batching import Answer, Batch, BatchLimits, BatchQueue, Entry, Failed, Item, LateError, UnavailableError
 from services.serving.forward import Execution, Fault, Model, Result, forward
 
@@ -21,7 +22,8 @@ class Batcher(Generic[Item, Answer]):
     MemoryError, it did not fit (run again in parts, and later batches are kept smaller); FatalModelError, the instance is
     lost (``fatal`` is set, everything fails as unavailable); anything else, some item is bad (run again in halves until it stands alone).
 
-    ``fatal`` is for whoever ends the process. ``observe`` is called on the loop with each forward.
+    ``fatal`` is for whoever ends the process. ``observe`` is called on the loop with each forward. ``spans``, if set before the start,
+    traces the batches.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Batcher(Generic[Item, Answer]):
         self._ended = asyncio.Event()
         self.fatal = asyncio.Event()
         self.observe: Callable[[Execution], None] = lambda _: None
+        self.spans: BatchSpans | None = None
 
     @property
     def waiting(self) -> int:
@@ -86,7 +89,8 @@ class Batcher(Generic[Item, Answer]):
         if not 0 < cost < math.inf or size < 0:
             raise ValueError(f"cost {cost} must be positive and finite, size {size} must not be negative")
         now = self._clock()
-        entry = Entry(item, cost, size, math.inf if deadline is None else deadline, now, self._loop.create_future())
+        origin = None if self.spans is None else self.spans.origin()
+        entry = Entry(item, cost, size, math.inf if deadline is None else deadline, now, self._loop.create_future(), origin)
         if entry.deadline <= now:
             raise LateError("the deadline has passed")
         with self._changed:
@@ -130,7 +134,14 @@ class Batcher(Generic[Item, Answer]):
 
     def _abandon(self) -> list[Entry[Item, Answer]]:
         with self._changed:
-            return [*self._queue.clear(), *(entry for batch in self._running for entry in batch.entries)]
+            entries = [*self._queue.clear(), *(entry for batch in self._running for entry in batch.entries)]
+            if self.spans is not None:
+                self.spans.end_all_but(self._unsettled())
+            return entries
+
+    def _unsettled(self) -> Iterable[Batch[Item, Answer]]:
+        """Batches that run, or wait to run again."""
+        return (*self._running, *self._queue.repeats)
 
     # On the lanes' threads.
 
@@ -169,6 +180,8 @@ class Batcher(Generic[Item, Answer]):
             self._running.add(batch)
             if self._idle and self._queue.seconds_until_due(self._clock()) is not None:
                 self._changed.notify()  # there is work for another lane
+        if self.spans is not None:
+            self.spans.taken(batch, self._unsettled())
         return batch
 
     def _execute(self, model: Model[Item, Answer], batch: Batch[Item, Answer]) -> None:
@@ -180,6 +193,8 @@ class Batcher(Generic[Item, Answer]):
         with self._changed:
             self._running.discard(batch)
             guilty = self._reschedule(batch, result)
+            if self.spans is not None:
+                self.spans.executed(batch, execution, bool(guilty), self._unsettled())
         if isinstance(answers, Fault):
             self._post(self._failed, execution, guilty, answers)
         else:

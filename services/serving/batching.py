@@ -7,7 +7,12 @@ from asyncio import Future
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from services.serving.batch_spans import BatchSpan
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -64,7 +69,7 @@ class BatchLimits:
 
 @dataclass(eq=False, slots=True)
 class Entry(Generic[Item, Answer]):
-    """An item on its way; ``deadline`` and ``submitted`` on the monotonic clock."""
+    """An item on its way; ``deadline`` and ``submitted`` on the monotonic clock, ``origin`` the span of a traced request."""
 
     item: Item
     cost: float
@@ -72,15 +77,21 @@ class Entry(Generic[Item, Answer]):
     deadline: float
     submitted: float
     answer: Future[Answer | Failed]
+    origin: SpanContext | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Batch(Generic[Item, Answer]):
-    """Entries for one forward. ``again``: some forward with them failed; ``ceiling``: the ceiling before they ran out of memory."""
+    """Entries for one forward.
+
+    ``again``: some forward with them failed; ``ceiling``: the ceiling before they ran out of memory; ``span``: shared with the batch that
+    they were cut out of, None where nothing is traced.
+    """
 
     entries: list[Entry[Item, Answer]]
     again: bool = False
     ceiling: float | None = None
+    span: BatchSpan | None = None
 
     @property
     def cost(self) -> float:
@@ -107,6 +118,11 @@ class BatchQueue(Generic[Item, Answer]):
 
     def __len__(self) -> int:
         return len(self._fresh)
+
+    @property
+    def repeats(self) -> Iterable[Batch[Item, Answer]]:
+        """Parts of failed batches that wait for another forward."""
+        return self._again
 
     def add(self, entry: Entry[Item, Answer]) -> None:
         """Queue an entry; raises QueueFullError."""
@@ -193,7 +209,7 @@ class BatchQueue(Generic[Item, Answer]):
             self.ceiling = max(self.ceiling, batch.ceiling)
 
     def _repeat(self, batch: Batch[Item, Answer], *parts: list[Entry[Item, Answer]]) -> None:
-        self._again.extendleft(Batch(part, again=True, ceiling=batch.ceiling) for part in reversed(parts))
+        self._again.extendleft(Batch(part, True, batch.ceiling, batch.span) for part in reversed(parts))
 
     def clear(self) -> list[Entry[Item, Answer]]:
         """Take out everything that waits."""

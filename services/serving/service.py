@@ -13,6 +13,7 @@ from enum import StrEnum
 from starlette.requests import ClientDisconnect
 
 from services.serving.admission import Admission
+from services.serving.batch_spans import BatchSpans
 from services.serving.batcher import Batcher
 from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
 from services.serving.images import ImageLimits, decode_image
@@ -21,6 +22,7 @@ from services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, Ra
 from services.serving.settings import ServingSettings
 from services.serving.source import RewardAnswer
 from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from services.serving.tracing import own_tracer
 
 _log = logging.getLogger("varl.serving")
 
@@ -53,6 +55,8 @@ class ScoringService:
         self.metrics = Metrics(scorer.reward, lambda: self._admission.samples)
         self.metrics.gauge("varl_bytes_in_flight", "Bytes of images taken in and not yet answered.", lambda: self._admission.bytes)
         self.metrics.watch(scorer.batcher)
+        tracer = own_tracer()
+        scorer.batcher.spans = None if tracer is None else BatchSpans(tracer)
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_pixels, settings.max_aspect_ratio, settings.min_side)
         # Small files go to a thread together: handing each over alone costs as much as decoding it.
         limits = BatchLimits(8, 32 * 2**10, queue_items=settings.max_decoded, queue_bytes=settings.max_in_flight_bytes)

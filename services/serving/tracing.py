@@ -1,4 +1,7 @@
-"""Optional traces: a span for each request, in the trace that the caller's W3C traceparent header names. FastAPI makes those of HTTP."""
+"""Optional traces: a span for each request, in the trace that the caller's W3C traceparent header names. FastAPI makes those of HTTP.
+
+Those of the model's batches are in ``batch_spans``.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,11 @@ def configure_tracing(endpoint: str, service: str) -> Callable[[], None]:
     trace.set_tracer_provider(provider)
     _on = True
     return provider.shutdown
+
+
+def own_tracer() -> trace.Tracer | None:
+    """What makes the spans of this package; None where traces are off."""
+    return trace.get_tracer("varl.serving") if _on else None
 
 
 def server_span(name: str, metadata: Callable[[], Iterable[Any] | None]) -> AbstractContextManager[None]:
