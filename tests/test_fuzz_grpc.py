@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from varl.v1 import reward_pb2, reward_pb2_grpc
@@ -26,7 +30,7 @@ VALID = reward_pb2.ScoreRequest(
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[ToyProcess]:
-    with toy_service() as running:
+    with toy_service("--reflection") as running:
         yield running
 
 
@@ -75,9 +79,55 @@ def test_a_valid_message_cut_and_spliced(channel: grpc.Channel, end: int, begin:
     check(channel, VALID[:end] + VALID[begin:])
 
 
-@pytest.mark.parametrize("method", ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "//"])
+@pytest.mark.parametrize("method", ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "/grpc.health.v1.Health/List", "//"])
 def test_what_is_not_served_says_so(channel: grpc.Channel, method: str) -> None:
     assert status(channel, VALID, method)[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+HEALTH = health_pb2.HealthCheckRequest(service="varl.v1.RewardService").SerializeToString()
+REFLECTION = reflection_pb2.ServerReflectionRequest(host="ü", file_containing_symbol="varl.v1.RewardService").SerializeToString()
+
+
+def first_status(channel: grpc.Channel, method: str, *messages: bytes) -> grpc.StatusCode:
+    """Of a method that answers with a stream: OK once it has given a message."""
+    call: Any = channel.stream_stream(method, request_serializer=None, response_deserializer=None)(iter(messages), timeout=240)
+    try:
+        next(call, None)
+    except grpc.RpcError as error:
+        return error.code()
+    call.cancel()
+    return grpc.StatusCode.OK
+
+
+def mangled(valid: bytes) -> st.SearchStrategy[bytes]:
+    """Random bytes, and a message with a part replaced by some."""
+    replaced = st.tuples(st.integers(0, len(valid)), st.binary(max_size=6), st.integers(0, 20))
+    return st.binary(max_size=200) | replaced.map(lambda cut: valid[: cut[0]] + cut[1] + valid[cut[0] + cut[2] :])
+
+
+@settings(max_examples=200, derandomize=True)
+@given(mangled(HEALTH))
+def test_health_takes_any_bytes(channel: grpc.Channel, data: bytes) -> None:
+    codes = {status(channel, data, "/grpc.health.v1.Health/Check")[0], first_status(channel, "/grpc.health.v1.Health/Watch", data)}
+    try:
+        known = health_pb2.HealthCheckRequest.FromString(data).service in ("", "varl.v1.RewardService")
+    except DecodeError:
+        assert codes == {grpc.StatusCode.INVALID_ARGUMENT}
+    else:
+        assert codes == ({grpc.StatusCode.OK} if known else {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OK})
+
+
+@settings(max_examples=100, derandomize=True)
+@given(mangled(REFLECTION))
+def test_reflection_takes_any_bytes(channel: grpc.Channel, data: bytes) -> None:
+    method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    try:
+        reflection_pb2.ServerReflectionRequest.FromString(data)
+    except DecodeError:
+        assert first_status(channel, method, data) is grpc.StatusCode.INVALID_ARGUMENT
+    else:
+        assert first_status(channel, method, data) is grpc.StatusCode.OK
+    assert first_status(channel, method, REFLECTION, data) is grpc.StatusCode.OK  # the first answer comes before
 
 
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

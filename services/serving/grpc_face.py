@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health
 from varl.v1 import reward_pb2
 
+from services.serving.reflection import Reflection
 from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from services.serving.service import ScoringService
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from services.serving.status import RejectionCode, RequestRejectedError
 from services.serving.tracing import server_span
+from services.serving.wire import Context, abort, parsed, to_bytes
 
-Context = grpc.aio.ServicerContext[bytes, Message]
-M = TypeVar("M", bound=Message)
+SERVICE_NAME = "varl.v1.RewardService"
 
 
 def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
@@ -37,7 +37,7 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
 
 
 class RewardServicer:
-    """RewardService over a ``ScoringService``. Parses requests itself: to what does not parse gRPC answers UNKNOWN, with a traceback."""
+    """RewardService over a ``ScoringService``."""
 
     def __init__(self, service: ScoringService) -> None:
         self._service = service
@@ -46,18 +46,18 @@ class RewardServicer:
     def handler(self) -> grpc.GenericRpcHandler:  # type: ignore[type-arg] # generic in the stubs alone
         """All methods."""
         methods = {"Score": self.score, "GetInfo": self.get_info}
-        handlers = {name: grpc.unary_unary_rpc_method_handler(method, response_serializer=_bytes) for name, method in methods.items()}
-        return grpc.method_handlers_generic_handler("varl.v1.RewardService", handlers)
+        handlers = {name: grpc.unary_unary_rpc_method_handler(method, response_serializer=to_bytes) for name, method in methods.items()}
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
     async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
         try:
             with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
                 _check_size(len(data), self._service.settings.max_request_bytes)
-                request = _parsed(reward_pb2.ScoreRequest, data)
+                request = parsed(reward_pb2.ScoreRequest, data)
                 return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
         except RequestRejectedError as rejection:
-            await _abort(context, rejection)
+            await abort(context, rejection)
 
     async def get_info(self, data: bytes, context: Context) -> reward_pb2.GetInfoResponse:
         """Name, model, formulas and limits of the service, whatever the request holds: it has no fields."""
@@ -74,23 +74,6 @@ class RewardServicer:
 def _check_size(size: int, most: int) -> None:
     if size > most:
         raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"the request has {size} bytes, at most {most} are taken")
-
-
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _parsed(shape: type[M], data: bytes) -> M:
-    try:
-        return shape.FromString(data)
-    except DecodeError as error:
-        raise RequestRejectedError(RejectionCode.MALFORMED, f"not a {shape.DESCRIPTOR.full_name}: {error}") from error
-
-
-async def _abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
-    metadata = () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
-    await context.abort(STATUS[rejection.code].grpc, rejection.detail, metadata)
-    raise AssertionError  # abort raises
 
 
 def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
@@ -120,5 +103,5 @@ def build_server(service: ScoringService, interceptors: Sequence[Any] = ()) -> g
     server = grpc.aio.server(options=server_options(service.settings.max_request_bytes), interceptors=interceptors)
     server.add_generic_rpc_handlers((RewardServicer(service).handler,))
     if service.settings.reflection:
-        reflection.enable_server_reflection(("varl.v1.RewardService", "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        Reflection((SERVICE_NAME, health.SERVICE_NAME)).add_to(server)
     return server

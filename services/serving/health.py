@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
+
+from services.serving.wire import Context, parsed_or_abort, to_bytes
 
 SERVICE_NAMES = ("", "varl.v1.RewardService")
 
@@ -19,7 +21,17 @@ class Health:
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve health from ``server``, which is not started yet."""
         await self.set_serving(False)
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        handlers = {
+            "Check": grpc.unary_unary_rpc_method_handler(self._check, response_serializer=to_bytes),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, response_serializer=to_bytes),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers),))
+
+    async def _check(self, data: bytes, context: Context) -> health_pb2.HealthCheckResponse:
+        return await self._servicer.Check(await parsed_or_abort(health_pb2.HealthCheckRequest, data, context), context)
+
+    async def _watch(self, data: bytes, context: Context) -> None:
+        await self._servicer.Watch(await parsed_or_abort(health_pb2.HealthCheckRequest, data, context), context)
 
     async def set_serving(self, serving: bool) -> None:
         """Say whether requests are taken."""
