@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,11 +100,23 @@ class RolloutProcess:
     def grpc_target(self) -> str:
         return f"127.0.0.1:{self.ports['grpc_port']}"
 
+    def metrics(self) -> dict[str, float]:
+        """All series by their whole names."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics_port']}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+    def metric(self, name: str) -> float:
+        """One series; 0 where there is none yet."""
+        return self.metrics().get(name, 0.0)
+
 
 @contextmanager
-def rollout_process(redis_url: str, run_id: str, model_dir: Path, rewards: dict[str, str], *flags: str) -> Iterator[RolloutProcess]:
+def rollout_process(
+    redis_url: str, run_id: str, model_dir: Path, rewards: dict[str, str], *flags: str, prefix: Sequence[str] = ()
+) -> Iterator[RolloutProcess]:
     """A ready worker; killed at the end if it still runs."""
-    process = start_rollout(redis_url, run_id, model_dir, rewards, *flags)
+    process = start_rollout(redis_url, run_id, model_dir, rewards, *flags, prefix=prefix)
     try:
         yield RolloutProcess(process, wait_until_ready(process))
     finally:
@@ -111,8 +124,12 @@ def rollout_process(redis_url: str, run_id: str, model_dir: Path, rewards: dict[
         process.communicate()
 
 
-def start_rollout(redis_url: str, run_id: str, model_dir: Path, rewards: dict[str, str], *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "services.rollout", "--redis-url", redis_url, "--run-id", run_id, "--model-dir", str(model_dir)]
+def start_rollout(
+    redis_url: str, run_id: str, model_dir: Path, rewards: dict[str, str], *flags: str, prefix: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """``prefix``: a command that ends by becoming the worker."""
+    command = [*prefix, sys.executable, "-m", "services.rollout", "--redis-url", redis_url, "--run-id", run_id]
+    command += ["--model-dir", str(model_dir)]
     command += [part for name, target in rewards.items() for part in ("--reward", f"{name}={target}")]
     command += ["--grpc-port", "0", "--metrics-port", "0", *flags]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"}

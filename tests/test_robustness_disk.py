@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,8 +11,9 @@ from safetensors.torch import load_file
 
 import policy.nextflow
 from tests.full_disks import Filled, Limited, Scarce, largest_file, small_disk
-from tests.rollout_helpers import ROOT, WAIT_S, RunningReward, rollout_process, running_reward
+from tests.rollout_helpers import WAIT_S, RunningReward, rollout_process, running_reward
 from tests.test_resume_kill import measured, write_recipe
+from tests.trainer_process import trainer_process
 from tests.trainer_rig import make_model, read_metrics
 from trainer.checkpoint import checkpoints
 from trainer.config import Recipe
@@ -45,38 +40,6 @@ def recipe_of(directory: Path, name: str, runs: Path) -> tuple[Path, Recipe]:
     return write_recipe(directory, name, run=run, checkpoint=checkpoint, evaluation={"every": 0})
 
 
-@dataclass
-class Trainer:
-    """A trainer process and its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def says(self, pattern: str, since: int = 0) -> int:
-        """Wait for the end of a match at or after character ``since``."""
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            ended = self.process.poll() is not None
-            found = re.search(pattern, self.log.read_text(errors="replace")[since:])
-            if found is not None:
-                return since + found.end()
-            assert not ended, f"it ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
-            time.sleep(0.005)
-        raise AssertionError(f"no {pattern!r} in {self.log.read_text()[-2000:]}")
-
-
-@contextmanager
-def trainer(recipe: Path, redis_url: str, log: Path) -> Iterator[Trainer]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "REDIS_URL": redis_url}
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "trainer", str(recipe), "--resume"], cwd=ROOT, env=environment, stderr=out)
-    try:
-        yield Trainer(process, log)
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def whole(redis_server: str, tmp_path_factory: pytest.TempPathFactory, reward: RunningReward) -> Path:
     """The run directory of a run that nobody disturbed."""
@@ -85,7 +48,7 @@ def whole(redis_server: str, tmp_path_factory: pytest.TempPathFactory, reward: R
     file, recipe = recipe_of(directory, "disk-whole", directory / "runs")
     with (
         rollout_process(redis_server, "disk-whole", model, {"bright": reward.target}),
-        trainer(file, redis_server, directory / "log") as run,
+        trainer_process(file, redis_server, directory / "log") as run,
     ):
         assert run.process.wait(WAIT_S) == 0, run.log.read_text()[-2000:]
     return recipe.run.dir / recipe.run.name
@@ -112,7 +75,7 @@ def test_a_run_waits_for_room_then_ends_with_a_message_and_goes_on_where_it_was(
     file, _ = recipe_of(tmp_path, run_id, runs)
     directory = runs / run_id
     with rollout_process(redis_server, run_id, model, {"bright": reward.target}):
-        with trainer(file, redis_server, tmp_path / "first.log") as first:
+        with trainer_process(file, redis_server, tmp_path / "first.log") as first:
             first.says("update 2: updating on")
             room.fill(first.process.pid)
             place = first.says(REFUSED)
@@ -124,15 +87,14 @@ def test_a_run_waits_for_room_then_ends_with_a_message_and_goes_on_where_it_was(
             assert first.process.wait(WAIT_S) == 1
             told = first.log.read_text()[place:]
         kept = checkpoints(directory / "checkpoints")[-1].name
-        assert re.search(
-            rf"python -m trainer: StorageError: .* could not be written for {PATIENCE_S:g} s: .*; once it can, --resume goes on\n$", told
-        )
+        ending = rf"python -m trainer: StorageError: .* could not be written for {PATIENCE_S:g} s: .*; once it can, --resume goes on\n$"
+        assert re.search(ending, told), told
         assert max(row.get("disk/refusals", 0) for row in read_metrics(directory)) >= 1
         if isinstance(room, Filled):
             room.clear(first.process.pid)
-        with trainer(file, redis_server, tmp_path / "second.log") as second:
+        with trainer_process(file, redis_server, tmp_path / "second.log") as second:
             second.says(f"checkpoint {int(kept)}: restored")
-            assert second.process.wait(WAIT_S) == 0, second.log.read_text()[-2000:]
+            second.finishes()
     disturbed = [{name: value for name, value in row.items() if name not in COUNTS} for row in measured(directory)]
     assert disturbed == measured(whole)
     finals = [load_file(run / "weights" / "final.safetensors") for run in (whole, directory)]

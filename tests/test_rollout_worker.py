@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -390,18 +389,12 @@ def test_bad_generate_request_names_its_field(
 
 
 def test_metrics_count_groups_by_outcome(worker: RolloutProcess, queue: RunQueue) -> None:
-    before = metrics(worker)
+    before = worker.metrics()
     run_jobs(queue, [stage_job("metrics/ok"), stage_job("metrics/poison", prompt=POISON)])
     gains = {'groups_total{outcome="ok"}': 1, 'groups_total{outcome="score_failed"}': 1, "generate_seconds_count": 1}
     expected = {f"varl_rollout_{name}": before.get(f"varl_rollout_{name}", 0) + gain for name, gain in gains.items()}
     deadline = time.monotonic() + WAIT_S
-    while (after := metrics(worker)) | expected != after and time.monotonic() < deadline:  # counted just after publishing
+    while (after := worker.metrics()) | expected != after and time.monotonic() < deadline:  # counted just after publishing
         time.sleep(0.05)
     assert after | expected == after
     assert after["varl_rollout_images_total"] >= before.get("varl_rollout_images_total", 0) + 5
-
-
-def metrics(worker: RolloutProcess) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{worker.ports['metrics_port']}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}

@@ -152,3 +152,12 @@ def test_files_from_elsewhere_are_read_once_and_the_cache_is_bounded(tmp_path: P
     filesystem, path = fsspec.core.url_to_fs(f"{store}/{manifest.file}")
     filesystem.rm_file(path)
     assert fetch(url, manifest, cache).parent == cache
+
+
+def test_a_cached_file_that_is_damaged_is_read_anew(tmp_path: Path, updater: Updater) -> None:
+    publisher, cache = Publisher(tmp_path / "w", updater, None, 2, f"memory://{uuid.uuid4().hex}/weights"), tmp_path / "cache"
+    url = publisher.publish(0).manifest
+    cached = fetch(url, read_manifest(url), cache)
+    sound = cached.read_bytes()
+    cached.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert fetch(url, read_manifest(url), cache).read_bytes() == sound

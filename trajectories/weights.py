@@ -175,9 +175,7 @@ def _get(url: str, sha256: str, cache: Path) -> Path:
 
 def _cached(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401  (fsspec has no types)
     local = cache / f"{sha256}.safetensors"
-    if local.exists():
-        _verify(local, sha256)
-    else:
+    if not local.exists() or file_digest(local) != sha256:  # damaged here, it would be refused for ever
         _download(filesystem, path, sha256, local)
     local.touch()
     _prune(cache)

@@ -15,6 +15,9 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.groups = Counter("varl_rollout_groups_total", "Jobs worked off, by outcome.", ("outcome",), registry=registry)
         self.refused = Counter("varl_rollout_refused_total", "gRPC calls without a valid token.", registry=registry)
+        self.absent = Counter(
+            "varl_rollout_rewards_absent_total", "Groups without an optional reward, by reward.", ("reward",), registry=registry
+        )
         self.images = Counter("varl_rollout_images_total", "Images generated.", registry=registry)
         self.generate_seconds = Histogram("varl_rollout_generate_seconds", "Model time of a group.", registry=registry, buckets=_SECONDS)
         self.score_seconds = Histogram(

@@ -138,7 +138,10 @@ class Worker:
         self._parts.metrics.generate_seconds.observe(timings.generate)
         self._parts.metrics.score_seconds.observe(timings.score)
         scored = [batch for batch in batches if isinstance(batch, ScoredBatch)]
-        return build_group(job, self._parts.policy, drawn, scored, self._settings.name, timings)
+        group = build_group(job, self._parts.policy, drawn, scored, self._settings.name, timings)
+        for name in () if isinstance(group, Failure) else group.absent_rewards:
+            self._parts.metrics.absent.labels(name).inc()
+        return group
 
     async def _generate(self, job: rollout_pb2.RolloutJob, drawn: Drawn, tasks: list[ScoreTask], clock: _Clock) -> Failure | None:
         detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
