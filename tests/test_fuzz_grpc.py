@@ -79,7 +79,9 @@ def test_a_valid_message_cut_and_spliced(channel: grpc.Channel, end: int, begin:
     check(channel, VALID[:end] + VALID[begin:])
 
 
-@pytest.mark.parametrize("method", ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "/grpc.health.v1.Health/List", "//"])
+@pytest.mark.parametrize(
+    "method", ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "/grpc.health.v1.Health/List", "//"]
+)
 def test_what_is_not_served_says_so(channel: grpc.Channel, method: str) -> None:
     assert status(channel, VALID, method)[0] is grpc.StatusCode.UNIMPLEMENTED
 

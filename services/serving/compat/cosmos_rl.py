@@ -27,7 +27,7 @@ from services.serving.compat.peer import (
     peer_router,
     scores_of,
 )
-from services.serving.compat.schema import body_of, inlined, refusals
+from services.serving.compat.schema import body_of, inlined, problems, refusals
 from services.serving.scoring import RawSample, SampleScore, ScoreBatch
 from services.serving.source import RewardAnswer, RewardSource
 from services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
@@ -71,9 +71,9 @@ class Pulled(BaseModel):
 
 
 class PingForm(BaseModel):
-    """The JSON that would be enqueued."""
+    """What the trainer sends along; nobody looks at it."""
 
-    info_data: str
+    info_data: str = ""
 
 
 class Message(BaseModel):
@@ -88,6 +88,7 @@ _PULL: dict[int | str, dict[str, Any]] = refusals() | {
     HTTPStatus.BAD_REQUEST.value: refusals()[HTTPStatus.BAD_REQUEST.value] | {"model": Message},
     HTTPStatus.NOT_FOUND.value: {"model": Message},
 }
+_UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -117,7 +118,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
             return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
         return Response(job.task.result()[reward], media_type="application/json")
 
-    @router.post("/ping", responses=refusals(), openapi_extra=body_of(_FORM, inlined(PingForm)))
+    @router.post("/ping", responses=problems(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False))
     async def ping(request: Request) -> Message:
         """The service can be reached."""
         await read_form(request, settings.max_request_bytes)

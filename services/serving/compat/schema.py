@@ -18,16 +18,21 @@ def json_body(shape: type[BaseModel]) -> dict[str, Any]:
     return body_of("application/json", inlined(shape))
 
 
-def body_of(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A required body of one media type, for ``openapi_extra``."""
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+def body_of(media_type: str, schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """A body of one media type, for ``openapi_extra``."""
+    return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
 
 
 def refusals(*, body: bool = True, model_fails: bool = True) -> dict[int | str, dict[str, Any]]:
     """Problem details of a route that scores; ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500."""
     statuses = [*_ALWAYS, *(_BODY if body else ()), *((HTTPStatus.INTERNAL_SERVER_ERROR,) if body and model_fails else ())]
+    return problems(*sorted(statuses))
+
+
+def problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Problem details under these statuses."""
     content = {"application/problem+json": {"schema": inlined(Problem, "serialization")}}
-    return {status.value: {"description": status.phrase, "content": content} for status in sorted(statuses)}
+    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
 def inlined(shape: type[BaseModel], mode: Any = "validation") -> dict[str, Any]:  # noqa: ANN401 - pydantic's literal type is not public
