@@ -66,6 +66,7 @@ HEADERS = [
         ("POST", "/v1/score"),
         ("GET", "/v1/info"),
         ("GET", "/docs"),
+        ("GET", "/docs/assets/swagger-ui-bundle.js"),
         ("GET", "/openapi.json"),
         ("GET", "/compat/unirl/health"),
         ("GET", "/no"),

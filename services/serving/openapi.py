@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.serving.access import OPEN_PATHS
 from services.serving.hangup import until_hangup
+from services.serving.pages import add_api_page
 from services.serving.problems import Problem
 
 SCORE_STATUSES = (
@@ -39,8 +40,9 @@ class DocumentedApp(FastAPI):
     def __init__(self, title: str, *shapes: type[BaseModel]) -> None:
         # FastAPI makes the spans of HTTP requests itself once a tracer is set up; probes and scrapes would only drown the others.
         traces: Any = {"exclude": lambda scope: scope["path"] in OPEN_PATHS, "metrics": False, "logs": False}
-        super().__init__(title=title, version="1", telemetry=traces)
+        super().__init__(title=title, version="1", telemetry=traces, docs_url=None, redoc_url=None)
         self._shapes = shapes
+        add_api_page(self)
 
     def openapi(self) -> dict[str, Any]:
         """The schema."""
