@@ -20,6 +20,7 @@ AIMED = (
     Kind.TRAINER_KILL_UNACKNOWLEDGED,
     Kind.DISK_FULL,
     Kind.WEIGHTS_CORRUPT,
+    Kind.DEADLY_JOB,
 )
 
 
@@ -73,17 +74,18 @@ def groups_exact(evidence: Evidence) -> tuple[bool, str]:
 
 
 def same_numbers(evidence: Evidence) -> tuple[bool, str]:
-    """Every metric of every update is that of the undisturbed run, unless a group was replaced or dropped and the log says which."""
+    """Every metric of every update is that of the undisturbed run, up to the first one in which a group was replaced or dropped."""
     others = {row["update"]: row for row in evidence.disturbed.metrics}
     rows = [(row["update"], _differences(row, others.get(row["update"], {}))) for row in evidence.calm.metrics]
     differing = [f"update {number}: {', '.join(names)}" for number, names in rows if names]
-    return not differing or bool(evidence.disturbed.named), f"rows that differ: {differing or 'none'}{_named(evidence)}"
+    unexcused = [number for number, names in rows if names and not _excused(evidence, number)]
+    return not unexcused, f"rows that differ: {differing or 'none'}, without an excuse: {unexcused or 'none'}{_named(evidence)}"
 
 
 def same_weights(evidence: Evidence) -> tuple[bool, str]:
     """The final weights are those of the undisturbed run, bit for bit, unless the log names a group that was replaced or dropped."""
     one, other = evidence.calm.final_digest, evidence.disturbed.final_digest
-    return one == other or bool(evidence.disturbed.named), f"SHA-256 {_short(one)} and {_short(other)}{_named(evidence)}"
+    return one == other or _excused(evidence, evidence.updates), f"SHA-256 {_short(one)} and {_short(other)}{_named(evidence)}"
 
 
 def run_was_real(evidence: Evidence) -> tuple[bool, str]:
@@ -149,6 +151,12 @@ CHECKS: tuple[Callable[[Evidence], tuple[bool, str]], ...] = (
 
 def _runs(evidence: Evidence) -> dict[str, RunFacts]:
     return {"undisturbed": evidence.calm, "disturbed": evidence.disturbed}
+
+
+def _excused(evidence: Evidence, update: int) -> bool:
+    """Whether a group was replaced or dropped by this update, and the log names one."""
+    changed = [row["update"] for row in evidence.disturbed.metrics if row.get("groups/replaced") or row.get("groups/dropped")]
+    return bool(evidence.disturbed.named) and any(number <= update for number in changed)
 
 
 def _row_drops(row: Mapping[str, Any]) -> bool:

@@ -64,6 +64,11 @@ class Part:
             raise ProcessLookupError(f"{self.name} is down")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process at the moment."""
+        return self._process is not None
+
     async def up(self) -> int:
         """Process id, once there is a process."""
         while self._process is None:  # noqa: ASYNC110 - another task starts it

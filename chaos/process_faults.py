@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any, cast
 
 from chaos.part import Part
-from chaos.rig import MIN_IDLE_S, serving
+from chaos.rig import MIN_IDLE_S, Rig, serving
 from chaos.strike import Field, Strike
+from trajectories.codec import decode_job
 
 WAITING = r"update (\d+): waiting for groups"
 UPDATING = r"update (\d+): updating on"
@@ -38,6 +40,46 @@ async def rollout_stop(field: Field, strike: Strike) -> None:
     again = any(worker.log.find(r"\(delivery [2-9]", mark) for worker, mark in zip(rig.workers, marks, strict=True))
     taken = "its job went to the other worker" if again else "it had no job"
     strike.back(hit=again, detail=f"stopped for {MIN_IDLE_S + strike.fault.lasts_s:.1f} s, heartbeat limit {MIN_IDLE_S:g} s; {taken}")
+
+
+async def deadly_job(field: Field, strike: Strike) -> None:
+    """SIGKILL whichever worker takes one job, again and again: workers are held back until the job is known."""
+    rig, log = field.rig, field.rig.trainer.log
+    position, _ = await log.wait(r"update (\d+): (?!waiting|updating)", log.end())
+    with rig.worker_redis.stalled():
+        position, match = await log.wait(WAITING, position)
+        entry, job_id = await _first_job(rig, int(match[1]))
+    strike.now(job_id)
+    deaths = 0
+    while await rig.redis.xrange(rig.jobs_key, entry, entry):
+        deaths += await _kill_holder(rig, entry)
+        await asyncio.sleep(POLL_S)
+    await log.wait(rf"update {match[1]}: updating on", position)
+    given_up = bool(log.find(rf"{job_id} \(.* is given up for", position))
+    for port in rig.worker_ports:
+        await serving(port)
+    strike.back(hit=given_up, detail=f"{deaths} workers died of it; " + ("another prompt took its place" if given_up else "it was done"))
+
+
+async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
+    """Entry and id of the first job of an update, once it is in the stream."""
+    while True:
+        for entry, fields in cast(Any, await rig.redis.xrange(rig.jobs_key)):
+            job = decode_job(fields[b"m"])
+            if job.update == update:
+                return entry.decode(), job.job_id
+        await asyncio.sleep(POLL_S)
+
+
+async def _kill_holder(rig: Rig, entry: str) -> bool:
+    """Kill the worker that holds an entry; False where nobody alive does. A worker's name ends in its process id and a random part."""
+    held = cast(Any, await rig.redis.xpending_range(rig.jobs_key, "workers", entry, entry, 1))
+    pids = {int(row["consumer"].decode().rsplit("-", 2)[1]) for row in held}
+    for worker in rig.workers:
+        if worker.running and worker.pid in pids:
+            await worker.strike(signal.SIGKILL)
+            return True
+    return False
 
 
 async def ocr_kill(field: Field, strike: Strike) -> None:

@@ -74,6 +74,11 @@ class Rig:
         return [self.redis_part, self.ocr, *self.workers, self.trainer]
 
     @property
+    def jobs_key(self) -> str:
+        """Redis key of the stream of jobs."""
+        return f"varl:{self.spec.name}:jobs"
+
+    @property
     def links(self) -> list[Link]:
         """Both ways to Redis."""
         return [self.trainer_redis, self.worker_redis]

@@ -36,6 +36,11 @@ class Kind(StrEnum):
     POISON_PROMPT = "poison_prompt"
     MALFORMED_TRAJECTORY = "malformed_trajectory"
     MALFORMED_JOB = "malformed_job"
+    DEADLY_JOB = "deadly_job"
+
+
+# After these every group is what it would have been, so that the numbers are those of the undisturbed run.
+USUAL = tuple(kind for kind in Kind if kind is not Kind.DEADLY_JOB)
 
 
 MEANING = {
@@ -61,6 +66,7 @@ MEANING = {
     Kind.POISON_PROMPT: "a job from outside whose prompt no service takes",
     Kind.MALFORMED_TRAJECTORY: "rubbish in the stream of trajectories",
     Kind.MALFORMED_JOB: "rubbish in the stream of jobs",
+    Kind.DEADLY_JOB: "SIGKILL of every worker that takes one job, until the job is given up for another prompt",
 }
 
 
@@ -80,7 +86,7 @@ class Fault:
     lasts_s: float
 
 
-def schedule(seed: int, count: int, updates: int, kinds: Sequence[Kind] = tuple(Kind), workers: int = 2) -> list[Fault]:
+def schedule(seed: int, count: int, updates: int, kinds: Sequence[Kind] = USUAL, workers: int = 2) -> list[Fault]:
     """``count`` faults over a run of ``updates``, every kind as often as any other but for one; the same for the same arguments.
 
     Raises ValueError where the run is too short to end in quiet, or there is no kind.

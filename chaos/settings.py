@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from chaos.schedule import QUIET_AT_THE_END, Kind
+from chaos.schedule import QUIET_AT_THE_END, USUAL, Kind
 
 
 class ChaosSettings(BaseSettings):
@@ -21,7 +21,7 @@ class ChaosSettings(BaseSettings):
     seed: NonNegativeInt = Field(default=0, description="Seed of the schedule and of both runs.")
     faults: PositiveInt = Field(default=60, description="Number of faults.")
     updates: int = Field(default=60, gt=QUIET_AT_THE_END, description="Updates of each run.")
-    kinds: str = Field(default="", description="Kinds of faults to choose from, with commas in between; default: all.")
+    kinds: str = Field(default="", description="Kinds of faults to choose from, with commas in between; default: all but deadly_job.")
     out: Path | None = Field(default=None, description="Folder of everything that is left; default: runs/chaos/<date and time>.")
 
     @model_validator(mode="after")
@@ -35,4 +35,4 @@ class ChaosSettings(BaseSettings):
         unknown = sorted(set(names) - set(Kind))
         if unknown:
             raise ValueError(f"kinds: {', '.join(unknown)} unknown; there are {', '.join(Kind)}")
-        return tuple(kind for kind in Kind if kind in names) or tuple(Kind)
+        return tuple(kind for kind in Kind if kind in names) or USUAL

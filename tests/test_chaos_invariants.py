@@ -118,6 +118,8 @@ def test_a_replaced_group_excuses_other_weights_if_the_log_names_it() -> None:
     metrics = make_metrics(loss=0.7, **{"groups/replaced": 1.0})
     named = replace(GOOD, disturbed=make_facts(metrics=metrics, final_digest="other", named=[REPLACED]), queue=make_queue((BURIED,)))
     assert failing(named) == set()
+    early = make_facts(metrics=[{**metrics[0], "loss": 9.0}, *metrics[1:]], final_digest="other", named=[REPLACED])
+    assert failing(replace(named, disturbed=early)) == {"same_numbers"}  # before the replacement nothing may differ
     unnamed = replace(named, disturbed=make_facts(metrics=metrics, final_digest="other"))
     assert failing(unnamed) == {"groups_exact", "same_numbers", "same_weights", "dead_letters_explained"}
 
