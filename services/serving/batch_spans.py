@@ -31,7 +31,7 @@ class BatchSpans:
     """The spans of one batcher, which calls all but ``origin`` under its lock. A batch without a request that is traced has none.
 
     Attributes of a span: ``varl.batch.size`` (items), ``varl.batch.cost`` (in the unit of the batcher's limits), ``varl.batch.executions``
-    (forwards, the repeated ones of parts included), ``varl.batch.failed`` (items that got an error from the model). Each forward is an
+    (forwards, the repeated ones of parts included), ``varl.batch.failed`` (items that the model failed on). Each forward is an
     event "forward" with its items, result and seconds.
     """
 
