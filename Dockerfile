@@ -72,7 +72,7 @@ ENV OMP_WAIT_POLICY=PASSIVE
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/proto PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY proto/varl proto/varl
-COPY services/__init__.py services/
+COPY services/__init__.py services/cores.py services/
 
 FROM runtime AS ocr
 COPY --from=ocr-venv /opt/venv /opt/venv

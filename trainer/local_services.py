@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.cores import usable_cores
 from trainer.config import Recipe
 from trainer.supervisor import Supervisor, postponed, unhurried_exit
 from trajectories.server import private_redis, redis_url_from_environment
@@ -46,7 +46,7 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         trajectories.server.RedisServerError: there is no Redis to use.
         ValueError: the recipe asks for a reward that is not started here.
     """
-    directory, share = recipe.run.dir / recipe.run.name, max(1, len(os.sched_getaffinity(0)) // 2)
+    directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
     commands = _rewards(recipe, share)
     with unhurried_exit() as stack:
         given = recipe.rollout.redis_url or redis_url_from_environment()

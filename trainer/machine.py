@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from services.cores import usable_cores
+
 
 class Machine(BaseModel):
     """Processor, memory and the versions that decide speed and rounding."""
@@ -28,7 +30,7 @@ def describe_machine(device: str) -> Machine:
     """The machine that this process runs on; ``device`` is a torch device."""
     return Machine(
         cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         device=f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device,
         system=platform.platform(),

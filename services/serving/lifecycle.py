@@ -78,8 +78,10 @@ def _yield_rarely() -> None:
     """Let a thread that wakes up wait for the one that runs to pause, on cores that this process has for itself alone.
 
     gRPC's threads wake some six times for a request and would each time push the event loop or the model out of the core's caches.
+    Only Linux can be told so.
     """
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def listen(settings: FaceSettings) -> socket.socket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -12,6 +11,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
 
+from services.cores import usable_cores
 from services.serving.batching import BatchLimits
 from services.serving.credentials import ServerFiles, check_pair
 
@@ -83,7 +83,7 @@ class ServingSettings(FaceSettings):
     min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
     max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
     max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
-    decode_threads: int = Field(min(2, len(os.sched_getaffinity(0))), ge=1, description="Threads that decode images; 2, or 1 on one core.")
+    decode_threads: int = Field(min(2, usable_cores()), ge=1, description="Threads that decode images; 2, or 1 on one core.")
 
     @model_validator(mode="after")
     def _mutual_tls_is_tls(self) -> Self:
