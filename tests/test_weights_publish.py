@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file
 
 import policy.nextflow
@@ -18,6 +19,7 @@ from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
 from trainer.publish import Publisher
 from trainer.sections import ObjectiveSettings, OptimizerSettings
+from trainer.storage import StorageError
 from trainer.update import Updater, is_gain
 from trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
@@ -28,9 +30,11 @@ def updater() -> Updater:
     return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"memory://{uuid.uuid4().hex}/weights" if request.param == "memory" else f"file://{tmp_path}/store"
+    if request.param == "s3":
+        request.getfixturevalue("s3_server")
+    return f"file://{tmp_path}/store" if request.param == "file" else f"{request.param}://{uuid.uuid4().hex}/weights"
 
 
 def move(updater: Updater, gains_only: bool = False) -> None:
@@ -161,3 +165,13 @@ def test_a_cached_file_that_is_damaged_is_read_anew(tmp_path: Path, updater: Upd
     sound = cached.read_bytes()
     cached.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     assert fetch(url, read_manifest(url), cache).read_bytes() == sound
+
+
+def test_a_store_that_is_away_is_a_typed_failure(s3_server: ThreadedMotoServer, tmp_path: Path, updater: Updater) -> None:
+    publisher = Publisher(tmp_path / "w", updater, None, 2, f"s3://{uuid.uuid4().hex}/weights")
+    published = publisher.publish(1)
+    s3_server.stop()
+    with pytest.raises(WeightsUnavailable, match=r"v000001\.json: EndpointConnectionError"):
+        read_manifest(published.address)
+    with pytest.raises(StorageError, match=r"weights 2 could not be written .*EndpointConnectionError"):
+        publisher.publish(2)
