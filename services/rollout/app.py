@@ -17,8 +17,7 @@ from pathlib import Path
 
 import grpc
 import redis
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health
 from redis.exceptions import AuthenticationError, RedisError
 from safetensors import SafetensorError
 from varl.v1 import rollout_pb2_grpc
@@ -34,7 +33,9 @@ from services.rollout.worker import Parts, Worker, WorkerSettings
 from services.serving.access import BearerInterceptor, read_tokens
 from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
 from services.serving.grpc_face import server_options
+from services.serving.health import Health
 from services.serving.logs import configure_logs
+from services.serving.reflection import Reflection
 from trajectories.queue import RunQueue
 
 _log = logging.getLogger("varl.rollout")
@@ -60,7 +61,7 @@ class Service:
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._servicer = RolloutServicer(settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting)
         self._metrics = Metrics()
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        self._health = Health(SERVICE_NAME)
         self._stop = asyncio.Event()
 
     async def serve(self) -> int:
@@ -78,7 +79,7 @@ class Service:
                 return 1
             if parts is None:
                 return 0
-            await self._set_serving(True)
+            await self._health.set_serving(True)
             sys.stdout.write(json.dumps({"event": "ready", **ports}) + "\n")
             sys.stdout.flush()
             return await self._work(parts)
@@ -101,15 +102,14 @@ class Service:
         await self._drain()
 
     async def _listen(self, stack: AsyncExitStack) -> dict[str, int]:
-        """Open the ports, NOT_SERVING: the stock health servicer begins as SERVING."""
-        await self._set_serving(False)
+        """Open the ports, NOT_SERVING."""
         tokens = read_tokens(self._settings.token_file)
         gate = [BearerInterceptor(tokens, self._metrics.refused.inc)] if tokens else []
         server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES), interceptors=gate)
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(self._servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._health.add_to(server)
         if self._settings.reflection:
-            reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            Reflection((SERVICE_NAME, health.SERVICE_NAME)).add_to(server)
         grpc_port = self._settings.grpc_files().add_port(server, self._settings.host, self._settings.grpc_port)
         await server.start()
         stack.push_async_callback(server.stop, self._settings.grace_seconds)
@@ -118,7 +118,7 @@ class Service:
 
     async def _drain(self) -> None:
         self._servicer.model = None
-        await self._health.enter_graceful_shutdown()
+        await self._health.shut_down()
 
     async def _start(self, stack: AsyncExitStack, thread: ModelThread) -> Parts | None:
         """Load the policy while the rewards and Redis come up; None where the process is told to stop meanwhile."""
@@ -159,11 +159,6 @@ class Service:
                 raise RuntimeError(f"Redis does not answer: {problem}")
             await asyncio.sleep(REDIS_PAUSE_S)
         return await asyncio.to_thread(RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries)
-
-    async def _set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, status)
 
 
 def _problem(client: redis.Redis) -> str | None:

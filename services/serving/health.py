@@ -1,4 +1,4 @@
-"""grpc.health.v1 for the whole server and for the reward service."""
+"""grpc.health.v1 for the whole server and for its one service."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from grpc_health.v1 import health, health_pb2
 
 from services.serving.wire import Context, parsed_or_abort, to_bytes
 
-SERVICE_NAMES = ("", "varl.v1.RewardService")
-
 
 class Health:
     """The standard health service; NOT_SERVING until told otherwise, where the stock servicer begins as SERVING."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str) -> None:
+        """``service``: the full name that clients ask for beside "", the whole server."""
+        self._names = ("", service)
         self._servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack the asyncio half
 
     async def add_to(self, server: grpc.aio.Server) -> None:
@@ -36,7 +36,7 @@ class Health:
     async def set_serving(self, serving: bool) -> None:
         """Say whether requests are taken."""
         states = health_pb2.HealthCheckResponse
-        for name in SERVICE_NAMES:
+        for name in self._names:
             await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
 
     async def shut_down(self) -> None:

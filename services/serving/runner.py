@@ -10,7 +10,7 @@ from functools import partial
 from fastapi import APIRouter
 
 from services.serving.access import BearerInterceptor, read_tokens
-from services.serving.grpc_face import build_server
+from services.serving.grpc_face import SERVICE_NAME, build_server
 from services.serving.health import Health
 from services.serving.http_face import build_app
 from services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
@@ -35,7 +35,7 @@ def run(settings: ServingSettings, scorer: Scorer, routes: Routes | None = None)
 async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | None) -> int:
     stopping = asyncio.create_task(stop_event().wait())
     service = ScoringService(settings, scorer)
-    health = Health()
+    health = Health(SERVICE_NAME)
     try:
         tokens = read_tokens(settings.token_file)
         grpc_server = build_server(service, [BearerInterceptor(tokens, _refused(service, "grpc"))] if tokens else [])
