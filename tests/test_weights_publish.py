@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -19,7 +21,7 @@ from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
 from trainer.publish import Publisher
 from trainer.sections import ObjectiveSettings, OptimizerSettings
-from trainer.storage import StorageError
+from trainer.storage import Storage, StorageError
 from trainer.update import Updater, is_gain
 from trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
@@ -175,3 +177,22 @@ def test_a_store_that_is_away_is_a_typed_failure(s3_server: ThreadedMotoServer, 
         read_manifest(published.address)
     with pytest.raises(StorageError, match=r"weights 2 could not be written .*EndpointConnectionError"):
         publisher.publish(2)
+
+
+def test_a_store_that_comes_back_is_waited_for(s3_server: ThreadedMotoServer, tmp_path: Path, updater: Updater) -> None:
+    storage, (model, weights), bucket = Storage(240.0), worker(tmp_path), f"s3://{uuid.uuid4().hex}/weights"
+    publisher = Publisher(tmp_path / "w", updater, None, 2, bucket, storage)
+    publisher.publish(1)
+    host, port = s3_server.get_host_and_port()
+    s3_server.stop()
+    move(updater)
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(publisher.publish, 2)
+        while not storage.refusals and not published.done():
+            time.sleep(0.02)
+        again = ThreadedMotoServer(host, port, verbose=False)
+        again.start()
+        assert weights.use(2, published.result().manifest) is None
+    assert_holds(model, published.result())
+    assert storage.refusals >= 1
+    again.stop()
