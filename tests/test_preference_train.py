@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from services.hpsv3.golden import PICTURES, read_golden
 from services.hpsv3.preprocess import resize
@@ -15,7 +16,7 @@ from services.hpsv3.prompt import read_wording
 from trainer.preference import base as bases
 from trainer.preference.evaluate import held_out_pairs, scores
 from trainer.preference.loss import draw_noise
-from trainer.preference.pairs import DAMAGES, make_pair
+from trainer.preference.pairs import CONTENT_SHARES, DAMAGES, make_pair
 from trainer.preference.tokens import build_tokenizer
 from trainer.preference.train import PromptProbe, pair_loss
 
@@ -46,8 +47,9 @@ def test_a_few_steps_reduce_every_loss(tmp_path: Path, monkeypatch: pytest.Monke
     assert losses[-1][0] < 0.8 * losses[0][0] and losses[-1][1] < losses[0][1]
 
 
-def test_no_token_is_more_than_one_word() -> None:
-    tokenizer = build_tokenizer(read_wording())
+@pytest.mark.parametrize("committed", [False, True])
+def test_no_token_is_more_than_one_word(committed: bool) -> None:
+    tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")) if committed else build_tokenizer(read_wording())
     tokens = [tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size())]
     assert max(len(token.split()) for token in tokens) == 1
     assert max(map(len, tokens)) < 25, "the longest are control tokens"
@@ -81,6 +83,10 @@ def test_checkpoint_is_small_and_scores_its_golden_picture(trained: bases.Base) 
 
 def test_checkpoint_prefers_the_undamaged_of_held_out_pairs(trained: bases.Base) -> None:
     assert share_in_order(trained, DAMAGES, 6) >= 0.9
+
+
+def test_checkpoint_prefers_what_the_prompt_asks_for(trained: bases.Base) -> None:
+    assert share_in_order(trained, CONTENT_SHARES, 10) >= 0.75
 
 
 def share_in_order(base: bases.Base, kinds: Iterable[str], count: int) -> float:
