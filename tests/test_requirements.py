@@ -50,3 +50,7 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         closure(["no-such-package>=3"])
     with pytest.raises(SystemExit, match=r"varl needs numpy<1, installed is 2\."):
         closure(["numpy<1"])
+
+
+def test_the_package_engines_environment_holds_what_serving_needs() -> None:
+    assert pins("serving").keys() <= pins("hpsv3-package").keys(), "requirements/hpsv3-package.txt is kept by hand"
