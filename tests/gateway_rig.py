@@ -15,7 +15,7 @@ import uvicorn
 from services.gateway.gateway import Gateway
 from services.gateway.http_face import build_gateway_app
 from services.gateway.settings import GatewaySettings
-from services.serving.grpc_face import build_server
+from services.serving.grpc_face import SERVICE_NAME, build_server
 from services.serving.health import Health
 from services.serving.scoring import ScorerSample
 from services.serving.service import ScoringService
@@ -44,7 +44,7 @@ class Toy:
     def __init__(self, reward: str, port: int, **changes: Any) -> None:  # noqa: ANN401 - any setting
         self.scorer = GatedScorer(reward)
         self.settings = ServingSettings(**changes)
-        self.port, self.health = port, Health()
+        self.port, self.health = port, Health(SERVICE_NAME)
 
     async def start(self) -> None:
         self.service = ScoringService(self.settings, self.scorer)

@@ -12,6 +12,7 @@ import pytest
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from services.gateway.messages import BadAnswerError, batch_result
+from services.serving.grpc_face import SERVICE_NAME
 from services.serving.health import Health
 from services.serving.scoring import ErrorCode, RawSample, SampleError, SampleScore
 from tests.gateway_rig import Rig, gateway
@@ -85,7 +86,7 @@ class Scripted(reward_pb2_grpc.RewardServiceServicer):
 
 @asynccontextmanager
 async def scripted(servicer: Scripted) -> AsyncIterator[int]:
-    server, health = grpc.aio.server(), Health()
+    server, health = grpc.aio.server(), Health(SERVICE_NAME)
     reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
     await health.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -12,6 +12,7 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
 from services.serving.credentials import Credentials
+from services.serving.grpc_face import SERVICE_NAME
 from services.serving.health import Health
 from tests.certificates import self_signed
 from tests.ocr_builders import grpc_sample
@@ -41,7 +42,7 @@ async def serving(
 ) -> AsyncIterator[tuple[str, Health]]:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 * 2**20)])
     reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
-    health = Health()
+    health = Health(SERVICE_NAME)
     await health.add_to(server)
     await health.set_serving(healthy)
     place = "127.0.0.1:0"
