@@ -98,7 +98,7 @@ async def _put_rubbish(field: Field, strike: Strike, stream: str) -> None:
 
 
 async def _put(field: Field, strike: Strike, stream: str, payload: bytes) -> None:
-    key, client = f"varl:{field.rig.spec.name}:{stream}", field.rig.redis
+    key, client = field.rig.key(stream), field.rig.redis
     strike.now(f"stream of {stream}")
     entry = await client.xadd(key, {"m": payload})
     while await client.xrange(key, entry, entry):  # noqa: ASYNC110 - another process takes it

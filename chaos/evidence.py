@@ -92,12 +92,12 @@ async def queue_left(rig: Rig) -> QueueLeft:
     while any([*entries.values(), *pending.values()]) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.5)
         entries, pending = await _counts(rig)
-    rows = cast(Any, await rig.redis.xrange(f"varl:{rig.spec.name}:dead"))
+    rows = cast(Any, await rig.redis.xrange(rig.key("dead")))
     return QueueLeft(entries, pending, [_dead_letter(fields) for _, fields in rows])
 
 
 async def _counts(rig: Rig) -> tuple[dict[str, int], dict[str, int]]:
-    keys = {stream: f"varl:{rig.spec.name}:{stream}" for stream in GROUPS}
+    keys = {stream: rig.key(stream) for stream in GROUPS}
     entries = {stream: int(await rig.redis.xlen(key)) for stream, key in keys.items()}
     pending = {stream: int(cast(Any, await rig.redis.xpending(keys[stream], group))["pending"]) for stream, group in GROUPS.items()}
     return entries, pending

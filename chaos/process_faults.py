@@ -51,7 +51,7 @@ async def deadly_job(field: Field, strike: Strike) -> None:
         entry, job_id = await _first_job(rig, int(match[1]))
     strike.now(job_id)
     deaths = 0
-    while await rig.redis.xrange(rig.jobs_key, entry, entry):
+    while await rig.redis.xrange(rig.key("jobs"), entry, entry):
         deaths += await _kill_holder(rig, entry)
         await asyncio.sleep(POLL_S)
     await log.wait(rf"update {match[1]}: updating on", position)
@@ -64,7 +64,7 @@ async def deadly_job(field: Field, strike: Strike) -> None:
 async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
     """Entry and id of the first job of an update, once it is in the stream."""
     while True:
-        for entry, fields in cast(Any, await rig.redis.xrange(rig.jobs_key)):
+        for entry, fields in cast(Any, await rig.redis.xrange(rig.key("jobs"))):
             job = decode_job(fields[b"m"])
             if job.update == update:
                 return entry.decode(), job.job_id
@@ -73,7 +73,7 @@ async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
 
 async def _kill_holder(rig: Rig, entry: str) -> bool:
     """Kill the worker that holds an entry; False where nobody alive does. A worker's name ends in its process id and a random part."""
-    held = cast(Any, await rig.redis.xpending_range(rig.jobs_key, "workers", entry, entry, 1))
+    held = cast(Any, await rig.redis.xpending_range(rig.key("jobs"), "workers", entry, entry, 1))
     pids = {int(row["consumer"].decode().rsplit("-", 2)[1]) for row in held}
     for worker in rig.workers:
         if worker.running and worker.pid in pids:

@@ -73,10 +73,9 @@ class Rig:
         """In the order in which they start."""
         return [self.redis_part, self.ocr, *self.workers, self.trainer]
 
-    @property
-    def jobs_key(self) -> str:
-        """Redis key of the stream of jobs."""
-        return f"varl:{self.spec.name}:jobs"
+    def key(self, stream: str) -> str:
+        """Redis key of the run's stream "jobs", "trajectories" or "dead"."""
+        return f"varl:{self.spec.name}:{stream}"
 
     @property
     def links(self) -> list[Link]:

@@ -75,11 +75,18 @@ def measured(run: Path) -> list[dict[str, float]]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     assert measured(one) == measured(other)
-    finals = [load_file(run / "weights" / "final.safetensors") for run in (one, other)]
-    newest = [load_file(checkpoints(run / "checkpoints")[-1] / "policy.safetensors") for run in (one, other)]
-    for first, second in (finals, newest):
-        assert first.keys() == second.keys()
-        assert all(bool((first[name] == second[name]).all()) for name in first)
+    assert_same_final_weights(one, other)
+    assert_same_tensors(*(checkpoints(run / "checkpoints")[-1] / "policy.safetensors" for run in (one, other)))
+
+
+def assert_same_final_weights(one: Path, other: Path) -> None:
+    assert_same_tensors(*(run / "weights" / "final.safetensors" for run in (one, other)))
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
 @pytest.mark.timeout(900)  # a dozen trainers one after another, on a machine that may be busy

@@ -12,7 +12,7 @@ import redis
 
 import policy.nextflow
 from tests.full_disks import largest_file
-from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe
+from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe, make_updater
 from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from trainer.config import Recipe, parse_command
 from trainer.durable import COMPLETE, damage
@@ -20,15 +20,10 @@ from trainer.identity import RecipeChangedError, module_digest, recipe_changes
 from trainer.keeper import Keeper
 from trainer.loop import Run
 from trainer.recipe_text import to_toml
-from trainer.sections import CheckpointSettings, ObjectiveSettings, OptimizerSettings
+from trainer.sections import CheckpointSettings
 from trainer.storage import Storage
 from trainer.update import Updater
 from trajectories.queue import RunQueue
-
-
-def make_updater() -> Updater:
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
-    return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
 
 
 @pytest.fixture

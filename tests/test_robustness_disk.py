@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-import policy.nextflow
 from tests.full_disks import Filled, Limited, Scarce, largest_file, small_disk
 from tests.rollout_helpers import WAIT_S, RunningReward, rollout_process, running_reward
-from tests.test_resume_kill import measured, write_recipe
+from tests.test_resume_kill import assert_same_final_weights, measured, write_recipe
 from tests.trainer_process import trainer_process
-from tests.trainer_rig import make_model, read_metrics
+from tests.trainer_rig import make_model, make_updater, read_metrics
 from trainer.checkpoint import checkpoints
 from trainer.config import Recipe
 from trainer.publish import Publisher
 from trainer.run_log import METRICS_FILE, RunLog
-from trainer.sections import ObjectiveSettings, OptimizerSettings
 from trainer.storage import Storage, StorageError
 from trainer.update import Updater
 
@@ -97,14 +94,12 @@ def test_a_run_waits_for_room_then_ends_with_a_message_and_goes_on_where_it_was(
             second.finishes()
     disturbed = [{name: value for name, value in row.items() if name not in COUNTS} for row in measured(directory)]
     assert disturbed == measured(whole)
-    finals = [load_file(run / "weights" / "final.safetensors") for run in (whole, directory)]
-    assert all(bool((finals[0][name] == finals[1][name]).all()) for name in finals[0])
+    assert_same_final_weights(whole, directory)
 
 
 @pytest.fixture
 def updater() -> Updater:
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
-    return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
+    return make_updater()
 
 
 @pytest.mark.parametrize(("keep", "published"), [(2, True), (3, False)])

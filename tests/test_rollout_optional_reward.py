@@ -14,14 +14,13 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from safetensors.torch import load_file
 
 from policy.base import SamplingParams
 from policy.nextflow import load
 from services.rollout.generation import Limits, generate_images
 from services.rollout.images import encode_png
 from tests.rollout_helpers import WAIT_S, RolloutProcess, rollout_process
-from tests.test_resume_kill import measured, write_recipe
+from tests.test_resume_kill import assert_same_final_weights, measured, write_recipe
 from tests.toy_process import ToyProcess, toy_service
 from tests.trainer_process import trainer_process
 from tests.trainer_rig import PROMPTS, make_model, read_metrics
@@ -85,8 +84,7 @@ def test_where_some_images_lack_an_optional_reward_the_run_is_that_without_it(re
     alone, both = (measured(directory) for directory in directories)
     assert [row.pop("rewards_absent/style") for row in both if "loss" in row] == [GROUPS] * updates
     assert alone == both
-    finals = [load_file(directory / "weights" / "final.safetensors") for directory in directories]
-    assert all(bool((finals[0][name] == finals[1][name]).all()) for name in finals[0])
+    assert_same_final_weights(*directories)
 
 
 @pytest.mark.timeout(600)

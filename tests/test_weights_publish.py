@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 import policy.nextflow
 from policy.nextflow import NextFlowPolicy
 from services.rollout.model import Weights
+from tests.trainer_rig import make_updater
 from trainer.averaging import WeightAverage
 from trainer.jobs import PublishedWeights
 from trainer.publish import Publisher
-from trainer.sections import ObjectiveSettings, OptimizerSettings
 from trainer.storage import Storage, StorageError
 from trainer.update import Updater, is_gain
 from trajectories.weights import WeightsUnavailable, fetch, read_manifest
@@ -28,8 +28,7 @@ from trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
 @pytest.fixture
 def updater() -> Updater:
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
-    return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
+    return make_updater()
 
 
 @pytest.fixture(params=["memory", "file", "s3"])

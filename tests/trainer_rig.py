@@ -23,6 +23,8 @@ from services.rollout.scoring import Scorer
 from services.rollout.worker import Parts, Worker, WorkerSettings
 from trainer.config import Recipe
 from trainer.run_log import METRICS_FILE
+from trainer.sections import ObjectiveSettings, OptimizerSettings
+from trainer.update import Updater
 from trajectories.queue import RunQueue, connect
 
 PROMPTS = [f"a red sign that says '{word}'" for word in ("BREAD", "OPEN", "MILK", "EXIT", "SALE")]
@@ -93,6 +95,12 @@ def make_model(directory: Path, seed: int = 0) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     policy.nextflow.build_random(seed).save(directory)
     return directory
+
+
+def make_updater() -> Updater:
+    """Policy and reference of the same random weights, default settings."""
+    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
+    return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
 
 
 def make_recipe(directory: Path, name: str, **sections: dict[str, Any]) -> Recipe:

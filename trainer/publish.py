@@ -68,7 +68,8 @@ class Publisher:
     def find(self, version: int) -> PublishedWeights:
         """A version whose file is still in the run directory, offered as before."""
         path = self.path(version)
-        return self._storage.insist(f"manifest {version}", lambda: self._offer(version, path, load_file(path)))
+        tensors = load_file(path)  # once, and a file that is not there is no disk to wait for
+        return self._storage.insist(f"manifest {version}", lambda: self._offer(version, path, tensors))
 
     def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
@@ -76,17 +77,17 @@ class Publisher:
 
     def _publish(self, version: int) -> PublishedWeights:
         path = self.path(version)
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._prune(path)
-        self._updater.policy.save_weights(str(path))
-        return self._offer(version, path, self._updater.policy.module.state_dict())
+        return self._write(version, path)
 
     def _publish_average(self, version: int, average: WeightAverage) -> PublishedWeights:
-        path = self._directory / "ema.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
         with average.applied():
-            self._updater.policy.save_weights(str(path))
-            return self._offer(version, path, self._updater.policy.module.state_dict())
+            return self._write(version, self._directory / "ema.safetensors")
+
+    def _write(self, version: int, path: Path) -> PublishedWeights:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._updater.policy.save_weights(str(path))
+        return self._offer(version, path, self._updater.policy.module.state_dict())
 
     def _copy(self, source: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

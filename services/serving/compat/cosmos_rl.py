@@ -27,7 +27,8 @@ from services.serving.compat.peer import (
     peer_router,
     scores_of,
 )
-from services.serving.compat.schema import body_of, inlined, problems, refusals
+from services.serving.compat.schema import body_of, inlined, refusals
+from services.serving.openapi import problem_responses
 from services.serving.scoring import RawSample, SampleScore, ScoreBatch
 from services.serving.source import RewardAnswer, RewardSource
 from services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
@@ -118,7 +119,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
             return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
         return Response(job.task.result()[reward], media_type="application/json")
 
-    @router.post("/ping", responses=problems(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False))
+    @router.post("/ping", responses=problem_responses(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False))
     async def ping(request: Request) -> Message:
         """The service can be reached."""
         await read_form(request, settings.max_request_bytes)

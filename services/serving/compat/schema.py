@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from services.serving.problems import Problem
+from services.serving.openapi import problem_responses
 
 _ALWAYS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 _BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT)
@@ -26,18 +26,12 @@ def body_of(media_type: str, schema: dict[str, Any], *, required: bool = True) -
 def refusals(*, body: bool = True, model_fails: bool = True) -> dict[int | str, dict[str, Any]]:
     """Problem details of a route that scores; ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500."""
     statuses = [*_ALWAYS, *(_BODY if body else ()), *((HTTPStatus.INTERNAL_SERVER_ERROR,) if body and model_fails else ())]
-    return problems(*sorted(statuses))
+    return problem_responses(*sorted(statuses))
 
 
-def problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Problem details under these statuses."""
-    content = {"application/problem+json": {"schema": inlined(Problem, "serialization")}}
-    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
-
-
-def inlined(shape: type[BaseModel], mode: Any = "validation") -> dict[str, Any]:  # noqa: ANN401 - pydantic's literal type is not public
+def inlined(shape: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a shape without references; the shape must not contain itself."""
-    schema = shape.model_json_schema(mode=mode)
+    schema = shape.model_json_schema()
     definitions = schema.pop("$defs", {})
 
     def resolve(node: Any) -> Any:  # noqa: ANN401 - any JSON

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from services.serving.bodies import read_json
 from services.serving.compat.peer import CompatSettings, image_file, peer_router
-from services.serving.compat.schema import json_body, problems, refusals
+from services.serving.compat.schema import json_body, refusals
+from services.serving.openapi import problem_responses
 from services.serving.problems import problem
 from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from services.serving.source import RewardAnswer, RewardSource
@@ -75,12 +76,12 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
             return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
         return await _score(source, items)
 
-    @router.get("/health", responses=problems(HTTPStatus.UNAUTHORIZED))
+    @router.get("/health", responses=problem_responses(HTTPStatus.UNAUTHORIZED))
     async def health() -> HealthAnswer:
         """Answers at once, whatever the models do."""
         return HealthAnswer(status="ok", rewards={name: [state] for name, state in source.states().items()})
 
-    @router.get("/rewards", responses=problems(HTTPStatus.UNAUTHORIZED))
+    @router.get("/rewards", responses=problem_responses(HTTPStatus.UNAUTHORIZED))
     async def rewards() -> RewardsAnswer:
         """Names of the rewards on offer."""
         return RewardsAnswer(rewards=list(source.rewards))
