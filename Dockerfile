@@ -69,10 +69,12 @@ RUN groupadd --gid 10001 varl && useradd --uid 10001 --gid 10001 --home-dir /tmp
     install -d -o 10001 -g 10001 /runs /secrets /data
 # Threads that wait do not spin: containers share their cores.
 ENV OMP_WAIT_POLICY=PASSIVE
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/proto PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY proto/varl proto/varl
-COPY services/__init__.py services/cores.py services/
+COPY src src
+COPY services/__init__.py services/
+COPY launch/__init__.py launch/cores.py launch/
 
 FROM runtime AS ocr
 COPY --from=ocr-venv /opt/venv /opt/venv
@@ -80,7 +82,7 @@ COPY services/serving services/serving
 COPY services/ocr services/ocr
 ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_HOME=/tmp/paddlex
 # Lays the models out, and builds the engine once, so that an image that cannot read is not built.
-RUN python -c "from pathlib import Path; from services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
+RUN python -c "from pathlib import Path; from varl.services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
 USER 10001:10001
 EXPOSE 8080 50051
 ENTRYPOINT ["python", "-m", "services.ocr"]
@@ -123,6 +125,9 @@ COPY recipes recipes
 COPY services/ocr services/ocr
 COPY policy policy
 COPY trajectories trajectories
+COPY evaluation evaluation
+COPY studies studies
+COPY launch launch
 COPY trainer trainer
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "trainer"]

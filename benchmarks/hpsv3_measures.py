@@ -24,14 +24,14 @@ from torch.nn import functional
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 
 from benchmarks.shared import Row, report
-from services.hpsv3.engine import Preference
-from services.hpsv3.model import RewardModel
-from services.hpsv3.native import NativeItem
-from services.hpsv3.preprocess import CELL, patchify, resize, token_count
-from services.hpsv3.scorer import HPSv3Scorer
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.scoring import ModelInfo, Pixels, RawSample, SampleError, SampleScore, ScoreBatch
-from services.serving.service import ScoringService
+from varl.services.hpsv3.engine import Preference
+from varl.services.hpsv3.model import RewardModel
+from varl.services.hpsv3.native import NativeItem
+from varl.services.hpsv3.preprocess import CELL, patchify, resize, token_count
+from varl.services.hpsv3.scorer import HPSv3Scorer
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.scoring import ModelInfo, Pixels, RawSample, SampleError, SampleScore, ScoreBatch
+from varl.services.serving.service import ScoringService
 
 IMAGE, REWARD, TAIL = 1, 2, 8  # two token ids; tokens that follow the reward token
 TEXT = (530, 540, 560, 640)  # tokens of text: the instruction and prompts of several lengths

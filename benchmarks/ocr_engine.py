@@ -9,11 +9,11 @@ from statistics import fmean, median, stdev
 import numpy as np
 
 from benchmarks.shared import Row, report
-from services.ocr.engines.base import Engine, EngineFailure
-from services.ocr.engines.onnx import build_onnx
-from services.ocr.metrics import word_accuracy_counts
-from trainer.pretrain.render import Rendered, render
-from trainer.pretrain.words import all_words
+from varl.services.ocr.engines.base import Engine, EngineFailure
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.metrics import word_accuracy_counts
+from varl.tiny.render import Rendered, render
+from varl.tiny.words import all_words
 
 WARM_UP = 5  # images before the clock counts: the first ones load code and allocate
 SEED = 0

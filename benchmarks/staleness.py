@@ -9,12 +9,12 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.trainer_rig import column
-from trainer.config import load_recipe
-from trainer.held_out import evaluator
-from trainer.local_services import local_services
-from trainer.loop import train
-from trainer.parts import load_policies, open_queue
+from tests.support.trainer_rig import column
+from varl.trainer.evaluator import evaluator
+from varl.trainer.local_services import local_services
+from varl.trainer.loop import train
+from varl.trainer.recipe.config import load_recipe
+from varl.trainer.setup import load_policies, open_queue
 
 UPDATES, WARM_UP = 12, 4
 

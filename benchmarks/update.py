@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.shared import Row, report
-from trainer.config import Recipe, load_recipe
-from trainer.local_services import local_services
-from trainer.loop import train
-from trainer.objectives.vmr import Stage, stage_of
-from trainer.parts import load_policies, open_queue
-from trainer.run_log import METRICS_FILE
-from trainer.supervisor import sigterm_as_exit
+from varl.launch.supervisor import sigterm_as_exit
+from varl.trainer.disk.metrics_log import METRICS_FILE
+from varl.trainer.local_services import local_services
+from varl.trainer.loop import train
+from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.recipe.config import Recipe, load_recipe
+from varl.trainer.setup import load_policies, open_queue
 
 RECIPE = Path("recipes/tiny_demo.toml")
 WARM_UP = 1  # updates left out: the first one also pays for what every process does once

@@ -10,7 +10,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from chaos.run import trial
 from chaos.settings import ChaosSettings
-from trainer.supervisor import sigterm_as_exit
+from varl.launch.supervisor import sigterm_as_exit
 
 
 def main(arguments: list[str]) -> int:

@@ -6,12 +6,11 @@ import asyncio
 import resource
 from pathlib import Path
 
-from varl.v1 import rollout_pb2
-
 from chaos.process_faults import UPDATING
 from chaos.rig import MAX_PROMPT_CHARS
 from chaos.strike import Field, Strike, digest
-from trajectories.codec import SCHEMA, encode_job
+from varl.trajectories.codec import SCHEMA, encode_job
+from varl.v1 import rollout_pb2
 
 ROOM_BYTES = 2**20  # of any one file: enough for metrics and logs, too little for weights
 FLIPPED = 64  # bytes of a damaged file

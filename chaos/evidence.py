@@ -11,15 +11,15 @@ from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 from safetensors.torch import load_file
-from varl.v1 import rollout_pb2
 
 from chaos.driver import Record
 from chaos.home import MARK
 from chaos.part import Exit
 from chaos.rig import Rig, RunSpec
 from chaos.strike import digest
-from trainer.run_log import METRICS_FILE, read_lines
-from trajectories.weights import tensors_digest
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trajectories.weights import tensors_digest
+from varl.v1 import rollout_pb2
 
 SETTLE_S = 20.0  # for workers to finish what they hold
 GROUPS = {"jobs": "workers", "trajectories": "trainer"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.part import Part
-from trajectories.server import server_binary
+from varl.launch.private_redis import server_binary
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "VARL_CHAOS_RUN"  # in the environment of every process, so that none can be overlooked
@@ -39,7 +39,7 @@ class Home:
         """A process of this home, not started yet; its log is logs/<name>.log."""
         environment = {
             MARK: self.mark,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}",
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
             "TMPDIR": str(self.temporary),
             "PYTHONUNBUFFERED": "1",
         }

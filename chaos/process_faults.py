@@ -9,7 +9,7 @@ from typing import Any, cast
 from chaos.part import Part
 from chaos.rig import MIN_IDLE_S, Rig, serving
 from chaos.strike import Field, Strike
-from trajectories.codec import decode_job
+from varl.trajectories.codec import decode_job
 
 WAITING = r"update (\d+): waiting for groups"
 UPDATING = r"update (\d+): updating on"

@@ -11,7 +11,7 @@ from chaos.driver import Record
 from chaos.evidence import Evidence
 from chaos.invariants import Verdict
 from chaos.schedule import MEANING, Kind
-from trainer.machine import describe_machine
+from varl.launch.machine import describe_machine
 
 
 def as_json(facts: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:

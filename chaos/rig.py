@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chaos.home import REDIS_READY, Home, flags, free_ports, module
 from chaos.part import Part
 from chaos.proxy import Link, link_to
-from trainer.config import Recipe, load_recipe
+from varl.trainer.recipe.config import Recipe, load_recipe
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 WORKERS = 2
@@ -60,7 +60,7 @@ class Rig:
         self.worker_ports = worker_ports[:WORKERS]
         self.redis = redis.asyncio.Redis(port=redis_port, socket_timeout=10)
         self.redis_part = spec.part("redis", spec.redis_command(redis_port), REDIS_READY)
-        ocr = module("services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
+        ocr = module("varl.services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
         self.ocr = spec.part("ocr", ocr)
         self.workers = [
             self._worker(index, *ports_of) for index, ports_of in enumerate(zip(self.worker_ports, worker_ports[WORKERS:], strict=True))
@@ -119,7 +119,7 @@ class Rig:
             "grpc-port": grpc_port,
             "metrics-port": metrics_port,
         }
-        return self.spec.part(f"rollout-{index}", module("services.rollout", *flags(settings)))
+        return self.spec.part(f"rollout-{index}", module("varl.services.rollout", *flags(settings)))
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from chaos.soak_chart import write_chart
 from chaos.soak_load import Load
 from chaos.soak_rig import soak_rig
 from chaos.soak_samples import Sampler, Series
-from trainer.supervisor import sigterm_as_exit
+from varl.launch.supervisor import sigterm_as_exit
 
 SAMPLES = 240  # at least, however short the soak
 LONGEST_S = 5.0  # between samples

@@ -10,15 +10,15 @@ from itertools import count
 
 import httpx
 import numpy as np
-from varl.v1 import reward_pb2, rollout_pb2
 
 from chaos.soak_rig import RUN_ID, SoakRig
-from services.rollout.images import encode_png
-from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
-from trainer.pretrain.render import render
-from trainer.pretrain.words import all_words
-from trajectories.codec import SCHEMA, job_of
-from trajectories.queue import RunQueue, connect
+from varl.services.rollout.images import encode_png
+from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable
+from varl.tiny.render import render
+from varl.tiny.words import all_words
+from varl.trajectories.codec import SCHEMA, job_of
+from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import reward_pb2, rollout_pb2
 
 PAUSE_S = 0.05  # between an answer and the next request of a client
 BAD_EVERY = 5  # requests, of which one has a bad image

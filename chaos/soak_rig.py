@@ -38,10 +38,10 @@ async def soak_rig(home: Home) -> AsyncIterator[SoakRig]:
     asked = [part for reward in rewards for part in ("--reward", reward)]
     parts = {
         "redis": home.part("redis", home.redis_command(redis), REDIS_READY),
-        "ocr": home.part("ocr", module("services.ocr", *flags({"http-port": ocr_http, "grpc-port": ocr_grpc}))),
-        "hpsv3": home.part("hpsv3", module("services.hpsv3", *flags({"http-port": hpsv3_http, "grpc-port": hpsv3_grpc} | preference))),
-        "gateway": home.part("gateway", module("services.gateway", *asked, "--http-port", str(gateway))),
-        "rollout": home.part("rollout", module("services.rollout", *asked, *flags(rollout))),
+        "ocr": home.part("ocr", module("varl.services.ocr", *flags({"http-port": ocr_http, "grpc-port": ocr_grpc}))),
+        "hpsv3": home.part("hpsv3", module("varl.services.hpsv3", *flags({"http-port": hpsv3_http, "grpc-port": hpsv3_grpc} | preference))),
+        "gateway": home.part("gateway", module("varl.services.gateway", *asked, "--http-port", str(gateway))),
+        "rollout": home.part("rollout", module("varl.services.rollout", *asked, *flags(rollout))),
     }
     ports = {"ocr": ocr_http, "hpsv3": hpsv3_http, "gateway": gateway, "rollout": rollout_metrics}
     try:

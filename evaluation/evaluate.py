@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from policy.base import Grid, SamplingParams
-from services.ocr.metrics import ned_values, word_accuracy_counts
-from services.ocr.targets import resolve_targets
-from trainer.collect import Patience, collect, failure_name
-from trainer.evaluation_results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord
-from trainer.jobs import sampling_message
-from trainer.prompts import PromptSpec
-from trajectories.codec import SCHEMA
-from trajectories.queue import RunQueue
+from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord
+from varl.policy.base import Grid, SamplingParams
+from varl.services.ocr.metrics import ned_values, word_accuracy_counts
+from varl.services.ocr.targets import resolve_targets
+from varl.trainer.rollouts.jobs import sampling_message
+from varl.trajectories.codec import SCHEMA
+from varl.trajectories.collect import Patience, collect, failure_name
+from varl.trajectories.prompts import PromptSpec
+from varl.trajectories.queue import RunQueue
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def evaluate(
 
     Raises:
         EvaluationError: every group failed.
-        trainer.collect.RolloutTimeoutError: nothing arrived for ``settings.patience.timeout_s``.
+        varl.trajectories.collect.RolloutTimeoutError: nothing arrived for ``settings.patience.timeout_s``.
         ValueError: a prompt has no target word, so neither figure is defined for it.
     """
     jobs = evaluation_jobs(prompts, settings, weight_path, weight_version, tag)

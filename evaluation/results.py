@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer.estimates import Array, Estimate, paired_change, pooled_ratio
+from varl.evaluation.estimates import Array, Estimate, paired_change, pooled_ratio
 
 
 class _Record(BaseModel):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from varl.v1 import trajectory_pb2
 
-from trainer.prompts import PromptSpec
+from varl.trajectories.prompts import PromptSpec
+from varl.v1 import trajectory_pb2
 
 TILE, GAP, LINE = 128, 6, 16
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from services.cores import usable_cores
+from varl.launch.cores import usable_cores
 
 
 class Machine(BaseModel):

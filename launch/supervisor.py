@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from trajectories.server import tied_to_this_process
+from varl.launch.private_redis import tied_to_this_process
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0

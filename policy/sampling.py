@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from policy.base import SamplingParams
+from varl.policy.base import SamplingParams
 
 _MASK64 = (1 << 64) - 1
 

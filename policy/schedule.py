@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from policy.base import Grid
+from varl.policy.base import Grid
 
 SQUARE_SCALES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 BASE_SCALE = 16  # the entry of SQUARE_SCALES whose grid, at 256-pixel area, names an aspect ratio's row of the table

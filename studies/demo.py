@@ -1,4 +1,4 @@
-"""``python -m trainer.demo``: train by a recipe against local services, with the same evaluation before and after, and a report.
+"""``python -m varl.studies.demo``: train by a recipe against local services, with the same evaluation before and after, and a report.
 
 Leaves a run directory with eval.json, report.html and weights/final.safetensors beside what the trainer itself writes.
 """
@@ -16,18 +16,11 @@ from pathlib import Path
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
 
-from trainer.config import Recipe, load_recipe
-from trainer.demo_stages import Say, Stages, progress_bar
-from trainer.evaluation import EvalSettings, evaluate
-from trainer.evaluation_results import Evaluation, difference
-from trainer.held_out import eval_settings, evaluator, held_out_prompts
-from trainer.local_services import local_services
-from trainer.loop import train
-from trainer.machine import describe_machine
-from trainer.objectives.vmr import Stage, stage_of
-from trainer.parts import PROBLEMS, given_redis, load_policies, open_queue
-from trainer.prompts import PromptSpec
-from trainer.report import (
+from varl.evaluation.evaluate import EvalSettings, evaluate
+from varl.evaluation.results import Evaluation, difference
+from varl.launch.machine import describe_machine
+from varl.launch.supervisor import sigterm_as_exit
+from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
     Facts,
@@ -37,8 +30,15 @@ from trainer.report import (
     save_evaluation,
     write_report,
 )
-from trainer.supervisor import sigterm_as_exit
-from trajectories.queue import RunQueue
+from varl.studies.stages import Say, Stages, progress_bar
+from varl.trainer.evaluator import eval_settings, evaluator, held_out_prompts
+from varl.trainer.local_services import local_services
+from varl.trainer.loop import train
+from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.recipe.config import Recipe, load_recipe
+from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
+from varl.trajectories.prompts import PromptSpec
+from varl.trajectories.queue import RunQueue
 
 START = "Getting Redis, the reward services and a rollout worker ready"
 BEFORE = "Evaluating the base model on held-out words"
@@ -58,7 +58,7 @@ class DemoSettings(BaseSettings):
         env_prefix="VARL_DEMO_",
         extra="forbid",
         frozen=True,
-        cli_prog_name="python -m trainer.demo",
+        cli_prog_name="python -m varl.studies.demo",
         cli_kebab_case=True,
         cli_hide_none_type=True,
     )
@@ -240,7 +240,7 @@ def _say(line: str) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"python -m trainer.demo: {message}\n")
+    sys.stderr.write(f"python -m varl.studies.demo: {message}\n")
     return status
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.pretrain.render import draw_prompt, draw_words
-from trainer.pretrain.words import held_out_words, training_words
-from trainer.prompts import PromptSpec
+from varl.tiny.render import draw_prompt, draw_words
+from varl.tiny.words import held_out_words, training_words
+from varl.trajectories.prompts import PromptSpec
 
 TRAIN_PROMPTS, HELD_OUT_PROMPTS = 4096, 1024
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.pretrain.words import random_string, training_words
+from varl.tiny.words import random_string, training_words
 
 SIZE = 64
 PITCHES = (12, 16)  # pixels from letter to letter; every font is set on a fixed pitch

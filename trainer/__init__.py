@@ -16,5 +16,5 @@ What differs from the papers (arXiv 2601.02256; 2601.02204 for the GRPO loss), a
    count as 0.
 8. The tiny recipes sample hot (temperature 1.8) in place of guidance and top-k 2, alternate prefix and suffix 1:1, since half of what makes
    a letter is in their last scale, and give the gains of the normalisation layers a learning rate of their own.
-9. One optimiser step an update, on one machine. Every choice above is a setting of the recipe (``trainer.config``).
+9. One optimiser step an update, on one machine. Every choice above is a setting of the recipe (``varl.trainer.recipe.config``).
 """

@@ -9,14 +9,14 @@ from contextlib import ExitStack
 
 from pydantic import ValidationError
 
-from trainer.config import Recipe, parse_command
-from trainer.guards import GuardError
-from trainer.held_out import evaluator
-from trainer.local_services import local_services
-from trainer.loop import train
-from trainer.parts import PROBLEMS, given_redis, load_policies, open_queue
-from trainer.recipe_text import describe, to_toml
-from trainer.supervisor import sigterm_as_exit
+from varl.launch.supervisor import sigterm_as_exit
+from varl.trainer.evaluator import evaluator
+from varl.trainer.local_services import local_services
+from varl.trainer.loop import train
+from varl.trainer.recipe.config import Recipe, parse_command
+from varl.trainer.recipe.describe import describe, to_toml
+from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
+from varl.trainer.step.guards import GuardError
 
 logger = logging.getLogger("trainer")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from policy.base import Grid
-from trainer.collect import Patience
-from trainer.config import Recipe
-from trainer.evaluation import EvalSettings, evaluate
-from trainer.jobs import PublishedWeights
-from trainer.prompts import PromptSpec, load_prompts
-from trajectories.queue import RunQueue
+from varl.evaluation.evaluate import EvalSettings, evaluate
+from varl.policy.base import Grid
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trajectories.collect import Patience
+from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.trajectories.queue import RunQueue
 
 
 def held_out_prompts(recipe: Recipe, count: int) -> list[PromptSpec]:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cores import usable_cores
-from trainer.config import Recipe
-from trainer.supervisor import Supervisor, postponed, unhurried_exit
-from trajectories.server import private_redis, redis_url_from_environment
+from varl.launch.cores import usable_cores
+from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
+from varl.trainer.recipe.config import Recipe
 
 PREFERENCE_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "hpsv3-tiny-synthetic"
 
@@ -42,8 +42,8 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
     ``say`` is told what comes up.
 
     Raises:
-        trainer.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
-        trajectories.server.RedisServerError: there is no Redis to use.
+        varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
+        varl.launch.private_redis.RedisServerError: there is no Redis to use.
         ValueError: the recipe asks for a reward that is not started here.
     """
     directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
@@ -64,8 +64,8 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
     """Commands of the reward services by name; OCR always runs, since every evaluation reads the words."""
-    preference = _module("services.hpsv3", "--checkpoint", str(PREFERENCE_MODEL), "--device", "cpu", "--dtype", "float32")
-    known = {"ocr": _module("services.ocr", "--workers", str(share)), "hpsv3": preference}
+    preference = _module("varl.services.hpsv3", "--checkpoint", str(PREFERENCE_MODEL), "--device", "cpu", "--dtype", "float32")
+    known = {"ocr": _module("varl.services.ocr", "--workers", str(share)), "hpsv3": preference}
     wanted = ["ocr", *(reward.name for reward in recipe.rollout.rewards if reward.name != "ocr")]
     unknown = sorted(set(wanted) - known.keys())
     if unknown:
@@ -84,7 +84,7 @@ def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[s
     run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir)]
     run += [flag for name, address in rewards.items() for flag in ("--reward", f"{name}={address}")]
     compute = ["--device", recipe.run.device, "--threads", str(threads)]
-    return _module("services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
+    return _module("varl.services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

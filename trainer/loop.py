@@ -13,29 +13,29 @@ from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from trainer.ahead import Ahead
-from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress
-from trainer.collect import Collected, Patience, Remedies, collect, failure_name
-from trainer.config import Recipe
-from trainer.durable import write_durably
-from trainer.groups import GroupBatch, to_batch
-from trainer.guards import GuardError
-from trainer.identity import RecipeChangedError, differences, inputs, recipe_changes
-from trainer.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
-from trainer.keeper import Keeper
-from trainer.measure import reward_metrics, rollout_metrics
-from trainer.objectives.vmr import Stage, trained_scales
-from trainer.prompts import load_prompts
-from trainer.publish import Publisher, keep_final
-from trainer.recipe_text import to_toml
-from trainer.run_log import METRICS_FILE, RunLog
-from trainer.samples import save_grid
-from trainer.storage import Storage
-from trainer.update import Outcome, TrainablePolicy, Updater
-from trajectories.queue import RunQueue
+from varl.evaluation.sample_grids import save_grid
+from varl.trainer.checkpoints.checkpoint import Progress
+from varl.trainer.checkpoints.manager import Keeper
+from varl.trainer.disk.atomic import write_durably
+from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
+from varl.trainer.disk.retry import Storage
+from varl.trainer.objectives.vmr import Stage, trained_scales
+from varl.trainer.recipe.changes import RecipeChangedError, differences, inputs, recipe_changes
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.describe import to_toml
+from varl.trainer.rollouts.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
+from varl.trainer.rollouts.prefetch import Ahead
+from varl.trainer.rollouts.publish import Publisher, keep_final
+from varl.trainer.step.batch import GroupBatch, to_batch
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.guards import GuardError
+from varl.trainer.step.metrics import reward_metrics, rollout_metrics
+from varl.trainer.step.update import Outcome, TrainablePolicy, Updater
+from varl.trajectories.collect import Collected, Patience, Remedies, collect, failure_name
+from varl.trajectories.prompts import load_prompts
+from varl.trajectories.queue import RunQueue
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 logger = logging.getLogger("trainer")
 Evaluate = Callable[[PublishedWeights], dict[str, float]]

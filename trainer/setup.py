@@ -8,19 +8,19 @@ import socket
 import torch
 from redis.exceptions import RedisError
 
-import policy.nextflow
-from policy.nextflow import NextFlowPolicy
-from trainer.collect import RolloutTimeoutError
-from trainer.config import Recipe
-from trainer.evaluation import EvaluationError
-from trainer.identity import RecipeChangedError
-from trainer.loop import RolloutFailedError, RunInUseError
-from trainer.storage import StorageError
-from trainer.supervisor import ChildDiedError
-from trainer.update import is_gain
-from trajectories.access import RedisAccess
-from trajectories.queue import RunQueue
-from trajectories.server import RedisServerError, redis_url_from_environment
+import varl.policy.nextflow
+from varl.evaluation.evaluate import EvaluationError
+from varl.launch.private_redis import RedisServerError, redis_url_from_environment
+from varl.launch.supervisor import ChildDiedError
+from varl.policy.nextflow import NextFlowPolicy
+from varl.trainer.disk.retry import StorageError
+from varl.trainer.loop import RolloutFailedError, RunInUseError
+from varl.trainer.recipe.changes import RecipeChangedError
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.step.update import is_gain
+from varl.trajectories.access import RedisAccess
+from varl.trajectories.collect import RolloutTimeoutError
+from varl.trajectories.queue import RunQueue
 
 PROBLEMS = (
     OSError,
@@ -41,7 +41,7 @@ def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
     """Load the base model twice, to be trained and as the reference; sets torch's threads as the recipe says."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    trained, reference = (policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
+    trained, reference = (varl.policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
     if recipe.model.trainable == "gains":
         for name, parameter in trained.module.named_parameters():
             parameter.requires_grad_(is_gain(name))

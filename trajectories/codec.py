@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import DecodeError, Message
+
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 MAX_GROUP_SIZE = 1024

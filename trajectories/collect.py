@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from varl.policy.base import Grid
+from varl.trajectories.codec import job_of
+from varl.trajectories.queue import Delivery, RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
-
-from policy.base import Grid
-from trajectories.codec import job_of
-from trajectories.queue import Delivery, RunQueue
 
 logger = logging.getLogger("trainer")
 POLL_MS = 500

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import redis
 from google.protobuf.message import Message
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
-from trajectories.stream import Entry, GroupStream, connect
+from varl.trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.stream import Entry, GroupStream, connect
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 __all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 from redis.exceptions import ResponseError
 
-from trajectories.access import RedisAccess
+from varl.trajectories.access import RedisAccess
 
 PAYLOAD = b"m"
 PAGE = 256  # entries a round trip in scans

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.scale import charts, document, images, redis_load, simulation, tiny
 from benchmarks.scale.measured import Results
 from benchmarks.shared import Row, report
-from trajectories.server import private_redis
+from varl.launch.private_redis import private_redis
 
 LOADS = (("prefix", 1.0), ("suffix", 1.0), ("prefix", 0.1), ("suffix", 0.1))
 PROMPTS = (16, 64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
-from policy.schedule import BASE_SCALE, SQUARE_SCALES
+from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
+from varl.policy.schedule import BASE_SCALE, SQUARE_SCALES
 
 # Sizes of Qwen2.5-VL-7B's language model (its config.json), the 18 square scales of arXiv 2601.02204 table 14, TokenFlow's released dual
 # codebook (NextFlow's own size is not published).

@@ -10,7 +10,7 @@ from benchmarks.scale import assumptions as given
 from benchmarks.scale.flops import Pass, bandwidth_share, cache_bytes, decoder_flops, flops, seconds, sizes
 from benchmarks.scale.stages import drawing, teaching
 from benchmarks.scale.traffic import TASKS, weight_bytes
-from policy.base import cells
+from varl.policy.base import cells
 
 CONFIG = given.NEXTFLOW_7B
 CELLS = tuple(cells(CONFIG.grids))

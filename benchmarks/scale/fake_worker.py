@@ -10,12 +10,11 @@ import threading
 import time
 from pathlib import Path
 
+from varl.trajectories.codec import decode_trajectory
+from varl.trajectories.queue import RunQueue, connect
 from varl.v1 import trajectory_pb2
 
-from trajectories.codec import decode_trajectory
-from trajectories.queue import RunQueue, connect
-
-BLOCK_MS, IDLE_MS = 500, 60_000  # services.rollout's
+BLOCK_MS, IDLE_MS = 500, 60_000  # varl.services.rollout's
 
 
 def main() -> None:

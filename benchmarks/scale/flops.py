@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.scale import assumptions as given
-from policy.base import cells
-from policy.nextflow.config import NextFlowConfig
-from policy.nextflow.transformer import NextFlowTransformer
+from varl.policy.base import cells
+from varl.policy.nextflow.config import NextFlowConfig
+from varl.policy.nextflow.transformer import NextFlowTransformer
 
 
 @dataclass(frozen=True)

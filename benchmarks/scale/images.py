@@ -13,11 +13,11 @@ from PIL import Image
 from benchmarks.scale.assumptions import IMAGE_SIDE
 from benchmarks.scale.measured import line
 from benchmarks.shared import Row
-from services.ocr.engines.base import EngineFailure
-from services.ocr.engines.onnx import build_onnx
-from services.rollout.images import encode_png
-from trainer.pretrain.render import render
-from trainer.pretrain.words import all_words
+from varl.services.ocr.engines.base import EngineFailure
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.rollout.images import encode_png
+from varl.tiny.render import render
+from varl.tiny.words import all_words
 
 Pixels = npt.NDArray[np.uint8]
 REPEATS = 12

@@ -11,7 +11,7 @@ from benchmarks.scale.measured import Results
 from benchmarks.scale.simulation import WORKERS
 from benchmarks.scale.tables import Table
 from benchmarks.scale.traffic import trajectory_bytes
-from trainer.sections import CheckpointSettings
+from varl.trainer.recipe.sections import CheckpointSettings
 
 
 def limits(results: Results) -> Table:

@@ -11,7 +11,7 @@ import redis
 from benchmarks.scale.measured import line
 from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
-from trajectories.queue import RunQueue, connect
+from varl.trajectories.queue import RunQueue, connect
 
 BATCH = 16  # groups that are out at a time: one update's
 POLLS = 2000

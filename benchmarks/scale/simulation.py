@@ -17,10 +17,10 @@ from benchmarks.scale.measured import line
 from benchmarks.scale.redis_load import redis_cpu
 from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
-from trainer.collect import Patience, collect
-from trajectories.codec import encode_trajectory
-from trajectories.queue import RunQueue, connect
-from trajectories.server import tied_to_this_process
+from varl.launch.private_redis import tied_to_this_process
+from varl.trajectories.codec import encode_trajectory
+from varl.trajectories.collect import Patience, collect
+from varl.trajectories.queue import RunQueue, connect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -119,7 +119,7 @@ def fake_workers(url: str, run_id: str, load: Load) -> Iterator[None]:
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proto")))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
     command = [*tied_to_this_process(), sys.executable, "-m", "benchmarks.scale.fake_worker", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
 

@@ -1,5 +1,5 @@
 """Which passes a group takes in the rollout worker, and a candidate in the trainer: the loops of services/rollout/generation and of
-policy.nextflow's ``draw`` and ``logits``, counted instead of run. tests/test_scale_flops.py holds them to the real ones.
+varl.policy.nextflow's ``draw`` and ``logits``, counted instead of run. tests/deploy/test_scale_flops.py holds them to the real ones.
 """
 
 from __future__ import annotations
@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from varl.v1 import rollout_pb2
-
 from benchmarks.scale.flops import Pass
+from varl.v1 import rollout_pb2
 
 FULL, PREFIX, SUFFIX = rollout_pb2.STAGE_FULL, rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX
 

@@ -6,17 +6,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from varl.v1 import trajectory_pb2
-
 from benchmarks.scale import simulation
 from benchmarks.scale.measured import line
 from benchmarks.shared import Row
-from trainer.collect import Patience, collect
-from trainer.config import Recipe, load_recipe
-from trainer.jobs import PublishedWeights, training_jobs
-from trainer.local_services import local_services
-from trainer.prompts import load_prompts
-from trajectories.queue import RunQueue, connect
+from varl.trainer.local_services import local_services
+from varl.trainer.recipe.config import Recipe, load_recipe
+from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
+from varl.trajectories.collect import Patience, collect
+from varl.trajectories.prompts import load_prompts
+from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import trajectory_pb2
 
 RECIPE = simulation.ROOT / "recipes" / "tiny_demo.toml"
 STAGES = {0: "prefix", 1: "suffix"}  # the recipe's stages take turns from its first update on

@@ -6,16 +6,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.flops import sizes
 from benchmarks.scale.stages import SUFFIX, Task
-from policy.base import cells
-from trainer.config import Recipe, load_recipe
-from trainer.jobs import PublishedWeights, training_jobs
-from trainer.prompts import PromptSpec
-from trajectories.codec import continuations_of, encode_job, encode_trajectory, optimised_scales
+from varl.policy.base import cells
+from varl.trainer.recipe.config import Recipe, load_recipe
+from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
+from varl.trajectories.codec import continuations_of, encode_job, encode_trajectory, optimised_scales
+from varl.trajectories.prompts import PromptSpec
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "paper_ocr.toml"
 REWARDS = ("ocr", "hpsv3")

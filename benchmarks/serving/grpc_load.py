@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
+
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 

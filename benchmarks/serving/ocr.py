@@ -21,7 +21,7 @@ from benchmarks.shared import Row
 CLIENTS = 32
 OFFLINE, FILES = "engine alone", "engine alone, and decoding"
 GRPC, HTTP, LITSERVE, FLASK = "varl, gRPC", "varl, HTTP JSON", "LitServe, batch 1", "Flask, gunicorn, pickle"
-_OURS, _LITSERVE, _FLASK = "services.ocr", "benchmarks.serving.peers.litserve_ocr", "benchmarks.serving.peers.flask_pickle"
+_OURS, _LITSERVE, _FLASK = "varl.services.ocr", "benchmarks.serving.peers.litserve_ocr", "benchmarks.serving.peers.flask_pickle"
 Round = Callable[[int], float]  # so many images: seconds
 
 

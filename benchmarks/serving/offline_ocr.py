@@ -10,7 +10,7 @@ import sys
 import time
 
 from benchmarks.serving.payload import SIDES, decode, pictures
-from services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.engines.onnx import build_onnx
 
 
 def main() -> None:

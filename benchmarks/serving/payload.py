@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trainer.pretrain.render import render
-from trainer.pretrain.words import all_words
+from varl.tiny.render import render
+from varl.tiny.words import all_words
 
 
 def encode(pixels: Image.Image) -> bytes:

@@ -60,7 +60,7 @@ def running(module: str, *flags: str) -> Iterator[Server]:
 
 def start(command: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """A process in a session of its own on the server's core."""
-    path = os.pathsep.join((str(ROOT), str(ROOT / "proto")))
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
     with on_core(SERVER_CORE):
         environment = {**os.environ, "PYTHONPATH": path}
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=stdout, start_new_session=True)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.serving.batcher import Batcher
-from services.serving.batching import FatalModelError
-from services.serving.runner import run
-from services.serving.scoring import ModelInfo, Outcome, SampleError, SampleScore, ScorerSample
-from services.serving.settings import ServingSettings, parse_settings
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import FatalModelError
+from varl.services.serving.runner import run
+from varl.services.serving.scoring import ModelInfo, Outcome, SampleError, SampleScore, ScorerSample
+from varl.services.serving.settings import ServingSettings, parse_settings
 
 POISON = "poison"  # the prompt on which the model fails
 FATAL = "fatal"  # the prompt on which it is lost for good

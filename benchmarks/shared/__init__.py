@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.machine import describe_machine
+from varl.launch.machine import describe_machine
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 Value = str | int | float

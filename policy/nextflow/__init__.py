@@ -7,10 +7,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
-from policy.nextflow.policy import NextFlowPolicy
-from policy.nextflow.tokenizer import Tokenizer
-from policy.nextflow.transformer import NextFlowTransformer
+from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
+from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.policy.nextflow.tokenizer import Tokenizer
+from varl.policy.nextflow.transformer import NextFlowTransformer
 
 __all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policy.base import Grid
-from policy.schedule import scale_schedule
+from varl.policy.base import Grid
+from varl.policy.schedule import scale_schedule
 
 
 class _Frozen(BaseModel):

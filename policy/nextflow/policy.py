@@ -12,15 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from policy.base import Drawn, Grid, SamplerState, SamplingParams, cells
-from policy.nextflow.config import NextFlowConfig
-from policy.nextflow.quantizer import upsample
-from policy.nextflow.rope import rotation, text_positions, visual_positions
-from policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
-from policy.nextflow.tokenizer import Tokenizer, split_scales
-from policy.nextflow.transformer import KeyValue, NextFlowTransformer
-from policy.sampling import draw, guidance, guided, probabilities, uniforms
-from policy.tensor_files import save_tensors
+from varl.policy.base import Drawn, Grid, SamplerState, SamplingParams, cells
+from varl.policy.nextflow.config import NextFlowConfig
+from varl.policy.nextflow.quantizer import upsample
+from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
+from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
+from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
+from varl.policy.nextflow.transformer import KeyValue, NextFlowTransformer
+from varl.policy.sampling import draw, guidance, guided, probabilities, uniforms
+from varl.policy.tensor_files import save_tensors
 
 Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
 
@@ -62,7 +62,7 @@ class NextFlowState:
 
 
 class NextFlowPolicy:
-    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements policy.base.Policy."""
+    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.Policy."""
 
     def __init__(self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu") -> None:
         self.config = config
@@ -87,7 +87,7 @@ class NextFlowPolicy:
 
     @torch.no_grad()
     def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Drawn]:
-        """Draw scales state.next_scale … to_scale - 1 (see policy.base.Policy.draw).
+        """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.draw).
 
         Raises:
             ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance lacks its branch.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from policy.base import Grid
-from policy.nextflow.config import TokenizerConfig
+from varl.policy.base import Grid
+from varl.policy.nextflow.config import TokenizerConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from policy.base import Grid
+from varl.policy.base import Grid
 
 
 def text_positions(length: int, start: int = 0) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from policy.base import Grid, cells
-from policy.nextflow.quantizer import DualQuantizer, upsample
-from policy.nextflow.transformer import BOI, PAD, SPECIALS
+from varl.policy.base import Grid, cells
+from varl.policy.nextflow.quantizer import DualQuantizer, upsample
+from varl.policy.nextflow.transformer import BOI, PAD, SPECIALS
 
 
 def prompt_tokens(prompt: str, text_size: int) -> list[int]:

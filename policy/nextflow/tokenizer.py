@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from policy.base import Grid, cells
-from policy.nextflow.config import TokenizerConfig
-from policy.nextflow.quantizer import DualQuantizer, Encoded, SelfCorrection
+from varl.policy.base import Grid, cells
+from varl.policy.nextflow.config import TokenizerConfig
+from varl.policy.nextflow.quantizer import DualQuantizer, Encoded, SelfCorrection
 
 Levels = Sequence[tuple[int, int]]
 

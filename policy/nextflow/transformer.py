@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from policy.nextflow.config import NextFlowConfig, TransformerConfig
-from policy.nextflow.rope import rotate
+from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
+from varl.policy.nextflow.rope import rotate
 
 KeyValue = tuple[Tensor, Tensor]  # each [B or 1, kv_heads, N, head size]
 BOI, EOI, PAD = 0, 1, 2  # special tokens, after the bytes

@@ -1,4 +1,4 @@
-"""``python -m services.gateway``: one URL for several rewards, over HTTP."""
+"""``python -m varl.services.gateway``: one URL for several rewards, over HTTP."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import logging
 from functools import partial
 
-from services.gateway.gateway import Gateway
-from services.gateway.http_face import build_gateway_app
-from services.gateway.settings import GatewaySettings
-from services.serving.access import read_tokens
-from services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
-from services.serving.service import State
-from services.serving.settings import parse_settings
-from services.serving.status import RejectionCode
+from varl.services.gateway.gateway import Gateway
+from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.serving.access import read_tokens
+from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
+from varl.services.serving.service import State
+from varl.services.serving.settings import parse_settings
+from varl.services.serving.status import RejectionCode
 
 _log = logging.getLogger("varl.gateway")
 

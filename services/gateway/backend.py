@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 
 import grpc
-from varl.v1 import reward_pb2
 
-from services.gateway.messages import BadAnswerError, batch_result
-from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
-from services.serving.scoring import RawSample
-from services.serving.source import RewardAnswer
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.gateway.messages import BadAnswerError, batch_result
+from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.scoring import RawSample
+from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.v1 import reward_pb2
 
 _log = logging.getLogger("varl.gateway")
 READY = "ready"

@@ -12,18 +12,18 @@ from functools import partial
 from types import MappingProxyType
 
 from starlette.requests import ClientDisconnect
-from varl.v1 import reward_pb2
 
-from services.gateway.backend import READY, Backend
-from services.gateway.messages import sample_messages
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.settings import GatewaySettings
-from services.serving.admission import Admission
-from services.serving.client import RewardClient
-from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
-from services.serving.service import State, check_samples
-from services.serving.source import RewardAnswer
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.gateway.backend import READY, Backend
+from varl.services.gateway.messages import sample_messages
+from varl.services.gateway.metrics import GatewayMetrics
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.serving.admission import Admission
+from varl.services.serving.grpc.client import RewardClient
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
+from varl.services.serving.service import State, check_samples
+from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.v1 import reward_pb2
 
 _NO_FORMULAS: Mapping[str, str] = MappingProxyType({})
 

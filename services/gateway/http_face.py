@@ -8,9 +8,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from services.gateway.backend import READY
-from services.gateway.gateway import Gateway
-from services.gateway.http_models import (
+from varl.services.gateway.backend import READY
+from varl.services.gateway.gateway import Gateway
+from varl.services.gateway.http_models import (
     GatewayInfoBody,
     GatewayResponseBody,
     JsonGatewayRequest,
@@ -19,11 +19,11 @@ from services.gateway.http_models import (
     answer_body,
     reward_info,
 )
-from services.serving.http_face import finish_app, json_response, new_app, read_samples
-from services.serving.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, problem_responses, score_body
-from services.serving.scoring import ScoreBatch
-from services.serving.source import RewardAnswer
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from varl.services.serving.http.face import finish_app, json_response, new_app, read_samples
+from varl.services.serving.http.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, problem_responses, score_body
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.scoring import ScoreBatch
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
 _STATUSES = sorted({*SCORE_STATUSES, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_GATEWAY})
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from varl.v1 import reward_pb2
 
-from services.gateway.messages import model_info
-from services.serving.http_models import FailureBody, FormSamples, JsonSamples, ModelBody, ScoreBody, Strict, model_body, result_bodies
-from services.serving.source import RewardAnswer
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from varl.services.gateway.messages import model_info
+from varl.services.serving.http.models import FailureBody, FormSamples, JsonSamples, ModelBody, ScoreBody, Strict, model_body, result_bodies
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from varl.v1 import reward_pb2
 
 
 class GatewayRequest(Strict):

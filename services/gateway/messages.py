@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, SampleScore, ScoredWord
 from varl.v1 import reward_pb2
-
-from services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, SampleScore, ScoredWord
 
 
 class BadAnswerError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
-from services.serving.metrics import new_registry
+from varl.services.serving.metrics import new_registry
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

@@ -8,9 +8,9 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.serving.client import MAX_MESSAGE_BYTES
-from services.serving.credentials import ClientFiles
-from services.serving.settings import FaceSettings
+from varl.services.serving.credentials import ClientFiles
+from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES
+from varl.services.serving.settings import FaceSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -18,7 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 class GatewaySettings(FaceSettings):
     """One URL for several rewards: takes what a reward service takes over HTTP, and asks the services behind it over gRPC."""
 
-    model_config = SettingsConfigDict(env_prefix="VARL_GATEWAY_", cli_prog_name="python -m services.gateway")
+    model_config = SettingsConfigDict(env_prefix="VARL_GATEWAY_", cli_prog_name="python -m varl.services.gateway")
 
     reward: dict[Name, str] = Field(
         min_length=1, description="Reward services by name: ocr=dns:///HOST:PORT (gRPC). Can be given several times."

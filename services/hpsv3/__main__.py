@@ -1,4 +1,4 @@
-"""``python -m services.hpsv3``: the HPSv3 reward over gRPC and HTTP."""
+"""``python -m varl.services.hpsv3``: the HPSv3 reward over gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from services.hpsv3.compare import routes
-from services.hpsv3.engine import Engine
-from services.hpsv3.scorer import HPSv3Scorer
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.runner import run
-from services.serving.settings import parse_settings
+from varl.services.hpsv3.compare import routes
+from varl.services.hpsv3.engine import Engine
+from varl.services.hpsv3.scorer import HPSv3Scorer
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.runner import run
+from varl.services.serving.settings import parse_settings
 
 
 def engine_builder(settings: HPSv3Settings) -> Callable[[], Engine[Any]]:
     """What builds the engine, with the packages of the chosen one alone."""
     if settings.engine == "native":
-        from services.hpsv3.native import build_native
+        from varl.services.hpsv3.native import build_native
 
         return partial(build_native, settings)
-    from services.hpsv3.package_engine import build_package
+    from varl.services.hpsv3.package_engine import build_package
 
     return partial(build_package, settings)
 

@@ -10,14 +10,14 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from services.serving.bodies import media_type, read_json
-from services.serving.http_face import json_response
-from services.serving.http_models import JsonSample, JsonSamples, ModelBody, Strict, model_body
-from services.serving.openapi import SCORE_STATUSES, BareRoute, problem_responses
-from services.serving.problems import problem
-from services.serving.scoring import MODEL_FAULTS, BatchResult, SampleError, ScoreBatch
-from services.serving.service import ScoringService
-from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.http.bodies import media_type, read_json
+from varl.services.serving.http.face import json_response
+from varl.services.serving.http.models import JsonSample, JsonSamples, ModelBody, Strict, model_body
+from varl.services.serving.http.openapi import SCORE_STATUSES, BareRoute, problem_responses
+from varl.services.serving.http.problems import problem
+from varl.services.serving.scoring import MODEL_FAULTS, BatchResult, SampleError, ScoreBatch
+from varl.services.serving.service import ScoringService
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 Components = Mapping[str, float]
 

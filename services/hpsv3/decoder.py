@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 
-from services.hpsv3.vision import Rotation, rotate
+from varl.services.hpsv3.vision import Rotation, rotate
 
 
 class RMSNorm(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from services.serving.scoring import ModelInfo, Pixels, SampleError
+from varl.services.serving.scoring import ModelInfo, Pixels, SampleError
 
 
 class EngineUnavailableError(Exception):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from services.hpsv3.engine import EngineUnavailableError
-from services.serving.batching import FatalModelError
+from varl.services.hpsv3.engine import EngineUnavailableError
+from varl.services.serving.batching.queue import FatalModelError
 
 # After these the CUDA context is lost: every later call in the process fails as well.
 _FATAL = (

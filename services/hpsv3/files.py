@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.hpsv3.engine import EngineUnavailableError
-from services.hpsv3.settings import HPSv3Settings
+from varl.services.hpsv3.engine import EngineUnavailableError
+from varl.services.hpsv3.settings import HPSv3Settings
 
 WEIGHTS, CONFIG, TOKENIZER = "HPSv3.safetensors", "config.json", "tokenizer.json"
 HUB_WEIGHTS, HUB_BASE = "MizzenAI/HPSv3", "Qwen/Qwen2-VL-7B-Instruct"

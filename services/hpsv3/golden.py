@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.hpsv3.engine import Preference
-from services.serving.scoring import Pixels
+from varl.services.hpsv3.engine import Preference
+from varl.services.serving.scoring import Pixels
 
 FILE = "golden.json"  # beside the checkpoint
 PROMPT = "a smooth colour gradient"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 
-from services.hpsv3.decoder import Decoder
-from services.hpsv3.vision import VisionTower
+from varl.services.hpsv3.decoder import Decoder
+from varl.services.hpsv3.vision import VisionTower
 
 UNUSED = "lm_head.weight"  # [vocabulary, D]; HPSv3's files carry Qwen2-VL's next-token head, which scoring never runs
 

@@ -9,14 +9,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 
-from services.hpsv3.engine import EngineUnavailableError, Preference
-from services.hpsv3.faults import check_device, device_faults
-from services.hpsv3.files import CONFIG, TOKENIZER, Files, locate
-from services.hpsv3.model import CheckpointError, RewardModel, load_checkpoint
-from services.hpsv3.preprocess import resize, token_count
-from services.hpsv3.prompt import PromptError, Prompts, read_wording
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.scoring import ModelInfo, Pixels, SampleError
+from varl.services.hpsv3.engine import EngineUnavailableError, Preference
+from varl.services.hpsv3.faults import check_device, device_faults
+from varl.services.hpsv3.files import CONFIG, TOKENIZER, Files, locate
+from varl.services.hpsv3.model import CheckpointError, RewardModel, load_checkpoint
+from varl.services.hpsv3.preprocess import resize, token_count
+from varl.services.hpsv3.prompt import PromptError, Prompts, read_wording
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.scoring import ModelInfo, Pixels, SampleError
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import yaml
 from PIL import Image
 from tokenizers import Tokenizer
 
-from services.hpsv3.engine import EngineUnavailableError, Preference
-from services.hpsv3.faults import check_device, device_faults
-from services.hpsv3.files import HUB_BASE, Files, locate
-from services.hpsv3.preprocess import AREA, CELL, target_size
-from services.hpsv3.prompt import PromptError, Prompts, read_wording
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.scoring import ModelInfo, Pixels, SampleError
+from varl.services.hpsv3.engine import EngineUnavailableError, Preference
+from varl.services.hpsv3.faults import check_device, device_faults
+from varl.services.hpsv3.files import HUB_BASE, Files, locate
+from varl.services.hpsv3.preprocess import AREA, CELL, target_size
+from varl.services.hpsv3.prompt import PromptError, Prompts, read_wording
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.scoring import ModelInfo, Pixels, SampleError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.serving.scoring import ErrorCode, SampleError
+from varl.services.serving.scoring import ErrorCode, SampleError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

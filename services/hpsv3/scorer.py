@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.hpsv3.engine import Engine, EngineUnavailableError, Preference, Prepared
-from services.hpsv3.golden import PICTURES, PROMPT, Golden, read_golden
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, ItemFailedError, UnavailableError
-from services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
+from varl.services.hpsv3.engine import Engine, EngineUnavailableError, Preference, Prepared
+from varl.services.hpsv3.golden import PICTURES, PROMPT, Golden, read_golden
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
+from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
 
 
 class _Raw(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from services.serving.settings import ServingSettings
+from varl.services.serving.settings import ServingSettings
 
 
 class HPSv3Settings(ServingSettings):
     """Reward for how much people would prefer an image as the answer to its prompt, by an HPSv3 checkpoint."""
 
-    model_config = SettingsConfigDict(env_prefix="VARL_HPSV3_", cli_prog_name="python -m services.hpsv3")
+    model_config = SettingsConfigDict(env_prefix="VARL_HPSV3_", cli_prog_name="python -m varl.services.hpsv3")
 
     engine: Literal["native", "package"] = Field(
         "native", description="native: varl's own forward. package: the hpsv3 package as it is, in an environment with its pins."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 
-from services.hpsv3.preprocess import CELL, MERGE, PATCH, TEMPORAL, patchify
+from varl.services.hpsv3.preprocess import CELL, MERGE, PATCH, TEMPORAL, patchify
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each [positions, head size]
 

@@ -1,24 +1,24 @@
-"""``python -m services.ocr``: the OCR reward over gRPC and HTTP."""
+"""``python -m varl.services.ocr``: the OCR reward over gRPC and HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from services.ocr.engines.base import Engine
-from services.ocr.scorer import OCRScorer
-from services.ocr.settings import OCRSettings
-from services.serving.runner import run
-from services.serving.settings import parse_settings
+from varl.services.ocr.engines.base import Engine
+from varl.services.ocr.scorer import OCRScorer
+from varl.services.ocr.settings import OCRSettings
+from varl.services.serving.runner import run
+from varl.services.serving.settings import parse_settings
 
 
 def engine_builder(settings: OCRSettings) -> Callable[[], Engine]:
     """What builds one engine instance, with the packages of the chosen engine alone."""
     if settings.engine == "onnx":
-        from services.ocr.engines.onnx import build_onnx
+        from varl.services.ocr.engines.onnx import build_onnx
 
         return partial(build_onnx, settings.model_cache, settings.engine_threads)
-    from services.ocr.engines.paddle import build_paddle
+    from varl.services.ocr.engines.paddle import build_paddle
 
     return partial(
         build_paddle,

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, Reading, ReadWord
-from services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
-from services.ocr.targets import resolve_targets
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, ItemFailedError, UnavailableError
-from services.serving.scoring import (
+from varl.services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
+from varl.services.ocr.targets import resolve_targets
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
+from varl.services.serving.scoring import (
     ErrorCode,
     ModelInfo,
     Outcome,

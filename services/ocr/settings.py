@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.serving.batching import BatchLimits
-from services.serving.settings import ServingSettings
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.settings import ServingSettings
 
 
 class OCRSettings(ServingSettings):
     """Reward for the text that an image shows: reads it with PaddleOCR and compares it with the words asked for."""
 
-    model_config = SettingsConfigDict(env_prefix="VARL_OCR_", cli_prog_name="python -m services.ocr")
+    model_config = SettingsConfigDict(env_prefix="VARL_OCR_", cli_prog_name="python -m varl.services.ocr")
 
     engine: Literal["onnx", "paddle"] = Field(
         "onnx", description="onnx: PP-OCRv6 small on ONNX Runtime, from the rapidocr wheel, offline. paddle: PP-OCRv5 on PaddlePaddle."

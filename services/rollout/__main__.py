@@ -1,15 +1,15 @@
-"""``python -m services.rollout``: generate and score groups for a training run."""
+"""``python -m varl.services.rollout``: generate and score groups for a training run."""
 
 from __future__ import annotations
 
-from services.rollout.settings import RolloutSettings
-from services.serving.settings import parse_settings
+from varl.services.rollout.settings import RolloutSettings
+from varl.services.serving.settings import parse_settings
 
 
 def main() -> int:
     """Work until told to stop; the exit code."""
     settings = parse_settings(RolloutSettings)  # type: ignore[type-var]  # it needs dry_run alone, which these settings have
-    from services.rollout.app import run  # after the settings: --help need not wait for torch
+    from varl.services.rollout.app import run  # after the settings: --help need not wait for torch
 
     return run(settings)
 

@@ -20,23 +20,23 @@ import redis
 from grpc_health.v1 import health
 from redis.exceptions import AuthenticationError, RedisError
 from safetensors import SafetensorError
-from varl.v1 import rollout_pb2_grpc
 
-from policy.nextflow import load
-from services.rollout.generation import Limits
-from services.rollout.metrics import Metrics
-from services.rollout.model import ModelThread, Weights
-from services.rollout.scoring import Scorer
-from services.rollout.service import SERVICE_NAME, Model, RolloutServicer
-from services.rollout.settings import RolloutSettings
-from services.rollout.worker import Parts, Worker, WorkerSettings
-from services.serving.access import BearerInterceptor, read_tokens
-from services.serving.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
-from services.serving.grpc_face import server_options
-from services.serving.health import Health
-from services.serving.logs import configure_logs
-from services.serving.reflection import Reflection
-from trajectories.queue import RunQueue
+from varl.policy.nextflow import load
+from varl.services.rollout.generation import Limits
+from varl.services.rollout.metrics import Metrics
+from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.scoring import Scorer
+from varl.services.rollout.service import SERVICE_NAME, Model, RolloutServicer
+from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.worker import Parts, Worker, WorkerSettings
+from varl.services.serving.access import BearerInterceptor, read_tokens
+from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
+from varl.services.serving.grpc.face import server_options
+from varl.services.serving.grpc.health import Health
+from varl.services.serving.grpc.reflection import Reflection
+from varl.services.serving.logs import configure_logs
+from varl.trajectories.queue import RunQueue
+from varl.v1 import rollout_pb2_grpc
 
 _log = logging.getLogger("varl.rollout")
 REDIS_PAUSE_S = 0.5

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from varl.policy.base import Policy
+from varl.services.rollout.generation import Place, TokensStep
+from varl.services.rollout.scoring import Failure, ScoredBatch, ScoredImage, enter_scores
+from varl.trajectories.codec import continuations_of
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
-
-from policy.base import Policy
-from services.rollout.generation import Place, TokensStep
-from services.rollout.scoring import Failure, ScoredBatch, ScoredImage, enter_scores
-from trajectories.codec import continuations_of
 
 
 @dataclass

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from varl.v1 import rollout_pb2
 
-from policy.base import Drawn, Policy, SamplingParams
-from services.rollout.seeds import candidate_seed
-from trajectories.codec import continuations_of
+from varl.policy.base import Drawn, Policy, SamplingParams
+from varl.services.rollout.seeds import candidate_seed
+from varl.trajectories.codec import continuations_of
+from varl.v1 import rollout_pb2
 
 Place = tuple[int, int]  # (candidate, continuation)
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError
 
-from policy.base import Policy
-from trajectories.weights import WeightsUnavailable, fetch, is_manifest, read_manifest
+from varl.policy.base import Policy
+from varl.trajectories.weights import WeightsUnavailable, fetch, is_manifest, read_manifest
 
 T = TypeVar("T")
 Identity = tuple[int, str, int | str, int]  # version and path, then time and size of a weight file, or the digest in its manifest

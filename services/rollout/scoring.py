@@ -9,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from varl.services.rollout.generation import ImagesStep, Place
+from varl.services.rollout.images import encode_png
+from varl.services.serving.grpc.client import RewardRejected, RewardUnavailable
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
-
-from services.rollout.generation import ImagesStep, Place
-from services.rollout.images import encode_png
-from services.serving.client import RewardRejected, RewardUnavailable
 
 _log = logging.getLogger("varl.rollout")
 
 
 class RewardSource(Protocol):
-    """What is asked of a reward client (services.serving.client.RewardClient)."""
+    """What is asked of a reward client (varl.services.serving.grpc.client.RewardClient)."""
 
     async def score(self, samples: Sequence[reward_pb2.Sample], formula: str = "") -> reward_pb2.ScoreResponse:
         """Score a batch; raises RewardUnavailable where the service could not be reached in time."""

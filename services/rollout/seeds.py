@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policy.sampling import mix
+from varl.policy.sampling import mix
 
 WHOLE = 0  # continuation index of tokens drawn from the prompt on: a whole image, or a prefix
 
@@ -11,7 +11,7 @@ def candidate_seed(job_seed: int, candidate: int, continuation: int = WHOLE) -> 
     """Return the 64-bit seed of one draw, a function of its arguments alone, so that a redelivered job gives the same group.
 
     ``continuation`` is WHOLE for tokens that start at the first scale and k + 1 for the k-th continuation after scale m. The shared
-    prefix of STAGE_SUFFIX is (candidate 0, WHOLE); its candidates are (i, 1). Two splitmix64 steps (policy.sampling.mix) keep
+    prefix of STAGE_SUFFIX is (candidate 0, WHOLE); its candidates are (i, 1). Two splitmix64 steps (varl.policy.sampling.mix) keep
     neighbouring indices and neighbouring job seeds unrelated.
     """
     return mix(job_seed, candidate, continuation)

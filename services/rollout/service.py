@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import grpc
-from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
-from policy.base import Policy, SamplingParams
-from services.rollout.generation import Limits, generate_images, sampling_params
-from services.rollout.images import encode_png
-from services.rollout.model import ModelThread, Weights
+from varl.policy.base import Policy, SamplingParams
+from varl.services.rollout.generation import Limits, generate_images, sampling_params
+from varl.services.rollout.images import encode_png
+from varl.services.rollout.model import ModelThread, Weights
+from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, rollout_pb2.GenerateResponse]

@@ -8,10 +8,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
-from policy.base import SamplingParams
-from services.serving.credentials import ClientFiles, ServerFiles
-from services.serving.settings import Port
-from trajectories.access import RedisAccess
+from varl.policy.base import SamplingParams
+from varl.services.serving.credentials import ClientFiles, ServerFiles
+from varl.services.serving.settings import Port
+from varl.trajectories.access import RedisAccess
 
 
 class SamplingSettings(BaseModel):
@@ -38,7 +38,7 @@ class RolloutSettings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
-        cli_prog_name="python -m services.rollout",
+        cli_prog_name="python -m varl.services.rollout",
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,

@@ -12,16 +12,16 @@ from typing import TypeVar
 
 import torch
 from redis.exceptions import RedisError
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from policy.base import Policy
-from services.rollout.assembly import Drawn, Timings, build_group
-from services.rollout.generation import Limits, TokensStep, generate
-from services.rollout.metrics import Metrics
-from services.rollout.model import ModelThread, Weights
-from services.rollout.scoring import Failure, ScoredBatch, Scorer
-from trajectories.codec import CodecError
-from trajectories.queue import Delivery, RunQueue
+from varl.policy.base import Policy
+from varl.services.rollout.assembly import Drawn, Timings, build_group
+from varl.services.rollout.generation import Limits, TokensStep, generate
+from varl.services.rollout.metrics import Metrics
+from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer
+from varl.trajectories.codec import CodecError
+from varl.trajectories.queue import Delivery, RunQueue
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 T = TypeVar("T")
 ScoreTask = asyncio.Task[ScoredBatch | Failure]

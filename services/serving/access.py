@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import grpc
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.serving.problems import rejection_problem
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from varl.services.serving.http.problems import rejection_problem
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # probes and scrapers have no token
 OPEN_SERVICES = ("/grpc.health.v1.Health/",)

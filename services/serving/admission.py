@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 _HALF_LIFE = 10.0  # busy seconds after which a measurement counts half
 

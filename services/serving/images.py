@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from services.serving.scoring import ErrorCode, Pixels, SampleError
+from varl.services.serving.scoring import ErrorCode, Pixels, SampleError
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 # Sizes come from the header and are refused by ImageLimits; Pillow's own, much higher, threshold has nothing to add.

@@ -18,10 +18,10 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from services.serving.access import BearerGate, Refused, Tokens
-from services.serving.logs import configure_logs
-from services.serving.settings import FaceSettings
-from services.serving.tracing import configure_tracing
+from varl.services.serving.access import BearerGate, Refused, Tokens
+from varl.services.serving.logs import configure_logs
+from varl.services.serving.settings import FaceSettings
+from varl.services.serving.tracing import configure_tracing
 
 _log = logging.getLogger("varl.serving")
 

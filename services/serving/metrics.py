@@ -17,8 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from services.serving.batcher import Batcher
-from services.serving.forward import Execution, Result
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.forward import Execution, Result
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHORT_SECONDS = (0.0005, 0.001, 0.0025, *_SECONDS)

@@ -1,4 +1,4 @@
-"""``python -m services.serving.probe URL``: asks a process for its health, for containers that have no curl.
+"""``python -m varl.services.serving.probe URL``: asks a process for its health, for containers that have no curl.
 
 http://HOST:PORT/PATH wants a 2xx answer, grpc://HOST:PORT the status SERVING of grpc.health.v1. Exit status 0 for healthy, 1 with a line on
 stderr for anything else, 2 for a URL of another kind. Neither face asks for a token.
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     probes = {"http": _http, "grpc": _grpc}
     url = urlsplit(arguments[0]) if len(arguments) == 1 else SplitResult("", "", "", "", "")
     if url.scheme not in probes or not url.netloc:
-        sys.stderr.write("usage: python -m services.serving.probe http://HOST:PORT/readyz | grpc://HOST:PORT\n")
+        sys.stderr.write("usage: python -m varl.services.serving.probe http://HOST:PORT/readyz | grpc://HOST:PORT\n")
         return 2
     fault = probes[url.scheme](url)
     if fault:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.serving.scoring import BatchResult, ScoreBatch
-from services.serving.status import RequestRejectedError
+from varl.services.serving.scoring import BatchResult, ScoreBatch
+from varl.services.serving.status import RequestRejectedError
 
 RewardAnswer = BatchResult | RequestRejectedError
 

@@ -9,15 +9,15 @@ from functools import partial
 
 from fastapi import APIRouter
 
-from services.serving.access import BearerInterceptor, read_tokens
-from services.serving.grpc_face import SERVICE_NAME, build_server
-from services.serving.health import Health
-from services.serving.http_face import build_app
-from services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
-from services.serving.scoring import Scorer, StartError
-from services.serving.service import ScoringService, State
-from services.serving.settings import ServingSettings
-from services.serving.status import RejectionCode
+from varl.services.serving.access import BearerInterceptor, read_tokens
+from varl.services.serving.grpc.face import SERVICE_NAME, build_server
+from varl.services.serving.grpc.health import Health
+from varl.services.serving.http.face import build_app
+from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
+from varl.services.serving.scoring import Scorer, StartError
+from varl.services.serving.service import ScoringService, State
+from varl.services.serving.settings import ServingSettings
+from varl.services.serving.status import RejectionCode
 
 _log = logging.getLogger("varl.serving")
 Routes = Callable[[ScoringService], APIRouter]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from services.serving.batcher import Batcher
+from varl.services.serving.batching.batcher import Batcher
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 

@@ -12,17 +12,17 @@ from enum import StrEnum
 
 from starlette.requests import ClientDisconnect
 
-from services.serving.admission import Admission
-from services.serving.batch_spans import BatchSpans
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
-from services.serving.images import ImageLimits, decode_image
-from services.serving.metrics import Metrics
-from services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
-from services.serving.settings import ServingSettings
-from services.serving.source import RewardAnswer
-from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
-from services.serving.tracing import own_tracer
+from varl.services.serving.admission import Admission
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
+from varl.services.serving.batching.spans import BatchSpans
+from varl.services.serving.images import ImageLimits, decode_image
+from varl.services.serving.metrics import Metrics
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
+from varl.services.serving.settings import ServingSettings
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.tracing import own_tracer
 
 _log = logging.getLogger("varl.serving")
 

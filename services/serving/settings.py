@@ -11,9 +11,9 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
 
-from services.cores import usable_cores
-from services.serving.batching import BatchLimits
-from services.serving.credentials import ServerFiles, check_pair
+from varl.launch.cores import usable_cores
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.credentials import ServerFiles, check_pair
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 T = TypeVar("T", bound="FaceSettings")

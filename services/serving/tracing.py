@@ -11,7 +11,7 @@ from typing import Any
 
 from opentelemetry import propagate, trace
 
-from services.serving.status import RequestRejectedError
+from varl.services.serving.status import RequestRejectedError
 
 _on = False
 

@@ -1,6 +1,6 @@
 """report.html of a run directory: figures with their errors, curves, and the same held-out prompts before and after.
 
-``python -m trainer.report runs/demo`` writes it anew from the files that the run left.
+``python -m varl.studies.report.report runs/demo`` writes it anew from the files that the run left.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from trainer.config import Recipe
-from trainer.durable import write_durably
-from trainer.estimates import Estimate
-from trainer.evaluation_results import Evaluation, Picture, PromptResult, ReadWord, difference
-from trainer.machine import Machine
-from trainer.report_charts import CHARTS, draw
-from trainer.run_log import METRICS_FILE, read_lines
+from varl.evaluation.estimates import Estimate
+from varl.evaluation.results import Evaluation, Picture, PromptResult, ReadWord, difference
+from varl.launch.machine import Machine
+from varl.studies.report.charts import CHARTS, draw
+from varl.trainer.disk.atomic import write_durably
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.recipe.config import Recipe
 
 CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
 TEMPLATE = "report.html.j2"

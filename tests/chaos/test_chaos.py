@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from chaos.home import ROOT
 from chaos.rig import MAX_DELIVERIES
-from tests.trainer_rig import read_metrics
+from tests.support.paths import PYTHONPATH, ROOT
+from tests.support.trainer_rig import read_metrics
 
 KINDS = (
     "rollout_kill",
@@ -31,7 +31,7 @@ KINDS = (
 def chaos(out: Path, updates: int, kinds: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
     """Exit status and result of a run under one fault of each kind."""
     flags = ["--faults", str(len(kinds)), "--updates", str(updates), "--kinds", ",".join(kinds), "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-m", "chaos", *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
     assert (out / "chaos.json").exists(), f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     result: dict[str, Any] = json.loads((out / "chaos.json").read_text())

@@ -79,7 +79,7 @@ BREACHES: list[tuple[str, Evidence]] = [
     ("same_numbers", replace(GOOD, disturbed=make_facts(metrics=make_metrics(loss=0.6)))),
     ("same_weights", replace(GOOD, disturbed=make_facts(final_digest="other"))),
     ("run_was_real", replace(GOOD, calm=make_facts(base_digest="final"))),
-    ("no_process_left", replace(GOOD, processes=["python -m services.ocr"])),
+    ("no_process_left", replace(GOOD, processes=["python -m varl.services.ocr"])),
     ("no_file_left", replace(GOOD, files=["weights/v1.part"])),
     ("streams_empty", replace(GOOD, queue=make_queue(jobs=1))),
     ("streams_empty", replace(GOOD, queue=make_queue(pending=1))),

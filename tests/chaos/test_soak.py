@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chaos.home import ROOT
 from chaos.slope import BLOCKS, Growth, second_half_slope
 from chaos.soak import EXPECTED, judge
+from tests.support.paths import PYTHONPATH, ROOT
 
 SECONDS = [5.0 * index for index in range(360)]  # half an hour
 
@@ -76,7 +76,7 @@ def test_a_leak_a_failure_a_silent_client_and_a_broken_one_are_not() -> None:
 @pytest.mark.timeout(900)
 def test_a_short_soak_asks_everything_and_leaves_samples_and_a_chart(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "chaos.soak", "--minutes", "0.5", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
     assert (tmp_path / "soak.json").exists(), f"{done.stdout[-2000:]}{done.stderr[-3000:]}"
     result = json.loads((tmp_path / "soak.json").read_text())

@@ -23,7 +23,7 @@ from clients.varl_client import (
     Scores,
     read_image,
 )
-from tests.client_rig import MODEL, Rig, async_scores, json_reply, serving, sizes, sync_scores
+from tests.support.client_rig import MODEL, Rig, async_scores, json_reply, serving, sizes, sync_scores
 
 IMAGES = [b"x" * size for size in (10, 20, 30)]
 Scoring = Callable[..., dict[str, Scores]]

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Response
 
 from clients.varl_client import RejectedError, ScoreError, Scores, UnavailableError
-from tests.client_rig import Rig, async_scores, json_reply, listen, problem, serving, sizes, sync_scores, url_of
+from tests.support.client_rig import Rig, async_scores, json_reply, listen, problem, serving, sizes, sync_scores, url_of
 
 IMAGES = [b"x" * size for size in (10, 20, 30)]
 Scoring = Callable[..., dict[str, Scores]]

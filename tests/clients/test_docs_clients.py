@@ -13,9 +13,10 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import json_format
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from tests.ocr_builders import ENVIRONMENT, ROOT, OCRProcess, png, render
+from tests.support.ocr_builders import ENVIRONMENT, OCRProcess, png, render
+from tests.support.paths import ROOT
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 BLOCK = re.compile(r"^## (.+?)$|^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURES = 'from pathlib import Path\n\n\ndef draw(text):\n    return Path("sign.png").read_bytes()\n'
@@ -63,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def gateway(ocr_service: OCRProcess) -> Iterator[str]:
     """URL of a gateway before the OCR service."""
-    command = [sys.executable, "-m", "services.gateway", "--reward", f"ocr={ocr_service.grpc}", "--http-port", "0"]
+    command = [sys.executable, "-m", "varl.services.gateway", "--reward", f"ocr={ocr_service.grpc}", "--http-port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

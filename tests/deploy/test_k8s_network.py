@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.k8s_network import Edge, edges
-from tests.k8s_rig import Object, find, render
+from tests.support.k8s_network import Edge, edges
+from tests.support.k8s_rig import Object, find, render
 
 
 def _dns(*names: str) -> set[Edge]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.k8s_policy import Check, bounded, disruptable, gpus, probed, stops_in_time, tokenless, unprivileged
-from tests.k8s_rig import FOLDERS, Object, container, containers, find, render
+from tests.support.k8s_policy import Check, bounded, disruptable, gpus, probed, stops_in_time, tokenless, unprivileged
+from tests.support.k8s_rig import FOLDERS, Object, container, containers, find, render
 
 CHECKS: list[Check] = [unprivileged, tokenless, bounded, probed, stops_in_time, disruptable, gpus]
 

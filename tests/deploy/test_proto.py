@@ -6,7 +6,9 @@ import grpc_tools
 import pytest
 from grpc_tools import protoc
 
-PROTO = Path(__file__).parent.parent / "proto"
+from tests.support.paths import ROOT
+
+PROTO = ROOT / "proto"
 SOURCES = sorted(PROTO.glob("varl/v1/*.proto"))
 GENERATED = sorted(path.relative_to(PROTO) for path in PROTO.glob("varl/v1/*_pb2*.py*"))
 

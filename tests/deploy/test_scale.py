@@ -6,17 +6,17 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from varl.v1 import trajectory_pb2
 
 from benchmarks.scale import assumptions as given
 from benchmarks.scale import demand, document, limits, mix, simulation, traffic
 from benchmarks.scale.measured import Results, line
 from benchmarks.scale.tables import markdown
-from policy.base import cells
-from trajectories.codec import decode_trajectory, encode_trajectory
-from trajectories.queue import RunQueue, connect
+from varl.policy.base import cells
+from varl.trajectories.codec import decode_trajectory, encode_trajectory
+from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import trajectory_pb2
 
-pytest_plugins = ["tests.fixtures_redis"]
+pytest_plugins = ["tests.support.fixtures_redis"]
 NEEDS = {kind: demand.demand(kind, given.H100, given.PLANNED) for kind in ("prefix", "suffix")}
 
 

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from varl.v1 import rollout_pb2
 
 from benchmarks.scale import assumptions as given
 from benchmarks.scale import demand, flops
 from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task, drawing, teaching
-from policy.base import cells
-from policy.nextflow import NextFlowPolicy, build_random
-from policy.nextflow.transformer import KeyValue
-from services.rollout.generation import Limits, TokensStep, generate
-from tests.trajectory_builders import make_job
+from tests.support.trajectory_builders import make_job
+from varl.policy.base import cells
+from varl.policy.nextflow import NextFlowPolicy, build_random
+from varl.policy.nextflow.transformer import KeyValue
+from varl.services.rollout.generation import Limits, TokensStep, generate
+from varl.v1 import rollout_pb2
 
 PROMPT = "a red sign that says 'BREAD'"
 TEXT = len(PROMPT) + 1  # bytes, and <boi>

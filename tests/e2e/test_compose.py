@@ -12,8 +12,8 @@ import docker
 import httpx
 import pytest
 
-from tests.compose_rig import Project, engine, run_in, wait_for
-from tests.ocr_builders import png, render
+from tests.support.compose_rig import Project, engine, run_in, wait_for
+from tests.support.ocr_builders import png, render
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 OURS = ("ocr", "hpsv3", "gateway", "rollout", "trainer", "tensorboard")
@@ -21,7 +21,7 @@ UPDATES = 6
 STREAM_LENGTHS = """
 import json
 from pathlib import Path
-from trajectories.access import RedisAccess
+from varl.trajectories.access import RedisAccess
 client = RedisAccess("redis://redis:6379/0", Path("/run/secrets/varl/redis_password")).connect()
 print(json.dumps({key.decode(): client.xlen(key) for key in client.scan_iter(_type="stream")}))
 """

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-import policy.nextflow
-from tests.trainer_rig import make_model
-from trainer.config import Recipe, load_recipe
-from trainer.demo import (
+import varl.policy.nextflow
+from tests.support.paths import PYTHONPATH
+from tests.support.trainer_rig import make_model
+from varl.studies.demo import (
     AFTER,
     BEFORE,
     TRAIN,
@@ -31,11 +31,11 @@ from trainer.demo import (
     move_aside,
     within_minutes,
 )
-from trainer.demo_stages import Stages
-from trainer.local_services import local_services
-from trainer.report import load_evaluation
+from varl.studies.report.report import load_evaluation
+from varl.studies.stages import Stages
+from varl.trainer.local_services import local_services
+from varl.trainer.recipe.config import Recipe, load_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("BREAD", "STONE", "RIVER", "LIGHT")
 MARK = "VARL_TEST_MARK"
 
@@ -69,13 +69,13 @@ class Workplace:
 
     def start(self, *flags: str, updates: int = 2, extra: str = "", redis_url: str = "") -> subprocess.Popen[str]:
         run = ["--run-dir", str(self.run), "--prompts", "6"]
-        return self.start_module("trainer.demo", *run, *flags, updates=updates, extra=extra, redis_url=redis_url)
+        return self.start_module("varl.studies.demo", *run, *flags, updates=updates, extra=extra, redis_url=redis_url)
 
     def start_module(self, module: str, *flags: str, updates: int = 2, extra: str = "", redis_url: str = "") -> subprocess.Popen[str]:
         recipe = self.directory / f"recipe{updates}.toml"
         recipe.write_text(RECIPE.format(directory=self.directory, updates=updates) + extra)
-        environment = os.environ | {"REDIS_URL": redis_url, MARK: self.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
-        named = ["--recipe", str(recipe)] if module == "trainer.demo" else [str(recipe)]
+        environment = os.environ | {"REDIS_URL": redis_url, MARK: self.mark, "PYTHONPATH": PYTHONPATH}
+        named = ["--recipe", str(recipe)] if module == "varl.studies.demo" else [str(recipe)]
         return subprocess.Popen(
             ["env", "--default-signal=INT", sys.executable, "-u", "-m", module, *named, *flags],  # a shell's background job ignores Ctrl-C
             env=environment,
@@ -143,7 +143,7 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     assert [result.picture is not None for result in after.prompts] == [True] * 3 + [False] * 3
 
     final = workplace.run / "weights" / "final.safetensors"
-    policy.nextflow.build_random(0).load_weights(str(final))
+    varl.policy.nextflow.build_random(0).load_weights(str(final))
     assert set(load_file(final)) == set(load_file(workplace.directory / "model" / "policy.safetensors"))
     assert "seed = 8" in (workplace.run / "config.toml").read_text()
     rows = [json.loads(line) for line in (workplace.run / "metrics.jsonl").read_text().splitlines()]
@@ -163,7 +163,7 @@ def test_the_whole_demo(workplace: Workplace) -> None:
 def test_a_signal_stops_everything(workplace: Workplace, number: signal.Signals, status: int, stage: str) -> None:
     process = workplace.start(updates=100_000)
     read_until(process, stage)
-    assert any("services.ocr" in command for command in workplace.processes().values())
+    assert any("varl.services.ocr" in command for command in workplace.processes().values())
     os.kill(process.pid, number)
     _, err = process.communicate()
     assert process.returncode == status, err
@@ -184,7 +184,7 @@ def test_ctrl_c_again_and_again_leaves_nothing_behind(workplace: Workplace) -> N
 def test_a_service_that_dies_ends_the_demo_with_its_log(workplace: Workplace) -> None:
     process = workplace.start(updates=100_000)
     read_until(process, f"] {TRAIN}")
-    [victim] = [pid for pid, command in workplace.processes().items() if "services.ocr" in command]
+    [victim] = [pid for pid, command in workplace.processes().items() if "varl.services.ocr" in command]
     os.kill(victim, signal.SIGKILL)
     _, err = process.communicate()
     assert process.returncode == 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.estimates import Array, paired_change, pooled_ratio
+from varl.evaluation.estimates import Array, paired_change, pooled_ratio
 
 
 def slow_error(residuals: list[float]) -> float:

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import redis
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
-import policy.nextflow
-from policy.base import SamplingParams
-from tests.trainer_rig import MODEL, BrightnessReward, make_model, rollout_workers
-from trainer.collect import Patience, RolloutTimeoutError
-from trainer.evaluation import EvalSettings, EvaluationError, evaluate, evaluation_jobs, prompt_result
-from trainer.evaluation_results import Evaluation, difference
-from trainer.prompts import PromptSpec
-from trajectories.queue import RunQueue
+import varl.policy.nextflow
+from tests.support.trainer_rig import MODEL, BrightnessReward, make_model, rollout_workers
+from varl.evaluation.evaluate import EvalSettings, EvaluationError, evaluate, evaluation_jobs, prompt_result
+from varl.evaluation.results import Evaluation, difference
+from varl.policy.base import SamplingParams
+from varl.trajectories.collect import Patience, RolloutTimeoutError
+from varl.trajectories.prompts import PromptSpec
+from varl.trajectories.queue import RunQueue
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 PROMPTS = [
     PromptSpec("a red sign that says 'BREAD'", ("BREAD",)),
@@ -126,7 +126,7 @@ def test_the_same_weights_give_the_same_images_and_others_do_not(run: Run, tmp_p
     before = run(first)
     repeated = run(again, tag="after")
     other_weights = tmp_path / "other.safetensors"
-    policy.nextflow.build_random(1).save_weights(str(other_weights))
+    varl.policy.nextflow.build_random(1).save_weights(str(other_weights))
     run(other, weights=other_weights, tag="after")
     assert sorted(first.images) == sorted(again.images) != sorted(other.images)
     assert len(set(first.images)) == 12

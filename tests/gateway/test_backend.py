@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from services.gateway.messages import BadAnswerError, batch_result
-from services.serving.grpc_face import SERVICE_NAME
-from services.serving.health import Health
-from services.serving.scoring import ErrorCode, RawSample, SampleError, SampleScore
-from tests.gateway_rig import Rig, gateway
+from tests.support.gateway_rig import Rig, gateway
+from varl.services.gateway.messages import BadAnswerError, batch_result
+from varl.services.serving.grpc.face import SERVICE_NAME
+from varl.services.serving.grpc.health import Health
+from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, SampleScore
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SAMPLES = (RawSample("a", "p", b"x"), RawSample("b", "p", SampleError(ErrorCode.BAD_IMAGE, "ours")))

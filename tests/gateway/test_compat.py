@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from clients.varl_client import AsyncRewardClient, Score, ScoreError
-from tests.compat_rig import base64_of, grey
-from tests.gateway_rig import Rig, Toy, gateway, toy
+from tests.support.compat_rig import base64_of, grey
+from tests.support.gateway_rig import Rig, Toy, gateway, toy
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.serving.batcher import Batcher
-from tests.compat_rig import grey
-from tests.gateway_rig import Rig, Toy, free_port, gateway, sample, toy, until
+from tests.support.compat_rig import grey
+from tests.support.gateway_rig import Rig, Toy, free_port, gateway, sample, toy, until
+from varl.services.serving.batching.batcher import Batcher
 
 MODEL = {"engine": "toy", "name": "brightness", "revision": "1"}
 

@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from clients.varl_client import RewardClient, Score, ScoreError
-from tests.gateway_rig import free_port
-from tests.ocr_builders import ENVIRONMENT, ROOT, OCRProcess, json_sample, png, render, running
+from tests.support.gateway_rig import free_port
+from tests.support.ocr_builders import ENVIRONMENT, OCRProcess, json_sample, png, render, running
+from tests.support.paths import ROOT
 
 PATIENCE = 240
 BREAD = png(render(["BREAD"]))
@@ -26,7 +27,7 @@ SLOW = png(render([" ".join(["bread"] * 4)] * 8, (512, 512), 30))  # many lines:
 
 
 def spawn(*flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "services.gateway", "--http-port", "0", *flags]
+    command = [sys.executable, "-m", "varl.services.gateway", "--http-port", "0", *flags]
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.hpsv3.compare import preference_probability, routes
-from services.hpsv3.scorer import HPSv3Scorer
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.batching import BatchLimits
-from services.serving.http_face import build_app
-from services.serving.service import ScoringService
-from tests.ocr_builders import png
-from tests.test_hpsv3_scorer import POISON, Scripted, sample
+from tests.hpsv3.test_scorer import POISON, Scripted, sample
+from tests.support.ocr_builders import png
+from varl.services.hpsv3.compare import preference_probability, routes
+from varl.services.hpsv3.scorer import HPSv3Scorer
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.http.face import build_app
+from varl.services.serving.service import ScoringService
 
 finite = st.floats(-30, 30)
 wide = st.floats(-5, 5)

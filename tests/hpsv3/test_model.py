@@ -12,12 +12,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 
-from services.hpsv3.engine import EngineUnavailableError
-from services.hpsv3.files import WEIGHTS, Files
-from services.hpsv3.model import CheckpointError, RewardModel, load_checkpoint, save_checkpoint
-from services.hpsv3.native import NativeEngine, NativeItem, read_config
-from services.hpsv3.prompt import Prompts, read_wording
-from tests.hpsv3_builders import build_engine, noise
+from tests.support.hpsv3_builders import build_engine, noise
+from varl.services.hpsv3.engine import EngineUnavailableError
+from varl.services.hpsv3.files import WEIGHTS, Files
+from varl.services.hpsv3.model import CheckpointError, RewardModel, load_checkpoint, save_checkpoint
+from varl.services.hpsv3.native import NativeEngine, NativeItem, read_config
+from varl.services.hpsv3.prompt import Prompts, read_wording
 
 # What the order of float32 sums may change: attention and matrix kernels pick theirs by the batch's shape.
 TOLERANCE = 2e-6

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from services.hpsv3.files import TOKENIZER, WEIGHTS, Files
-from services.hpsv3.model import RewardModel, load_checkpoint, save_checkpoint
-from services.hpsv3.native import NativeEngine, read_config
-from services.hpsv3.prompt import Prompts, read_wording
-from tests.hpsv3_builders import build_engine, build_tokenizer, running
-from tests.ocr_builders import ENVIRONMENT, ROOT, json_sample
+from tests.support.hpsv3_builders import build_engine, build_tokenizer, running
+from tests.support.ocr_builders import ENVIRONMENT, json_sample
+from tests.support.paths import ROOT
+from varl.services.hpsv3.files import TOKENIZER, WEIGHTS, Files
+from varl.services.hpsv3.model import RewardModel, load_checkpoint, save_checkpoint
+from varl.services.hpsv3.native import NativeEngine, read_config
+from varl.services.hpsv3.prompt import Prompts, read_wording
 
 PYTHON = ROOT / ".venv-hpsv3" / "bin" / "python"
 TOLERANCE = 1e-5  # the same float32 sums in another order, on scores of about one
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that the package built, pictures and the package's scores of them."""
     path = tmp_path_factory.mktemp("oracle")
     build_tokenizer().save(str(path / TOKENIZER))
-    command = [str(PYTHON), "tests/oracle/hpsv3_package.py", str(path)]
+    command = [str(PYTHON), "tests/support/oracle/hpsv3_package.py", str(path)]
     made = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
     assert made.returncode == 0, made.stderr
     return path

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.hpsv3.preprocess import AREA, CELL, PATCH_VALUES, patchify, resize, target_size, token_count
-from tests.hpsv3_builders import noise
+from tests.support.hpsv3_builders import noise
+from varl.services.hpsv3.preprocess import AREA, CELL, PATCH_VALUES, patchify, resize, target_size, token_count
 
 
 @pytest.mark.parametrize(

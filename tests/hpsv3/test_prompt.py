@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.hpsv3.prompt import PromptError, Prompts, read_wording
-from services.serving.scoring import ErrorCode
-from tests.hpsv3_builders import build_tokenizer
-from tests.ocr_builders import ENVIRONMENT
-from trainer.preference.tokens import CONTROLS
+from tests.support.hpsv3_builders import build_tokenizer
+from tests.support.ocr_builders import ENVIRONMENT
+from varl.services.hpsv3.prompt import PromptError, Prompts, read_wording
+from varl.services.serving.scoring import ErrorCode
+from varl.tiny.preference.tokens import CONTROLS
 
 REWARD = "<|Reward|>"
 
@@ -23,7 +23,7 @@ def prompts() -> Prompts:
 
 
 def test_the_wording_is_read_without_importing_the_package() -> None:
-    code = "import sys; from services.hpsv3.prompt import read_wording; read_wording(); assert 'hpsv3' not in sys.modules"
+    code = "import sys; from varl.services.hpsv3.prompt import read_wording; read_wording(); assert 'hpsv3' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
 
 

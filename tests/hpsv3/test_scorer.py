@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from services.hpsv3.__main__ import build_scorer
-from services.hpsv3.engine import Preference
-from services.hpsv3.faults import device_faults
-from services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
-from services.hpsv3.native import NativeEngine
-from services.hpsv3.scorer import HPSv3Scorer
-from services.serving.batching import BatchLimits, FatalModelError, ItemFailedError, UnavailableError
-from services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
-from tests.hpsv3_builders import noise, settings_for
+from tests.support.hpsv3_builders import noise, settings_for
+from varl.services.hpsv3.__main__ import build_scorer
+from varl.services.hpsv3.engine import Preference
+from varl.services.hpsv3.faults import device_faults
+from varl.services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
+from varl.services.hpsv3.native import NativeEngine
+from varl.services.hpsv3.scorer import HPSv3Scorer
+from varl.services.serving.batching.queue import BatchLimits, FatalModelError, ItemFailedError, UnavailableError
+from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
 
 POISON, HUGE, LOST, SLOW, LONG = 1, 2, 3, 4, 5  # value of an image's first pixel
 

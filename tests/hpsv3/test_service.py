@@ -10,13 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from varl.v1 import reward_pb2
 
-from services.hpsv3.compare import preference_probability
-from services.hpsv3.native import NativeEngine
-from services.serving.client import RewardClient
-from tests.hpsv3_builders import HPSv3Process, noise
-from tests.ocr_builders import ENVIRONMENT, ROOT, grpc_sample, json_sample, png
+from tests.support.hpsv3_builders import HPSv3Process, noise
+from tests.support.ocr_builders import ENVIRONMENT, grpc_sample, json_sample, png
+from tests.support.paths import ROOT
+from varl.services.hpsv3.compare import preference_probability
+from varl.services.hpsv3.native import NativeEngine
+from varl.services.serving.grpc.client import RewardClient
+from varl.v1 import reward_pb2
 
 PICTURES = [noise(64, 64), noise(100, 300, 1), noise(448, 448, 2)]
 FILES = [png(picture) for picture in PICTURES]
@@ -68,7 +69,7 @@ def test_compare_takes_json_alone_and_is_documented(hpsv3_service: HPSv3Process)
 
 
 def start(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.hpsv3", "--http-port", "0", "--grpc-port", "0", *flags]
+    command = [sys.executable, "-m", "varl.services.hpsv3", "--http-port", "0", "--grpc-port", "0", *flags]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 

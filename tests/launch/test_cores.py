@@ -11,9 +11,10 @@ import sys
 import httpx
 import pytest
 
-from services.cores import usable_cores
-from tests.ocr_builders import ENVIRONMENT, ROOT
-from trainer.machine import describe_machine
+from tests.support.ocr_builders import ENVIRONMENT
+from tests.support.paths import ROOT
+from varl.launch.cores import usable_cores
+from varl.launch.machine import describe_machine
 
 LINUX_ONLY = ("sched_getaffinity", "sched_setaffinity", "sched_setscheduler", "sched_getscheduler", "SCHED_BATCH")
 WITHOUT = f"import os, runpy; [delattr(os, name) for name in {LINUX_ONLY}]; runpy.run_module({{!r}}, run_name='__main__', alter_sys=True)"

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from trainer import supervisor
-from trainer.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, unhurried
-from trajectories.server import tied_to_this_process
+from tests.support.paths import PYTHONPATH
+from varl.launch import supervisor
+from varl.launch.private_redis import tied_to_this_process
+from varl.launch.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, unhurried
 
 READY = "import json, os, sys, time; print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
 
@@ -114,12 +115,12 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     if not tied_to_this_process():
         pytest.skip("no setpriv on this machine")
     parent = (
-        "import json, pathlib, sys, time; from trainer.supervisor import Supervisor\n"
+        "import json, pathlib, sys, time; from varl.launch.supervisor import Supervisor\n"
         f"with Supervisor(pathlib.Path({str(tmp_path)!r})) as parts:\n"
         f"    print(json.dumps(parts.start('inner', [sys.executable, '-c', {READY + 'time.sleep(600)'!r}])), flush=True); time.sleep(600)"
     )
     with Supervisor(tmp_path / "outer") as parts:
-        inner = parts.start("parent", ["env", f"PYTHONPATH={Path(__file__).parent.parent}", *python(parent)])["pid"]
+        inner = parts.start("parent", ["env", f"PYTHONPATH={PYTHONPATH}", *python(parent)])["pid"]
         assert is_alive(inner)
         with pytest.raises(ChildDiedError):
             os.kill(parts._children[0].process.pid, signal.SIGKILL)

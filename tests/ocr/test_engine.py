@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.ocr.engines import model_cache
-from services.ocr.engines.base import EngineFailure, EngineUnavailableError, ReadWord
-from services.ocr.engines.onnx import build_onnx
-from services.ocr.engines.pipeline import PipelineEngine, digest
-from tests.ocr_builders import ENVIRONMENT, ROOT, render
+from tests.support.ocr_builders import ENVIRONMENT, render
+from tests.support.paths import ROOT
+from varl.services.ocr.engines import model_cache
+from varl.services.ocr.engines.base import EngineFailure, EngineUnavailableError, ReadWord
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.engines.pipeline import PipelineEngine, digest
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +155,8 @@ import socket, sys
 from pathlib import Path
 def refuse(*args): raise AssertionError(f"network use: {args}")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-from services.ocr.engines.onnx import build_onnx
-from services.ocr.scorer import golden_image
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.scorer import golden_image
 print([word.text for word in build_onnx(Path(sys.argv[1])).read([golden_image()])[0]])
 """
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.ocr.engines.onnx import build_onnx
-from services.ocr.scorer import OCRScorer
-from services.serving.batching import BatchLimits
-from services.serving.scoring import Outcome, SampleScore, ScorerSample
-from tests.ocr_builders import render
+from tests.support.ocr_builders import render
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.scorer import OCRScorer
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.scoring import Outcome, SampleScore, ScorerSample
 
 WORDS = ("BREAD", "MILK", "open", "Coffee")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ocr.metrics import ned_values, word_accuracy_counts
+from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 
 # The rows of ocr.md section 4 for "hello world": words read, hits, NED averaged over the two targets.
 ROWS = [

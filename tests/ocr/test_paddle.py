@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from services.ocr.engines.base import EngineUnavailableError, ReadWord
-from services.ocr.engines.paddle import build_paddle
-from services.ocr.engines.pipeline import PipelineEngine
-from tests.ocr_builders import json_sample, png, running
+from tests.support.ocr_builders import json_sample, png, running
+from varl.services.ocr.engines.base import EngineUnavailableError, ReadWord
+from varl.services.ocr.engines.paddle import build_paddle
+from varl.services.ocr.engines.pipeline import PipelineEngine
 
 HAS_PADDLE = importlib.util.find_spec("paddle") is not None
 needs_paddle = pytest.mark.skipif(not HAS_PADDLE, reason="paddlepaddle (extra ocr-paddle) is not installed")

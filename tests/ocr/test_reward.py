@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ocr.reward import (
+from varl.services.ocr.reward import (
     FORMULAS,
     Recognized,
     bag_distance_max,

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
-from services.ocr.reward import FORMULAS
-from services.ocr.scorer import GOLDEN_WORD, OCRScorer
-from services.serving.batching import BatchLimits, ItemFailedError
-from services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
+from varl.services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.reward import FORMULAS
+from varl.services.ocr.scorer import GOLDEN_WORD, OCRScorer
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError
+from varl.services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
 
 SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 GOLDEN = ReadWord(GOLDEN_WORD, 1.0, SQUARE)

@@ -15,10 +15,10 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from services.serving.client import RewardClient, RewardRejected
-from tests.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render
+from tests.support.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render
+from varl.services.serving.grpc.client import RewardClient, RewardRejected
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 BREAD = png(render(["BREAD"]))
 TWO = png(render(["RED FOX"], (256, 64), 36))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ocr.targets import quoted_spans, resolve_targets
+from varl.services.ocr.targets import quoted_spans, resolve_targets
 
 PROMPTS = [
     ("a red sign that says 'BREAD'", ("BREAD",)),

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ocr_builders import ENVIRONMENT, ROOT
+from tests.support.ocr_builders import ENVIRONMENT
+from tests.support.paths import ROOT
 
-LOAD = "import services.ocr.engines.onnx, onnxruntime; onnxruntime.get_available_providers()"
+LOAD = "import varl.services.ocr.engines.onnx, onnxruntime; onnxruntime.get_available_providers()"
 SWITCHES = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")  # of ONNX Runtime: none may be what keeps it silent here
 
 

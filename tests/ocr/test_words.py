@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ocr.engines.words import split_line
+from varl.services.ocr.engines.words import split_line
 
 LINE = [[10.0, 20.0], [110.0, 20.0], [110.0, 40.0], [10.0, 40.0]]
 

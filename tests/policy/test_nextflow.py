@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from policy.base import Drawn, SamplingParams, cells, scale_of_token
-from policy.nextflow import NextFlowPolicy, build_random, load
-from policy.nextflow.quantizer import SelfCorrection
-from policy.nextflow.sequence import block_causal, padded_prompts
-from policy.nextflow.tokenizer import split_scales
-from policy.sampling import draw, guidance, guided, probabilities, uniforms
-from trainer.pretrain.train_policy import forward_batch
+from varl.policy.base import Drawn, SamplingParams, cells, scale_of_token
+from varl.policy.nextflow import NextFlowPolicy, build_random, load
+from varl.policy.nextflow.quantizer import SelfCorrection
+from varl.policy.nextflow.sequence import block_causal, padded_prompts
+from varl.policy.nextflow.tokenizer import split_scales
+from varl.policy.sampling import draw, guidance, guided, probabilities, uniforms
+from varl.tiny.pretrain.train_policy import forward_batch
 
 PROMPT = "a red sign that says 'BREAD'"
 SAMPLERS = [SamplingParams(), SamplingParams(temperature=0.7, top_k=6, top_p=0.9, cfg=3.0), SamplingParams(cfg=2.0, cfg_constant=True)]

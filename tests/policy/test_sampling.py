@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.base import SamplingParams
-from policy.sampling import draw, guidance, guided, mix, probabilities, uniforms
+from varl.policy.base import SamplingParams
+from varl.policy.sampling import draw, guidance, guided, mix, probabilities, uniforms
 
 LOGITS = torch.tensor([0.1, 2.0, 1.0, -1.0, 0.5]).log_softmax(-1)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.base import cells
-from policy.schedule import PAPER_BASES, SQUARE_SCALES, base_for_aspect, scale_schedule
+from varl.policy.base import cells
+from varl.policy.schedule import PAPER_BASES, SQUARE_SCALES, base_for_aspect, scale_schedule
 
 # Twelfth grids of the printed rows at or below 1:1 (method.md section 5).
 ROWS = [

@@ -8,13 +8,13 @@ import grpc
 import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
-from policy.nextflow import build_random
-from services.rollout.settings import RolloutSettings
-from tests.certificates import self_signed
-from tests.rollout_helpers import rollout_process, running_reward, start_rollout
-from trajectories.server import private_redis
+from tests.support.certificates import self_signed
+from tests.support.rollout_helpers import rollout_process, running_reward, start_rollout
+from varl.launch.private_redis import private_redis
+from varl.policy.nextflow import build_random
+from varl.services.rollout.settings import RolloutSettings
+from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
 REQUEST = rollout_pb2.GenerateRequest(prompt="a sign", count=1)
 

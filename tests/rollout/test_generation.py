@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from varl.v1 import rollout_pb2
 
-from policy.base import SamplingParams, cells
-from policy.nextflow import NextFlowPolicy, build_random
-from services.rollout.generation import ImagesStep, Limits, TokensStep, generate, generate_images
-from services.rollout.model import ModelThread, Weights
-from services.rollout.seeds import WHOLE, candidate_seed
-from tests.trajectory_builders import make_job
+from tests.support.trajectory_builders import make_job
+from varl.policy.base import SamplingParams, cells
+from varl.policy.nextflow import NextFlowPolicy, build_random
+from varl.services.rollout.generation import ImagesStep, Limits, TokensStep, generate, generate_images
+from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.seeds import WHOLE, candidate_seed
+from varl.v1 import rollout_pb2
 
 WIDE = Limits(draw=64, decode=64)
 PREFIX, SUFFIX, FULL = rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX, rollout_pb2.STAGE_FULL

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_serving_images import encode, gradient, png_header, webp_header
-from tests.toy_process import ToyProcess, toy_service
+from tests.serving.test_images import encode, gradient, png_header, webp_header
+from tests.support.toy_process import ToyProcess, toy_service
 
 GOOD = encode(Image.new("RGB", (16, 16), (255, 0, 0)), "PNG")
 SCORE, BAD, TOO_LARGE = "score", "bad_image", "image_too_large"

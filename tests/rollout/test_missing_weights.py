@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from chaos.data_faults import flip
-from tests.rollout_helpers import WAIT_S, RolloutProcess, RunningReward, rollout_process, running_reward
-from tests.test_resume_kill import assert_same_run, write_recipe
-from tests.trainer_process import trainer_process
-from tests.trainer_rig import make_model, read_metrics
-from trainer.config import Recipe
+from tests.support.rollout_helpers import WAIT_S, RolloutProcess, RunningReward, rollout_process, running_reward
+from tests.support.trainer_process import trainer_process
+from tests.support.trainer_rig import make_model, read_metrics
+from tests.trainer.test_resume_kill import assert_same_run, write_recipe
+from varl.trainer.recipe.config import Recipe
 
 UPDATES = 5
 FLAGS = ("--min-idle-s", "1", "--max-deliveries", "1000")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import redis
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from policy.nextflow import build_random
-from services.rollout.generation import ImagesStep
-from services.rollout.scoring import Failure, ScoredBatch, Scorer
-from services.serving.client import RewardClient
-from tests.ocr_builders import OCRProcess, grpc_sample, render
-from tests.rollout_helpers import rollout_process, run_jobs
-from tests.trajectory_builders import make_job
-from trajectories.queue import RunQueue
+from tests.support.ocr_builders import OCRProcess, grpc_sample, render
+from tests.support.rollout_helpers import rollout_process, run_jobs
+from tests.support.trajectory_builders import make_job
+from varl.policy.nextflow import build_random
+from varl.services.rollout.generation import ImagesStep
+from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer
+from varl.services.serving.grpc.client import RewardClient
+from varl.trajectories.queue import RunQueue
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 
 async def test_words_and_boxes_of_rendered_images_reach_the_group(ocr_service: OCRProcess) -> None:

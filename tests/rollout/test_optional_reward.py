@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import redis
 
-from policy.base import SamplingParams
-from policy.nextflow import load
-from services.rollout.generation import Limits, generate_images
-from services.rollout.images import encode_png
-from tests.rollout_helpers import WAIT_S, RolloutProcess, rollout_process
-from tests.test_resume_kill import assert_same_final_weights, measured, write_recipe
-from tests.toy_process import ToyProcess, toy_service
-from tests.trainer_process import trainer_process
-from tests.trainer_rig import PROMPTS, make_model, read_metrics
-from trainer.config import Recipe
+from tests.support.rollout_helpers import WAIT_S, RolloutProcess, rollout_process
+from tests.support.toy_process import ToyProcess, toy_service
+from tests.support.trainer_process import trainer_process
+from tests.support.trainer_rig import PROMPTS, make_model, read_metrics
+from tests.trainer.test_resume_kill import assert_same_final_weights, measured, write_recipe
+from varl.policy.base import SamplingParams
+from varl.policy.nextflow import load
+from varl.services.rollout.generation import Limits, generate_images
+from varl.services.rollout.images import encode_png
+from varl.trainer.recipe.config import Recipe
 
 WEIGHT, GROUPS = 0.5, 2
 REQUIRED: dict[str, Any] = {"name": "toy"}

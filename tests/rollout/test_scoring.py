@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import redis
 import torch
-from varl.v1 import reward_pb2, trajectory_pb2
 
-from policy.nextflow import NextFlowPolicy, build_random
-from policy.nextflow.policy import NextFlowState
-from services.rollout.assembly import Drawn, Timings, build_group
-from services.rollout.generation import ImagesStep, Limits, TokensStep
-from services.rollout.metrics import Metrics
-from services.rollout.model import ModelThread, Weights
-from services.rollout.scoring import Failure, ScoredBatch, ScoredImage, Scorer, add_scores
-from services.rollout.worker import Parts, Worker, WorkerSettings
-from services.serving.client import RewardClient
-from tests.rollout_helpers import HOLD, POISON, RunningReward, brightness, running_reward
-from tests.trajectory_builders import make_job
-from trajectories.codec import encode_trajectory, job_of
-from trajectories.queue import Delivery, RunQueue
+from tests.support.rollout_helpers import HOLD, POISON, RunningReward, brightness, running_reward
+from tests.support.trajectory_builders import make_job
+from varl.policy.nextflow import NextFlowPolicy, build_random
+from varl.policy.nextflow.policy import NextFlowState
+from varl.services.rollout.assembly import Drawn, Timings, build_group
+from varl.services.rollout.generation import ImagesStep, Limits, TokensStep
+from varl.services.rollout.metrics import Metrics
+from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.scoring import Failure, ScoredBatch, ScoredImage, Scorer, add_scores
+from varl.services.rollout.worker import Parts, Worker, WorkerSettings
+from varl.services.serving.grpc.client import RewardClient
+from varl.trajectories.codec import encode_trajectory, job_of
+from varl.trajectories.queue import Delivery, RunQueue
+from varl.v1 import reward_pb2, trajectory_pb2
 
 JOB = make_job(rewards=["bright"], group_size=2)
 TIMEOUT_S = 120.0

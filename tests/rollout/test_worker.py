@@ -18,12 +18,8 @@ import redis
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from varl.v1 import rollout_pb2, rollout_pb2_grpc, trajectory_pb2
 
-from policy.base import cells
-from policy.nextflow import NextFlowPolicy, build_random, load
-from services.rollout.generation import Limits, TokensStep, generate
-from tests.rollout_helpers import (
+from tests.support.rollout_helpers import (
     HOLD,
     POISON,
     WAIT_S,
@@ -37,8 +33,12 @@ from tests.rollout_helpers import (
     start_rollout,
     wait_until_ready,
 )
-from tests.trajectory_builders import make_job
-from trajectories.queue import RunQueue, connect
+from tests.support.trajectory_builders import make_job
+from varl.policy.base import cells
+from varl.policy.nextflow import NextFlowPolicy, build_random, load
+from varl.services.rollout.generation import Limits, TokensStep, generate
+from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import rollout_pb2, rollout_pb2_grpc, trajectory_pb2
 
 RUN = "rollout-test"
 FULL, PREFIX, SUFFIX = rollout_pb2.STAGE_FULL, rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX

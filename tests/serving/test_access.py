@@ -11,18 +11,18 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from clients.varl_client import RejectedError, UnavailableError
 from clients.varl_client import RewardClient as HttpClient
-from services.serving.access import Tokens
-from services.serving.client import RewardClient, RewardRejected, RewardUnavailable
-from services.serving.credentials import ClientFiles, Credentials
-from services.serving.settings import ServingSettings, parse_settings
-from tests.certificates import self_signed
-from tests.compat_rig import grey
-from tests.ocr_builders import grpc_sample, json_sample
-from tests.toy_process import ToyProcess, toy_service
+from tests.support.certificates import self_signed
+from tests.support.compat_rig import grey
+from tests.support.ocr_builders import grpc_sample, json_sample
+from tests.support.toy_process import ToyProcess, toy_service
+from varl.services.serving.access import Tokens
+from varl.services.serving.credentials import ClientFiles, Credentials
+from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable
+from varl.services.serving.settings import ServingSettings, parse_settings
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 BODY = {"samples": [json_sample("a", "x", grey(51))]}
 

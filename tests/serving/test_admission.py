@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.serving.admission import Admission
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.admission import Admission
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 class Clock:

@@ -11,14 +11,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from services.serving.batch_spans import BatchSpans
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings
-from tests.batcher_rig import Rig, Step, Thing, held, inside, until
-from tests.span_rig import Recorder, figures
-from tests.test_serving_service import POISON, BrightnessScorer, batch, until_in_model
+from tests.serving.test_service import POISON, BrightnessScorer, batch, until_in_model
+from tests.support.batcher_rig import Rig, Step, Thing, held, inside, until
+from tests.support.span_rig import Recorder, figures
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.batching.spans import BatchSpans
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings
 
 
 @asynccontextmanager

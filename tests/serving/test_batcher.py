@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.serving.batching import BatchLimits, ItemFailedError, WrongLengthError
-from tests.batcher_rig import Rig, Thing, inside, right, started, submit_all, until
+from tests.support.batcher_rig import Rig, Thing, inside, right, started, submit_all, until
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, WrongLengthError
 
 
 @pytest.mark.parametrize("guilty", range(32))

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, LateError, QueueFullError, UnavailableError
-from services.serving.forward import Model
-from tests.batcher_rig import PATIENCE, Lane, Rig, Thing, held, inside, started, until
+from tests.support.batcher_rig import PATIENCE, Lane, Rig, Thing, held, inside, started, until
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.forward import Model
+from varl.services.serving.batching.queue import BatchLimits, LateError, QueueFullError, UnavailableError
 
 
 async def test_the_queue_is_bounded_in_items_and_bytes_and_cancelling_gives_room() -> None:

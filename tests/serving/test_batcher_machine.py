@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.serving.batch_spans import BatchSpans
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError, WrongLengthError
-from tests.batcher_rig import PATIENCE, Lane, Rig, Step, Thing, right
-from tests.span_rig import Recorder, figures
+from tests.support.batcher_rig import PATIENCE, Lane, Rig, Step, Thing, right
+from tests.support.span_rig import Recorder, figures
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError, WrongLengthError
+from varl.services.serving.batching.spans import BatchSpans
 
 LIMITS = BatchLimits(max_items=4, max_cost=10, queue_items=6, queue_bytes=60)
 CAPACITY = 7.0  # below max_cost: full batches run out of memory, and so does one item alone

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from services.serving.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
-from services.serving.credentials import Credentials
-from services.serving.grpc_face import SERVICE_NAME
-from services.serving.health import Health
-from tests.certificates import self_signed
-from tests.ocr_builders import grpc_sample
+from tests.support.certificates import self_signed
+from tests.support.ocr_builders import grpc_sample
+from varl.services.serving.credentials import Credentials
+from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
+from varl.services.serving.grpc.face import SERVICE_NAME
+from varl.services.serving.grpc.health import Health
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
 

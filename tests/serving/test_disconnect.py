@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from services.hpsv3.compare import routes as compare_routes
-from services.serving.http_face import build_app
-from services.serving.scoring import ScorerSample
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings
-from tests.compat_rig import PATIENCE, ToyScorer
-from tests.ocr_builders import png, render
+from tests.support.compat_rig import PATIENCE, ToyScorer
+from tests.support.ocr_builders import png, render
+from varl.services.hpsv3.compare import routes as compare_routes
+from varl.services.serving.http.face import build_app
+from varl.services.serving.scoring import ScorerSample
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings
 
 IMAGE = base64.b64encode(png(render(["A"]))).decode()
 BODIES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from services.serving.scoring import ErrorCode
-from services.serving.status import STATUS
-from tests.ocr_builders import ROOT
+from tests.support.paths import ROOT
+from varl.services.serving.scoring import ErrorCode
+from varl.services.serving.status import STATUS
 
 TEXT = (ROOT / "docs" / "serving.md").read_text()
 

@@ -13,10 +13,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from benchmarks.serving.payload import TINY
-from tests.toy_process import ToyProcess, toy_service
+from tests.support.toy_process import ToyProcess, toy_service
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 DOCUMENTED = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 VALID = reward_pb2.ScoreRequest(

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from benchmarks.serving.toy_service import ToyScorer, ToySettings
-from services.serving.http_face import build_app
-from services.serving.service import ScoringService
-from tests.toy_process import ToyProcess, toy_service
+from tests.support.toy_process import ToyProcess, toy_service
+from varl.services.serving.http.face import build_app
+from varl.services.serving.service import ScoringService
 
 _SETTINGS = ToySettings.model_validate({})
 DOCUMENT = build_app(ScoringService(_SETTINGS, ToyScorer(_SETTINGS))).openapi()

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from services.serving.http_face import build_app
-from services.serving.service import ScoringService, State
-from services.serving.settings import ServingSettings
-from services.serving.status import STATUS, RejectionCode
-from tests.compat_rig import ToyScorer, base64_of, grey
+from tests.support.compat_rig import ToyScorer, base64_of, grey
+from varl.services.serving.http.face import build_app
+from varl.services.serving.service import ScoringService, State
+from varl.services.serving.settings import ServingSettings
+from varl.services.serving.status import STATUS, RejectionCode
 
 SAMPLE = {"id": "a", "prompt": "p", "image": base64_of(grey(255))}
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.serving.images import ImageLimits, decode_image
-from services.serving.scoring import ErrorCode, Pixels, SampleError
+from varl.services.serving.images import ImageLimits, decode_image
+from varl.services.serving.scoring import ErrorCode, Pixels, SampleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module does outside pytest
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=256 * 256, max_aspect_ratio=4, min_side=8)

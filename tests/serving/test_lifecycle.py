@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from tests.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render, running, spawn
+from tests.support.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render, running, spawn
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 PATIENCE = 240  # seconds that any one wait may take on a busy machine; no test asserts a duration
 WORDS = [" ".join(["bread"] * 4)] * 8

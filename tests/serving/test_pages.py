@@ -12,13 +12,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.gateway import Gateway
-from services.gateway.http_face import build_gateway_app
-from services.gateway.settings import GatewaySettings
-from services.serving.http_face import build_app
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings
-from tests.compat_rig import ToyScorer
+from tests.support.compat_rig import ToyScorer
+from varl.services.gateway.gateway import Gateway
+from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.serving.http.face import build_app
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings
 
 HOST = re.compile(r"(https?:)?//[\w.]+", re.IGNORECASE)
 BASE = "http://here"

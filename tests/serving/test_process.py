@@ -13,12 +13,12 @@ import grpc
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from benchmarks.serving.toy_service import FATAL, POISON
-from tests.compat_rig import PATIENCE, grey
-from tests.ocr_builders import grpc_sample, json_sample
-from tests.toy_process import start_toy, toy_service
+from tests.support.compat_rig import PATIENCE, grey
+from tests.support.ocr_builders import grpc_sample, json_sample
+from tests.support.toy_process import start_toy, toy_service
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 SECRET = "a-prompt-that-nobody-may-read"
 

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from services.serving.batcher import Batcher
-from services.serving.batching import FatalModelError
-from services.serving.forward import Model
-from services.serving.scoring import (
+from tests.support.ocr_builders import png
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.forward import Model
+from varl.services.serving.batching.queue import FatalModelError
+from varl.services.serving.scoring import (
     BatchResult,
     ErrorCode,
     ModelInfo,
@@ -26,10 +27,9 @@ from services.serving.scoring import (
     ScoreBatch,
     ScorerSample,
 )
-from services.serving.service import ScoringService, State
-from services.serving.settings import ServingSettings
-from services.serving.status import RejectionCode, RequestRejectedError
-from tests.ocr_builders import png
+from varl.services.serving.service import ScoringService, State
+from varl.services.serving.settings import ServingSettings
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 POISON, FATAL = 200, 201
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from services.gateway.settings import GatewaySettings
-from services.ocr.settings import OCRSettings
-from services.rollout.settings import RolloutSettings
-from services.serving.settings import parse_settings
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.ocr.settings import OCRSettings
+from varl.services.rollout.settings import RolloutSettings
+from varl.services.serving.settings import parse_settings
 
 
 def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

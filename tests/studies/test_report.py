@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.config import Recipe
-from trainer.evaluation_results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
-from trainer.machine import describe_machine
-from trainer.recipe_text import to_toml
-from trainer.report import Facts, figures, load_evaluation, pairs, save_evaluation, write_report
-from trainer.report_charts import CHARTS, Chart, draw, smooth
-from trainer.run_log import METRICS_FILE
+from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
+from varl.launch.machine import describe_machine
+from varl.studies.report.charts import CHARTS, Chart, draw, smooth
+from varl.studies.report.report import Facts, figures, load_evaluation, pairs, save_evaluation, write_report
+from varl.trainer.disk.metrics_log import METRICS_FILE
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.describe import to_toml
 
 VOID = {"meta", "br", "image", "path", "use", "polygon", "img"}
 

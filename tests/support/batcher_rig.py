@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits, FatalModelError
-from services.serving.forward import Model
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.forward import Model
+from varl.services.serving.batching.queue import BatchLimits, FatalModelError
 
 Step = Literal["go", "short", "fatal", "exit"]
 PATIENCE = 60  # seconds until a wait counts as hung

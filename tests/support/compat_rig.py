@@ -18,15 +18,15 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from services.serving import problems
-from services.serving.batcher import Batcher
-from services.serving.batching import BatchLimits
-from services.serving.compat.mount import mount_compat
-from services.serving.scoring import ErrorCode, ModelInfo, Outcome, SampleError, SampleScore, ScoreBatch, Scorer, ScorerSample
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings
-from services.serving.source import RewardAnswer
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.batching.queue import BatchLimits
+from varl.services.serving.compat.mount import mount_compat
+from varl.services.serving.http import problems
+from varl.services.serving.reward_source import RewardAnswer
+from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, SampleError, SampleScore, ScoreBatch, Scorer, ScorerSample
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 PATIENCE = 240.0  # seconds that any one wait may take on a busy machine; no test asserts a duration
 

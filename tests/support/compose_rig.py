@@ -10,13 +10,13 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import docker
 from docker.models.containers import Container
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 T = TypeVar("T")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.hpsv3.native import NativeEngine
-from tests.hpsv3_builders import HPSv3Process, build_checkpoint, build_engine, running
+from tests.support.hpsv3_builders import HPSv3Process, build_checkpoint, build_engine, running
+from varl.services.hpsv3.native import NativeEngine
 
 
 @pytest.fixture(scope="session")

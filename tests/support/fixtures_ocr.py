@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ocr_builders import OCRProcess, running
+from tests.support.ocr_builders import OCRProcess, running
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from trajectories.queue import connect
-from trajectories.server import private_redis
+from varl.launch.private_redis import private_redis
+from varl.trajectories.queue import connect
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import uvicorn
 
-from services.gateway.gateway import Gateway
-from services.gateway.http_face import build_gateway_app
-from services.gateway.settings import GatewaySettings
-from services.serving.grpc_face import SERVICE_NAME, build_server
-from services.serving.health import Health
-from services.serving.scoring import ScorerSample
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings
-from tests.compat_rig import ToyScorer, base64_of, grey
+from tests.support.compat_rig import ToyScorer, base64_of, grey
+from varl.services.gateway.gateway import Gateway
+from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.serving.grpc.face import SERVICE_NAME, build_server
+from varl.services.serving.grpc.health import Health
+from varl.services.serving.scoring import ScorerSample
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings
 
 
 class GatedScorer(ToyScorer):

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS, Files
-from services.hpsv3.model import RewardModel, save_checkpoint
-from services.hpsv3.native import NativeEngine, build_native, read_config
-from services.hpsv3.prompt import Prompts, read_wording
-from services.hpsv3.settings import HPSv3Settings
-from services.serving.scoring import Pixels
-from tests.ocr_builders import ENVIRONMENT, ROOT
-from trainer.preference.tokens import CONTROLS
+from tests.support.ocr_builders import ENVIRONMENT
+from tests.support.paths import ROOT
+from varl.services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS, Files
+from varl.services.hpsv3.model import RewardModel, save_checkpoint
+from varl.services.hpsv3.native import NativeEngine, build_native, read_config
+from varl.services.hpsv3.prompt import Prompts, read_wording
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.serving.scoring import Pixels
+from varl.tiny.preference.tokens import CONTROLS
 
 # Qwen2's: contractions, words with at most one sign before them, single digits, runs of signs, line breaks, spaces.
 _PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # fmt: skip
@@ -117,7 +118,7 @@ class HPSv3Process:
 @contextmanager
 def running(folder: Path, *flags: str, python: str = sys.executable) -> Iterator[HPSv3Process]:
     """A service on the CPU in float32 that is ready; killed at the end."""
-    command = [python, "-m", "services.hpsv3", "--http-port", "0", "--grpc-port", "0", "--checkpoint", str(folder)]
+    command = [python, "-m", "varl.services.hpsv3", "--http-port", "0", "--grpc-port", "0", "--checkpoint", str(folder)]
     command += ["--device", "cpu", "--dtype", "float32", *flags]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.k8s_rig import Object, containers, of_kind, selects, workloads
+from tests.support.k8s_rig import Object, containers, of_kind, selects, workloads
 
 Edge = tuple[str, str, int]  # from, to, port; UDP ports are negative
 NAMESPACE = "varl"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from services.serving.settings import FaceSettings
-from tests.k8s_rig import Container, Object, Workload, containers, of_kind, selects, workloads
-from tests.k8s_settings import settings_of
+from tests.support.k8s_rig import Container, Object, Workload, containers, of_kind, selects, workloads
+from tests.support.k8s_settings import settings_of
+from varl.services.serving.settings import FaceSettings
 
 Check = Callable[[Sequence[Object]], list[str]]
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 K8S = ROOT / "k8s"
 FOLDERS = ("base", "overlays/gpu", "overlays/autoscale", "overlays/kueue")
 Object = dict[str, Any]

@@ -15,7 +15,7 @@ import kubernetes_validate
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 from pydantic import BaseModel
 
-from tests.k8s_rig import Object
+from tests.support.k8s_rig import Object
 
 # What the generated models call an object although its JSON is a plain value.
 PLAIN: Mapping[str, Object] = {

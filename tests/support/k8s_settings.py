@@ -11,22 +11,22 @@ from unittest import mock
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliApp
 
-from services.gateway.settings import GatewaySettings
-from services.hpsv3.settings import HPSv3Settings
-from services.ocr.settings import OCRSettings
-from services.rollout.settings import RolloutSettings
-from tests.k8s_rig import Container, Object
-from trainer.config import Command
-from trainer.demo import DemoSettings
+from tests.support.k8s_rig import Container, Object
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.hpsv3.settings import HPSv3Settings
+from varl.services.ocr.settings import OCRSettings
+from varl.services.rollout.settings import RolloutSettings
+from varl.studies.demo import DemoSettings
+from varl.trainer.recipe.config import Command
 
 SETTINGS: Mapping[str, tuple[type[BaseSettings], ...]] = {
-    "services.ocr": (OCRSettings,),
-    "services.hpsv3": (HPSv3Settings,),
-    "services.gateway": (GatewaySettings,),
-    "services.rollout": (RolloutSettings,),
-    "trainer.demo": (DemoSettings, Command),
+    "varl.services.ocr": (OCRSettings,),
+    "varl.services.hpsv3": (HPSv3Settings,),
+    "varl.services.gateway": (GatewaySettings,),
+    "varl.services.rollout": (RolloutSettings,),
+    "varl.studies.demo": (DemoSettings, Command),
 }
-OTHERS = {"REDIS_URL", "RUN_ID", "HF_HUB_OFFLINE", "HF_HOME"}  # read by trajectories.server, by an argument, by huggingface_hub
+OTHERS = {"REDIS_URL", "RUN_ID", "HF_HUB_OFFLINE", "HF_HOME"}  # read by varl.launch.private_redis, by an argument, by huggingface_hub
 
 
 def module_of(one: Container, objects: Sequence[Object]) -> str | None:

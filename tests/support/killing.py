@@ -1,4 +1,4 @@
-"""Trainers that die by SIGKILL at a named call, one after another: ``python -m tests.killing RECIPE [MODULE:NAME:COUNT:before|after …]``.
+"""Trainers that die by SIGKILL at a named call, one after another; takes RECIPE [MODULE:NAME:COUNT:before|after …].
 
 Every trainer is a process of its own (forked, so that torch is imported once) and goes on with --resume; after the deaths that are
 named comes one that is left alone. The exit statuses are printed as JSON.
@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import Any
 
-from trainer.__main__ import main
+from varl.trainer.__main__ import main
 
 
 def kill_at(place: str) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 import promql_parser as promql
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from varl.v1 import trajectory_pb2
 
-from services.gateway.gateway import Gateway
-from services.gateway.settings import GatewaySettings
-from services.rollout.metrics import Metrics as RolloutMetrics
-from services.serving.forward import Execution, Result
-from services.serving.scoring import ErrorCode
-from services.serving.service import ScoringService
-from services.serving.settings import ServingSettings, parse_settings
-from services.serving.status import RejectionCode
-from tests.compat_rig import ToyScorer
+from tests.support.compat_rig import ToyScorer
+from varl.services.gateway.gateway import Gateway
+from varl.services.gateway.settings import GatewaySettings
+from varl.services.rollout.metrics import Metrics as RolloutMetrics
+from varl.services.serving.batching.forward import Execution, Result
+from varl.services.serving.scoring import ErrorCode
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import ServingSettings, parse_settings
+from varl.services.serving.status import RejectionCode
+from varl.v1 import trajectory_pb2
 
 TARGET = {"job", "pod", "instance"}  # what scraping adds to every series
 COUNTING = {"rate", "increase"}

@@ -18,11 +18,12 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from tests.support.paths import PYTHONPATH, ROOT
 from varl.v1 import reward_pb2
 
-ROOT = Path(__file__).resolve().parent.parent
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proto")))}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def render(lines: Sequence[str], size: tuple[int, int] = (64, 64), points: int = 15) -> npt.NDArray[np.uint8]:
@@ -60,7 +61,7 @@ class OCRProcess:
 
 
 def spawn(cache: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "services.ocr", "--http-port", "0", "--grpc-port", "0", "--model-cache", str(cache), *flags]
+    command = [sys.executable, "-m", "varl.services.ocr", "--http-port", "0", "--grpc-port", "0", "--model-cache", str(cache), *flags]
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -21,12 +21,12 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image
+
+from tests.support.paths import PYTHONPATH, ROOT
+from varl.trajectories.codec import job_of
+from varl.trajectories.queue import RunQueue
 from varl.v1 import reward_pb2, reward_pb2_grpc, rollout_pb2, trajectory_pb2
 
-from trajectories.codec import job_of
-from trajectories.queue import RunQueue
-
-ROOT = Path(__file__).resolve().parent.parent
 POISON = "POISON"  # in a prompt: the second sample of every request is an error
 HOLD = "HOLD"  # in a prompt: no answer before ``release`` is set
 WAIT_S = 240.0  # below the limit of pytest-timeout, so that the assertion speaks
@@ -128,11 +128,11 @@ def start_rollout(
     redis_url: str, run_id: str, model_dir: Path, rewards: dict[str, str], *flags: str, prefix: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """``prefix``: a command that ends by becoming the worker."""
-    command = [*prefix, sys.executable, "-m", "services.rollout", "--redis-url", redis_url, "--run-id", run_id]
+    command = [*prefix, sys.executable, "-m", "varl.services.rollout", "--redis-url", redis_url, "--run-id", run_id]
     command += ["--model-dir", str(model_dir)]
     command += [part for name, target in rewards.items() for part in ("--reward", f"{name}={target}")]
     command += ["--grpc-port", "0", "--metrics-port", "0", *flags]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.ocr_builders import ENVIRONMENT, ROOT
+from tests.support.ocr_builders import ENVIRONMENT
+from tests.support.paths import ROOT
 
 
 @dataclass

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.rollout_helpers import ROOT, WAIT_S
+from tests.support.paths import PYTHONPATH, ROOT
+from tests.support.rollout_helpers import WAIT_S
 
 
 @dataclass
@@ -42,7 +43,7 @@ class TrainerProcess:
 @contextmanager
 def trainer_process(recipe: Path, redis_url: str, log: Path) -> Iterator[TrainerProcess]:
     """A trainer with --resume; killed at the end if it still runs."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "REDIS_URL": redis_url}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "REDIS_URL": redis_url}
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "trainer", str(recipe), "--resume"], cwd=ROOT, env=environment, stderr=out)
     try:

@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from varl.v1 import reward_pb2
 
-import policy.nextflow
-from services.rollout.generation import Limits
-from services.rollout.metrics import Metrics
-from services.rollout.model import ModelThread, Weights
-from services.rollout.scoring import Scorer
-from services.rollout.worker import Parts, Worker, WorkerSettings
-from trainer.config import Recipe
-from trainer.run_log import METRICS_FILE
-from trainer.sections import ObjectiveSettings, OptimizerSettings
-from trainer.update import Updater
-from trajectories.queue import RunQueue, connect
+import varl.policy.nextflow
+from varl.services.rollout.generation import Limits
+from varl.services.rollout.metrics import Metrics
+from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.scoring import Scorer
+from varl.services.rollout.worker import Parts, Worker, WorkerSettings
+from varl.trainer.disk.metrics_log import METRICS_FILE
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
+from varl.trainer.step.update import Updater
+from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import reward_pb2
 
 PROMPTS = [f"a red sign that says '{word}'" for word in ("BREAD", "OPEN", "MILK", "EXIT", "SALE")]
 
@@ -76,7 +76,7 @@ async def _work(redis_url: str, run_id: str, model_dir: Path, reward: Brightness
 
 
 def _worker(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, name: str, stop: asyncio.Event) -> Worker:
-    model = policy.nextflow.load(model_dir)
+    model = varl.policy.nextflow.load(model_dir)
     parts = Parts(
         policy=model,
         weights=Weights(model, model_dir / "policy.safetensors", model_dir / "cache"),
@@ -93,13 +93,13 @@ def _worker(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessRewa
 def make_model(directory: Path, seed: int = 0) -> Path:
     """A small random model in a directory of its own."""
     directory.mkdir(parents=True, exist_ok=True)
-    policy.nextflow.build_random(seed).save(directory)
+    varl.policy.nextflow.build_random(seed).save(directory)
     return directory
 
 
 def make_updater() -> Updater:
     """Policy and reference of the same random weights, default settings."""
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
+    one, other = varl.policy.nextflow.build_random(0), varl.policy.nextflow.build_random(0)
     return Updater(one, other, ObjectiveSettings(), OptimizerSettings())
 
 

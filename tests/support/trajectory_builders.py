@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from varl.trajectories.codec import SCHEMA, continuations_of, optimised_scales
 from varl.v1 import rollout_pb2, trajectory_pb2
-
-from trajectories.codec import SCHEMA, continuations_of, optimised_scales
 
 GRIDS = ((1, 1), (2, 2), (3, 4))
 

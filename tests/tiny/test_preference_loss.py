@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainer.preference.loss import SAMPLES, draw_noise, uncertainty_loss
+from varl.tiny.preference.loss import SAMPLES, draw_noise, uncertainty_loss
 
 
 def slow_loss(better: list[list[float]], worse: list[list[float]], noise: list[list[float]]) -> float:

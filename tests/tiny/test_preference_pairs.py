@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.preference.facts import before, matches, read_prompt
-from trainer.preference.letters import token_labels
-from trainer.preference.pairs import DAMAGES, KINDS, SHARES, draw_pairs, make_pair, mirrored
-from trainer.pretrain.render import COLOURS, OBJECTS, render, render_batch
-from trainer.pretrain.words import is_held_out
+from varl.tiny.preference.facts import before, matches, read_prompt
+from varl.tiny.preference.letters import token_labels
+from varl.tiny.preference.pairs import DAMAGES, KINDS, SHARES, draw_pairs, make_pair, mirrored
+from varl.tiny.render import COLOURS, OBJECTS, render, render_batch
+from varl.tiny.words import is_held_out
 
 
 @pytest.mark.parametrize("kind", KINDS)

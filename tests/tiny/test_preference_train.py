@@ -10,15 +10,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from services.hpsv3.golden import PICTURES, read_golden
-from services.hpsv3.preprocess import resize
-from services.hpsv3.prompt import read_wording
-from trainer.preference import base as bases
-from trainer.preference.evaluate import held_out_pairs, scores
-from trainer.preference.loss import draw_noise
-from trainer.preference.pairs import CONTENT_SHARES, DAMAGES, make_pair
-from trainer.preference.tokens import build_tokenizer
-from trainer.preference.train import PromptProbe, pair_loss
+from varl.services.hpsv3.golden import PICTURES, read_golden
+from varl.services.hpsv3.preprocess import resize
+from varl.services.hpsv3.prompt import read_wording
+from varl.tiny.preference import base as bases
+from varl.tiny.preference.evaluate import held_out_pairs, scores
+from varl.tiny.preference.loss import draw_noise
+from varl.tiny.preference.pairs import CONTENT_SHARES, DAMAGES, make_pair
+from varl.tiny.preference.tokens import build_tokenizer
+from varl.tiny.preference.train import PromptProbe, pair_loss
 
 CHECKPOINT = Path("checkpoints/hpsv3-tiny-synthetic")
 SMALL = (("WIDTH", 32), ("HEADS", 1), ("LAYERS", 2), ("VISION_WIDTH", 32), ("VISION_HEADS", 1), ("VISION_LAYERS", 1))

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.full_disks import Filled, Limited, Scarce, largest_file, small_disk
-from tests.rollout_helpers import WAIT_S, RunningReward, rollout_process, running_reward
-from tests.test_resume_kill import assert_same_final_weights, measured, write_recipe
-from tests.trainer_process import trainer_process
-from tests.trainer_rig import make_model, make_updater, read_metrics
-from trainer.checkpoint import checkpoints
-from trainer.config import Recipe
-from trainer.publish import Publisher
-from trainer.run_log import METRICS_FILE, RunLog
-from trainer.storage import Storage, StorageError
-from trainer.update import Updater
+from tests.support.full_disks import Filled, Limited, Scarce, largest_file, small_disk
+from tests.support.rollout_helpers import WAIT_S, RunningReward, rollout_process, running_reward
+from tests.support.trainer_process import trainer_process
+from tests.support.trainer_rig import make_model, make_updater, read_metrics
+from tests.trainer.test_resume_kill import assert_same_final_weights, measured, write_recipe
+from varl.trainer.checkpoints.checkpoint import checkpoints
+from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
+from varl.trainer.disk.retry import Storage, StorageError
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.rollouts.publish import Publisher
+from varl.trainer.step.update import Updater
 
 UPDATES, PATIENCE_S, MEBIBYTES = 9, 12.0, 24
 REFUSED = r"could not be written, trying again"

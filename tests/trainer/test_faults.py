@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
 from benchmarks.serving.payload import TINY, encode, sample_body
 from benchmarks.serving.toy_service import POISON
-from tests.toy_process import ToyProcess, toy_service
+from tests.support.toy_process import ToyProcess, toy_service
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 BODY = sample_body(TINY)
 HEAD = b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)

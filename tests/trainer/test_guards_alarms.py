@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import policy.nextflow
-from policy.nextflow import NextFlowPolicy
-from trainer.groups import GroupBatch
-from trainer.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
-from trainer.objectives.grpo import token_log_probs
-from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
-from trainer.update import Outcome, Updater
+import varl.policy.nextflow
+from varl.policy.nextflow import NextFlowPolicy
+from varl.trainer.objectives.grpo import token_log_probs
+from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
+from varl.trainer.step.batch import GroupBatch
+from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
+from varl.trainer.step.update import Outcome, Updater
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=6))
@@ -49,7 +49,7 @@ def test_a_watch_skips_stops_or_lets_pass_as_set() -> None:
     assert watch.metrics() == {"guard/grad_norm": 1.0, "guard/non_finite": 1.0}
 
 
-MODEL = policy.nextflow.build_random(0)
+MODEL = varl.policy.nextflow.build_random(0)
 
 
 def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) -> GroupBatch:  # noqa: ANN401  (fields of any type)
@@ -65,7 +65,7 @@ def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) ->
 
 
 def updater(**guards: Any) -> Updater:  # noqa: ANN401
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
+    one, other = varl.policy.nextflow.build_random(0), varl.policy.nextflow.build_random(0)
     return Updater(one, other, ObjectiveSettings(), OptimizerSettings(lr=1e-3), GuardSettings(**guards))
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from trainer.config import Recipe, load_recipe, parse_command
-from trainer.recipe_text import describe, to_toml
-from trainer.sections import Section
+from tests.support.paths import PYTHONPATH, ROOT
+from varl.trainer.recipe.config import Recipe, load_recipe, parse_command
+from varl.trainer.recipe.describe import describe, to_toml
+from varl.trainer.recipe.sections import Section
 
-ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 
@@ -116,7 +116,7 @@ def test_help_names_and_explains_every_setting(capsys: pytest.CaptureFixture[str
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
+    environment["PYTHONPATH"] = PYTHONPATH
     return subprocess.run(
         [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
     )

@@ -15,25 +15,26 @@ import pytest
 import redis
 from safetensors.torch import load_file
 
-from tests.rollout_helpers import ROOT, RunningReward, rollout_process, running_reward
-from tests.trainer_rig import METHOD, make_model, make_recipe, read_metrics
-from trainer.checkpoint import checkpoints
-from trainer.config import Recipe
-from trainer.recipe_text import to_toml
+from tests.support.paths import PYTHONPATH, ROOT
+from tests.support.rollout_helpers import RunningReward, rollout_process, running_reward
+from tests.support.trainer_rig import METHOD, make_model, make_recipe, read_metrics
+from varl.trainer.checkpoints.checkpoint import checkpoints
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.describe import to_toml
 
 UPDATES = 7
 # Where the trainer dies, in this order, each time going on from where the one before it died.
 DEATHS = {
-    "before the first group came": "trajectories.queue:RunQueue.receive:1:before",
-    "with one group in hand": "trainer.collect:_Collection.settle:2:after",
+    "before the first group came": "varl.trajectories.queue:RunQueue.receive:1:before",
+    "with one group in hand": "varl.trajectories.collect:_Collection.settle:2:after",
     "after a step, before its checkpoint": "torch.optim:AdamW.step:1:after",
-    "while the files of the first checkpoint are written": "trainer.checkpoint:_save_optimizer:1:after",
+    "while the files of the first checkpoint are written": "varl.trainer.checkpoints.checkpoint:_save_optimizer:1:after",
     "renamed, without its mark": "pathlib:Path.rename:1:after",
-    "after a checkpoint, before its trajectories are acknowledged": "trainer.keeper:save_checkpoint:1:after",
+    "after a checkpoint, before its trajectories are acknowledged": "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
     "while a checkpoint is deleted": "shutil:rmtree:1:before",
-    "after them": "trainer.run_log:RunLog.write:1:after",
-    "between an evaluation and its verdict": "trainer.keeper:Keeper.judge:1:before",
-    "at the very end": "trainer.loop:keep_final:1:before",
+    "after them": "varl.trainer.disk.metrics_log:RunLog.write:1:after",
+    "between an evaluation and its verdict": "varl.trainer.checkpoints.manager:Keeper.judge:1:before",
+    "at the very end": "varl.trainer.loop:keep_final:1:before",
 }
 
 
@@ -45,8 +46,8 @@ def reward() -> Iterator[RunningReward]:
 
 def run_trainers(recipe: Path, redis_url: str, *deaths: str) -> list[int]:
     """Exit statuses of one trainer after another, each a process of its own dying as ``deaths`` say, and of a last one that does not."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "REDIS_URL": redis_url}
-    command = [sys.executable, "-m", "tests.killing", str(recipe), *deaths]
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "REDIS_URL": redis_url}
+    command = [sys.executable, "-m", "tests.support.killing", str(recipe), *deaths]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)
     statuses: list[int] = json.loads(done.stdout)
     assert statuses[-1] == 0, done.stderr[-3000:]

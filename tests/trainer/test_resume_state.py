@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import redis
 
-import policy.nextflow
-from tests.full_disks import largest_file
-from tests.trainer_rig import METHOD, VANILLA, make_model, make_recipe, make_updater
-from trainer.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
-from trainer.config import Recipe, parse_command
-from trainer.durable import COMPLETE, damage
-from trainer.identity import RecipeChangedError, module_digest, recipe_changes
-from trainer.keeper import Keeper
-from trainer.loop import Run
-from trainer.recipe_text import to_toml
-from trainer.sections import CheckpointSettings
-from trainer.storage import Storage
-from trainer.update import Updater
-from trajectories.queue import RunQueue
+import varl.policy.nextflow
+from tests.support.full_disks import largest_file
+from tests.support.trainer_rig import METHOD, VANILLA, make_model, make_recipe, make_updater
+from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
+from varl.trainer.checkpoints.manager import Keeper
+from varl.trainer.disk.atomic import COMPLETE, damage
+from varl.trainer.disk.retry import Storage
+from varl.trainer.loop import Run
+from varl.trainer.recipe.changes import RecipeChangedError, module_digest, recipe_changes
+from varl.trainer.recipe.config import Recipe, parse_command
+from varl.trainer.recipe.describe import to_toml
+from varl.trainer.recipe.sections import CheckpointSettings
+from varl.trainer.step.update import Updater
+from varl.trajectories.queue import RunQueue
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_checkpoint_names_cursor_queue_and_inputs(redis_client: redis.Redis, r
 def make_run(client: redis.Redis, recipe: Recipe) -> Run:
     if not recipe.model.dir.exists():
         make_model(recipe.model.dir)
-    trained, reference = (policy.nextflow.load(recipe.model.dir) for _ in range(2))
+    trained, reference = (varl.policy.nextflow.load(recipe.model.dir) for _ in range(2))
     return Run(recipe, trained, reference, RunQueue(client, recipe.run.name, "trainer"), None)
 
 
@@ -141,7 +141,7 @@ def test_a_key_that_the_older_recipe_lacks_had_its_default(tmp_path: Path) -> No
 
 
 def test_the_digest_of_a_model_sees_every_weight() -> None:
-    one, other = policy.nextflow.build_random(0), policy.nextflow.build_random(0)
+    one, other = varl.policy.nextflow.build_random(0), varl.policy.nextflow.build_random(0)
     assert module_digest(one.module) == module_digest(other.module)
     next(iter(other.module.parameters())).data.flatten()[0] += 1e-3
     assert module_digest(one.module) != module_digest(other.module)

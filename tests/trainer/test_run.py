@@ -13,14 +13,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import policy.nextflow
-from tests.trainer_rig import METHOD, PROMPTS, VANILLA, BrightnessReward, column, make_model, make_recipe, read_metrics, rollout_workers
-from tests.trajectory_builders import make_job, make_trajectory
-from trainer.collect import Patience, RolloutTimeoutError, collect
-from trainer.config import Recipe
-from trainer.loop import Evaluate, RolloutFailedError, Run, RunInUseError, train
-from trajectories.queue import RunQueue, connect
-from trajectories.stream import GroupStream
+import varl.policy.nextflow
+from tests.support.trainer_rig import (
+    METHOD,
+    PROMPTS,
+    VANILLA,
+    BrightnessReward,
+    column,
+    make_model,
+    make_recipe,
+    read_metrics,
+    rollout_workers,
+)
+from tests.support.trajectory_builders import make_job, make_trajectory
+from varl.trainer.loop import Evaluate, RolloutFailedError, Run, RunInUseError, train
+from varl.trainer.recipe.config import Recipe
+from varl.trajectories.collect import Patience, RolloutTimeoutError, collect
+from varl.trajectories.queue import RunQueue, connect
+from varl.trajectories.stream import GroupStream
 
 
 def run_recipe(
@@ -31,7 +41,7 @@ def run_recipe(
     resume: bool = False,
     evaluate: Evaluate | None = None,
 ) -> Path:
-    trained, reference = (policy.nextflow.load(recipe.model.dir) for _ in range(2))
+    trained, reference = (varl.policy.nextflow.load(recipe.model.dir) for _ in range(2))
     queue = RunQueue(connect(redis_url), recipe.run.name, "trainer")
     with rollout_workers(redis_url, recipe.run.name, recipe.model.dir, reward or BrightnessReward(), workers):
         return train(recipe, trained, reference, queue, resume, evaluate)
@@ -127,7 +137,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(redis_server: str, run
 
 def test_trajectories_are_acknowledged_only_by_a_checkpoint(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
     recipe = make_recipe(tmp_path, run_id, objective=VANILLA)
-    trained, reference = (policy.nextflow.load(model_dir) for _ in range(2))
+    trained, reference = (varl.policy.nextflow.load(model_dir) for _ in range(2))
     client = connect(redis_server)
     trajectories = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", "inspector")
     run = Run(recipe, trained, reference, RunQueue(client, run_id, "trainer"), None)
@@ -180,7 +190,7 @@ def test_a_run_without_any_group_gives_up_and_says_why(redis_server: str, run_id
 
 def test_silent_workers_are_a_clear_error(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
     recipe = make_recipe(tmp_path, run_id, rollout={"group_timeout_s": 0.2}, objective=VANILLA)
-    trained, reference = (policy.nextflow.load(model_dir) for _ in range(2))
+    trained, reference = (varl.policy.nextflow.load(model_dir) for _ in range(2))
     with pytest.raises(RolloutTimeoutError, match=r"3 of run .* are missing .*3 of their jobs were not even taken"):
         train(recipe, trained, reference, RunQueue(connect(redis_server), run_id, "trainer"), resume=False)
 

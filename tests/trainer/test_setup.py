@@ -11,23 +11,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
-import policy.nextflow
-from policy.nextflow import NextFlowPolicy
-from tests.trainer_rig import METHOD, make_recipe
-from tests.trajectory_builders import make_group, make_job
-from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from trainer.collect import failure_name
-from trainer.durable import COMPLETE
-from trainer.groups import GroupBatch, to_batch
-from trainer.jobs import PublishedWeights, sample_jobs, training_jobs
-from trainer.objectives.grpo import token_log_probs
-from trainer.prompts import PromptSpec, draw_prompts, load_prompts
-from trainer.run_log import METRICS_FILE, RunLog
-from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
-from trainer.update import Outcome, Updater, build_optimizer, learning_rate
+import varl.policy.nextflow
+from tests.support.trainer_rig import METHOD, make_recipe
+from tests.support.trajectory_builders import make_group, make_job
+from varl.policy.nextflow import NextFlowPolicy
+from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from varl.trainer.disk.atomic import COMPLETE
+from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
+from varl.trainer.objectives.grpo import token_log_probs
+from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
+from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
+from varl.trainer.step.batch import GroupBatch, to_batch
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.update import Outcome, Updater, build_optimizer, learning_rate
+from varl.trajectories.collect import failure_name
+from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 
@@ -108,7 +108,7 @@ def test_rewards_of_unlike_range_are_compared_on_one_scale_and_reported_as_they_
 
 
 def _policy() -> NextFlowPolicy:
-    return policy.nextflow.build_random(0)
+    return varl.policy.nextflow.build_random(0)
 
 
 def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), seed: int = 0) -> GroupBatch:

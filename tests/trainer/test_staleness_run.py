@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.rollout_helpers import RunningReward, rollout_process, running_reward
-from tests.test_resume_kill import assert_same_run, run_trainers, write_recipe
-from tests.trainer_rig import column, make_model
+from tests.support.rollout_helpers import RunningReward, rollout_process, running_reward
+from tests.support.trainer_rig import column, make_model
+from tests.trainer.test_resume_kill import assert_same_run, run_trainers, write_recipe
 
 DEATHS = [
-    "trajectories.queue:RunQueue.receive:2:before",
+    "varl.trajectories.queue:RunQueue.receive:2:before",
     "torch.optim:AdamW.step:2:before",
     "torch.optim:AdamW.step:3:after",
-    "trainer.keeper:save_checkpoint:1:after",
-    "trainer.ahead:Ahead.jobs_of:1:after",
+    "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
+    "varl.trainer.rollouts.prefetch:Ahead.jobs_of:1:after",
 ]
 
 

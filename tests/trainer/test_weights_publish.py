@@ -14,16 +14,16 @@ import torch
 from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file
 
-import policy.nextflow
-from policy.nextflow import NextFlowPolicy
-from services.rollout.model import Weights
-from tests.trainer_rig import make_updater
-from trainer.averaging import WeightAverage
-from trainer.jobs import PublishedWeights
-from trainer.publish import Publisher
-from trainer.storage import Storage, StorageError
-from trainer.update import Updater, is_gain
-from trajectories.weights import WeightsUnavailable, fetch, read_manifest
+import varl.policy.nextflow
+from tests.support.trainer_rig import make_updater
+from varl.policy.nextflow import NextFlowPolicy
+from varl.services.rollout.model import Weights
+from varl.trainer.disk.retry import Storage, StorageError
+from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trainer.rollouts.publish import Publisher
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.update import Updater, is_gain
+from varl.trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def names(url: str) -> set[str]:
 
 
 def worker(tmp_path: Path) -> tuple[NextFlowPolicy, Weights]:
-    model = policy.nextflow.build_random(7)
+    model = varl.policy.nextflow.build_random(7)
     model.save_weights(str(tmp_path / "base.safetensors"))
     return model, Weights(model, tmp_path / "base.safetensors", tmp_path / "cache")
 
@@ -108,7 +108,7 @@ def test_a_version_without_its_manifest_does_not_exist(tmp_path: Path, updater: 
         if url.startswith("file://"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.publish.put_manifest", killed)
+    monkeypatch.setattr("varl.trainer.rollouts.publish.put_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         Publisher(tmp_path / "w", updater, None, 2, store).publish(0)
     assert names(store) == {"v000000.safetensors"}

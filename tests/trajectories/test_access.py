@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.certificates import self_signed
-from trajectories.access import RedisAccess
-from trajectories.server import private_redis
+from tests.support.certificates import self_signed
+from varl.launch.private_redis import private_redis
+from varl.trajectories.access import RedisAccess
 
 
 @pytest.fixture(scope="module")

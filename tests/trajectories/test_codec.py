@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
-from tests.trajectory_builders import make_group, make_job, make_trajectory
-from trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of, optimised_scales
+from tests.support.trajectory_builders import make_group, make_job, make_trajectory
+from varl.trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of, optimised_scales
+from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 FINITE32 = st.floats(allow_nan=False, allow_infinity=False, width=32)

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 import redis
-from varl.v1 import trajectory_pb2
 
-from tests.trajectory_builders import make_group, make_job, make_trajectory
-from trainer.collect import Patience, collect
-from trajectories import codec
-from trajectories.access import RedisAccess
-from trajectories.codec import CodecError, decode_trajectory, encode_job, encode_trajectory
-from trajectories.queue import RunQueue
-from trajectories.server import private_redis
+from tests.support.trajectory_builders import make_group, make_job, make_trajectory
+from varl.launch.private_redis import private_redis
+from varl.trajectories import codec
+from varl.trajectories.access import RedisAccess
+from varl.trajectories.codec import CodecError, decode_trajectory, encode_job, encode_trajectory
+from varl.trajectories.collect import Patience, collect
+from varl.trajectories.queue import RunQueue
+from varl.v1 import trajectory_pb2
 
 LONG_MS = 60_000
 GRIDS = ((1, 1), (2, 2), (3, 4))

@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from varl.v1 import rollout_pb2, trajectory_pb2
 
-from tests.trajectory_builders import make_job, make_trajectory
-from trajectories import server
-from trajectories.codec import CodecError, encode_trajectory
-from trajectories.queue import Delivery, RunQueue, connect, split_duplicates
-from trajectories.server import private_redis, redis_url_from_environment
+from tests.support.trajectory_builders import make_job, make_trajectory
+from varl.launch import private_redis as server
+from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.trajectories.codec import CodecError, encode_trajectory
+from varl.trajectories.queue import Delivery, RunQueue, connect, split_duplicates
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 AT_ONCE = 0
 LONG_MS = 60_000

@@ -1,4 +1,4 @@
-"""`python -m trainer.preference`: renders pairs, trains the tiny preference model on them, writes checkpoints/hpsv3-tiny-synthetic."""
+"""`python -m varl.tiny.preference`: renders pairs, trains the tiny preference model on them, writes checkpoints/hpsv3-tiny-synthetic."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from services.hpsv3.files import WEIGHTS
-from services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
-from services.hpsv3.model import save_checkpoint
-from services.hpsv3.preprocess import resize, token_count
-from trainer.preference.base import Base, create, load
-from trainer.preference.evaluate import accuracies, as_text
-from trainer.preference.letters import train_letters
-from trainer.preference.train import train_pairs, train_words
+from varl.services.hpsv3.files import WEIGHTS
+from varl.services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
+from varl.services.hpsv3.model import save_checkpoint
+from varl.services.hpsv3.preprocess import resize, token_count
+from varl.tiny.preference.base import Base, create, load
+from varl.tiny.preference.evaluate import accuracies, as_text
+from varl.tiny.preference.letters import train_letters
+from varl.tiny.preference.train import train_pairs, train_words
 
 STAGES = ["letters", "words", "pairs"]
 FINAL_SEED = 1  # of the held-out pairs of the last reading; those along the way are others
@@ -74,7 +74,7 @@ def _save(base: Base, folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.preference", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m varl.tiny.preference", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("checkpoints/hpsv3-tiny-synthetic"), help="model directory to write")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; without letters, --out is loaded")

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS, Files
-from services.hpsv3.model import RewardModel, load_checkpoint
-from services.hpsv3.native import read_config
-from services.hpsv3.prompt import REWARD_TOKEN, Prompts, Wording, read_wording
-from trainer.preference.looking import look_for_alike, look_nearby
-from trainer.preference.tokens import build_tokenizer
-from trainer.pretrain.render import COLOURS, OBJECTS
+from varl.services.hpsv3.files import CONFIG, TOKENIZER, WEIGHTS, Files
+from varl.services.hpsv3.model import RewardModel, load_checkpoint
+from varl.services.hpsv3.native import read_config
+from varl.services.hpsv3.prompt import REWARD_TOKEN, Prompts, Wording, read_wording
+from varl.tiny.preference.looking import look_for_alike, look_nearby
+from varl.tiny.preference.tokens import build_tokenizer
+from varl.tiny.render import COLOURS, OBJECTS
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 128, 4, 4

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainer.preference.base import Base
-from trainer.preference.pairs import KINDS, Pair, make_pair
-from trainer.preference.train import forward
-from trainer.pretrain.render import Pixels
+from varl.tiny.preference.base import Base
+from varl.tiny.preference.pairs import KINDS, Pair, make_pair
+from varl.tiny.preference.train import forward
+from varl.tiny.render import Pixels
 
 BATCH = 16
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from trainer.pretrain.render import DARK
+from varl.tiny.render import DARK
 
 _PROMPT = re.compile(r"a (?P<colour>\w+) (?P<thing>\w+) (?:that says|with) '(?P<text>[A-Z ]+)'(?: in (?P<ink>\w+))?")
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.hpsv3.preprocess import CELL, resize
-from trainer.preference.base import Base, Vocabulary
-from trainer.preference.facts import read_prompt
-from trainer.preference.pairs import soften
-from trainer.pretrain.render import COLOURS, OBJECTS, PITCHES, SIZE, Rendered, render_batch
-from trainer.pretrain.schedule import Progress, cosine_lr
+from varl.services.hpsv3.preprocess import CELL, resize
+from varl.tiny.preference.base import Base, Vocabulary
+from varl.tiny.preference.facts import read_prompt
+from varl.tiny.preference.pairs import soften
+from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.render import COLOURS, OBJECTS, PITCHES, SIZE, Rendered, render_batch
 
 GRID = 16  # tokens of a side
 PIXELS = SIZE // GRID  # of the rendered picture in a token's side; letters are set on multiples of it

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from services.hpsv3.model import RewardModel
+from varl.services.hpsv3.model import RewardModel
 
 Offset = tuple[float, float]  # patches down, patches to the right
 # For each layer of the vision half, one offset for a head: strokes, parts of a letter, the letter, the letter to the left (6 or 8 away).

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from trainer.pretrain.render import SIZE, Pixels, Rendered, draw_words, render
-from trainer.pretrain.words import held_out_words, is_held_out, random_string, training_words
+from varl.tiny.render import SIZE, Pixels, Rendered, draw_words, render
+from varl.tiny.words import held_out_words, is_held_out, random_string, training_words
 
 CELL = 8  # pixels; the tiny policy draws in cells of this size
 GRADED_SHARE = 0.2  # of the pairs with a damage: both pictures have it, the worse one three times as much

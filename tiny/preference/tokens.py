@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from services.hpsv3.prompt import Wording
-from trainer.pretrain.render import COLOURS, OBJECTS
+from varl.services.hpsv3.prompt import Wording
+from varl.tiny.render import COLOURS, OBJECTS
 
 CONTROLS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.hpsv3.preprocess import resize, token_count
-from trainer.preference.base import Base
-from trainer.preference.facts import before, matches, read_prompt
-from trainer.preference.letters import named
-from trainer.preference.loss import draw_noise, uncertainty_loss
-from trainer.preference.pairs import CONTENT_SHARES, Pair, draw_pairs, mirrored
-from trainer.pretrain.render import Pixels
-from trainer.pretrain.schedule import Progress, cosine_lr
+from varl.services.hpsv3.preprocess import resize, token_count
+from varl.tiny.preference.base import Base
+from varl.tiny.preference.facts import before, matches, read_prompt
+from varl.tiny.preference.letters import named
+from varl.tiny.preference.loss import draw_noise, uncertainty_loss
+from varl.tiny.preference.pairs import CONTENT_SHARES, Pair, draw_pairs, mirrored
+from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.render import Pixels
 
 WORDS_LR, PAIRS_LR = 2e-3, 1e-3
 MATCH_WEIGHT, BEFORE_WEIGHT = 2.0, 0.2

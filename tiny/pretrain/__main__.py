@@ -1,4 +1,4 @@
-"""`python -m trainer.pretrain`: renders images, trains tokenizer and policy by likelihood, writes checkpoints/tiny and prompt files."""
+"""`python -m varl.tiny.pretrain`: renders images, trains tokenizer and policy by likelihood, writes checkpoints/tiny and prompt files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from policy.base import SamplingParams
-from policy.nextflow import NextFlowConfig, build, load
-from policy.nextflow.policy import NextFlowPolicy
-from services.ocr.engines.onnx import build_onnx
-from trainer.pretrain.check import check_policy, check_tokenizer
-from trainer.pretrain.prompts import write_prompts
-from trainer.pretrain.train_policy import train_policy
-from trainer.pretrain.train_tokenizer import train_semantic, train_tokenizer
-from trainer.prompts import load_prompts
+from varl.policy.base import SamplingParams
+from varl.policy.nextflow import NextFlowConfig, build, load
+from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.tiny.pretrain.check import check_policy, check_tokenizer
+from varl.tiny.pretrain.train_policy import train_policy
+from varl.tiny.pretrain.train_tokenizer import train_semantic, train_tokenizer
+from varl.tiny.prompts import write_prompts
+from varl.trajectories.prompts import load_prompts
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def _policy_stage(policy: NextFlowPolicy, args: argparse.Namespace, log: Callabl
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.pretrain", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m varl.tiny.pretrain", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("checkpoints/tiny"), help="model directory to write")
     parser.add_argument("--prompts", type=Path, default=Path("recipes/prompts"), help="folder of the prompt files to write")

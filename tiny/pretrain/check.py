@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policy.base import SamplingParams
-from policy.nextflow.policy import NextFlowPolicy
-from policy.sampling import mix
-from services.ocr.engines.base import Engine, EngineFailure
-from services.ocr.metrics import ned_values, word_accuracy_counts
-from trainer.pretrain.render import Pixels, render
-from trainer.pretrain.train_tokenizer import to_images
-from trainer.prompts import PromptSpec
+from varl.policy.base import SamplingParams
+from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.policy.sampling import mix
+from varl.services.ocr.engines.base import Engine, EngineFailure
+from varl.services.ocr.metrics import ned_values, word_accuracy_counts
+from varl.tiny.pretrain.train_tokenizer import to_images
+from varl.tiny.render import Pixels, render
+from varl.trajectories.prompts import PromptSpec
 
 
 @dataclass(frozen=True)

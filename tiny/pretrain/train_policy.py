@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from policy.base import cells
-from policy.nextflow.policy import NextFlowPolicy
-from policy.nextflow.quantizer import SelfCorrection
-from policy.nextflow.rope import rotation, visual_positions
-from policy.nextflow.sequence import code_inputs, padded_prompts, sequence_mask
-from trainer.objectives.panw import step_weights, token_weights
-from trainer.pretrain.render import Rendered, render_batch
-from trainer.pretrain.schedule import Progress, cosine_lr
-from trainer.pretrain.train_tokenizer import to_images
+from varl.policy.base import cells
+from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.policy.nextflow.quantizer import SelfCorrection
+from varl.policy.nextflow.rope import rotation, visual_positions
+from varl.policy.nextflow.sequence import code_inputs, padded_prompts, sequence_mask
+from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.pretrain.train_tokenizer import to_images
+from varl.tiny.render import Rendered, render_batch
+from varl.trainer.objectives.panw import step_weights, token_weights
 
 ALPHA = 0.5  # scale reweighting exponent of P2 Eq. 2; the paper's 0.9 is for 18 scales, where letters do not sit in the last two
 DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from policy.nextflow.quantizer import DualQuantizer, Encoded, upsample
-from policy.nextflow.tokenizer import Tokenizer
-from trainer.pretrain.render import TOKENIZER_GRAIN, Rendered, render_batch
-from trainer.pretrain.schedule import Progress, cosine_lr
+from varl.policy.nextflow.quantizer import DualQuantizer, Encoded, upsample
+from varl.policy.nextflow.tokenizer import Tokenizer
+from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.render import TOKENIZER_GRAIN, Rendered, render_batch
 
 TEXT_WEIGHT = 4.0  # pixels near ink count this much more, as faces do in the paper's tokenizer training
 COMMIT = 0.25  # TokenFlow's commitment weight

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from policy.tensor_files import save_tensors
-from trainer.averaging import WeightAverage
-from trainer.durable import COMPLETE, damage, remove_sealed, seal
-from trainer.update import Updater
+from varl.policy.tensor_files import save_tensors
+from varl.trainer.disk.atomic import COMPLETE, damage, remove_sealed, seal
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.update import Updater
 
 logger = logging.getLogger("trainer")
 STATE = "state.json"

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.averaging import WeightAverage
-from trainer.checkpoint import Progress, Restored, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
-from trainer.durable import write_durably
-from trainer.sections import CheckpointSettings
-from trainer.storage import Storage
-from trainer.update import Updater
-from trajectories.queue import RunQueue
+from varl.trainer.checkpoints.checkpoint import Progress, Restored, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
+from varl.trainer.disk.atomic import write_durably
+from varl.trainer.disk.retry import Storage
+from varl.trainer.recipe.sections import CheckpointSettings
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.update import Updater
+from varl.trajectories.queue import RunQueue
 
 logger = logging.getLogger("trainer")
 BEST = "best.json"

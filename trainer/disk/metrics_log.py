@@ -14,8 +14,8 @@ from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from trainer.durable import write_durably
-from trainer.storage import Storage
+from varl.trainer.disk.atomic import write_durably
+from varl.trainer.disk.retry import Storage
 
 logger = logging.getLogger("trainer")
 METRICS_FILE = "metrics.jsonl"

@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.objectives.grpo import Surrogate, clipped_surrogate, grid_log_ratios
+from varl.trainer.objectives.grpo import Surrogate, clipped_surrogate, grid_log_ratios
 
 RatioGranularity = Literal["token", "grid"]
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Coefficients of the loss; see ``trainer.sections.ObjectiveSettings`` for what each one means."""
+    """Coefficients of the loss; see ``varl.trainer.recipe.sections.ObjectiveSettings`` for what each one means."""
 
     kl_beta: float
     clip_low: float

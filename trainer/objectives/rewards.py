@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.objectives.grpo import group_advantages
+from varl.trainer.objectives.grpo import group_advantages
 
 Combination = Literal["sum", "normalised_sum"]
 

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
 
-from trainer.sections import (
+from varl.trainer.recipe.sections import (
     CheckpointSettings,
     EvaluationSettings,
     GuardSettings,

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.config import Recipe
-from trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.recipe.config import Recipe
 
 
 def to_toml(recipe: Recipe) -> str:

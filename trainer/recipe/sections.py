@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from policy.base import SamplingParams
-from trainer.objectives.grpo import KlEstimator
-from trainer.objectives.loss import LossSettings, RatioGranularity
-from trainer.objectives.mask_propagation import MaskPropagation
-from trainer.objectives.panw import Normaliser
-from trainer.objectives.rewards import Combination
-from trainer.objectives.vmr import Stages
+from varl.policy.base import SamplingParams
+from varl.trainer.objectives.grpo import KlEstimator
+from varl.trainer.objectives.loss import LossSettings, RatioGranularity
+from varl.trainer.objectives.mask_propagation import MaskPropagation
+from varl.trainer.objectives.panw import Normaliser
+from varl.trainer.objectives.rewards import Combination
+from varl.trainer.objectives.vmr import Stages
 
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]

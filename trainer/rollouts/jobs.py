@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from varl.v1 import rollout_pb2
 
-from policy.base import SamplingParams
-from trainer.config import Recipe
-from trainer.objectives.vmr import Stage, stage_of
-from trainer.prompts import PromptSpec, draw_prompts
-from trajectories.codec import SCHEMA
+from varl.policy.base import SamplingParams
+from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.recipe.config import Recipe
+from varl.trajectories.codec import SCHEMA
+from varl.trajectories.prompts import PromptSpec, draw_prompts
+from varl.v1 import rollout_pb2
 
 STAGES = {Stage.FULL: rollout_pb2.STAGE_FULL, Stage.PREFIX: rollout_pb2.STAGE_PREFIX, Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX}
 TRAIN, SAMPLES, REPLACEMENTS = 0, 1, 2  # keep the seeds of the purposes apart

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trainer.rollouts.publish import Publisher
+from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2
-
-from trainer.jobs import PublishedWeights
-from trainer.publish import Publisher
-from trajectories.queue import RunQueue
 
 FILE = "behaviour-v{:06d}.safetensors"  # in a checkpoint
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from policy.tensor_files import save_tensors
-from trainer.averaging import WeightAverage
-from trainer.jobs import PublishedWeights
-from trainer.storage import Storage
-from trainer.update import Updater
-from trajectories.weights import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
+from varl.policy.tensor_files import save_tensors
+from varl.trainer.disk.retry import Storage
+from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.update import Updater
+from varl.trajectories.weights import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
 
 DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
 

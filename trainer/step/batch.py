@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from varl.v1 import reward_pb2, trajectory_pb2
 
-from trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
-from trainer.objectives.rewards import combine, weighted_sum
-from trainer.objectives.vmr import middle_value
-from trainer.sections import ObjectiveSettings
-from trajectories.codec import optimised_scales
+from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
+from varl.trainer.objectives.rewards import combine, weighted_sum
+from varl.trainer.objectives.vmr import middle_value
+from varl.trainer.recipe.sections import ObjectiveSettings
+from varl.trajectories.codec import optimised_scales
+from varl.v1 import reward_pb2, trajectory_pb2
 
 
 @dataclass(frozen=True)

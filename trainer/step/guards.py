@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from trainer.sections import Action
+from varl.trainer.recipe.sections import Action
 
 LEAST_HISTORY = 8  # norms before a median says anything
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from varl.v1 import trajectory_pb2
 
-from trainer.groups import GroupBatch
-from trainer.objectives.loss import by_step
+from varl.trainer.objectives.loss import by_step
+from varl.trainer.step.batch import GroupBatch
+from varl.v1 import trajectory_pb2
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from policy.base import Policy
-from trainer.groups import GroupBatch
-from trainer.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
-from trainer.measure import Measured, update_metrics
-from trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
-from trainer.objectives.loss import TokenLoss, group_loss, token_loss
-from trainer.objectives.panw import effective_scale, step_weights, token_weights
-from trainer.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
+from varl.policy.base import Policy
+from varl.trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
+from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
+from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
+from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
+from varl.trainer.step.batch import GroupBatch
+from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
+from varl.trainer.step.metrics import Measured, update_metrics
 
 logger = logging.getLogger("trainer")
 

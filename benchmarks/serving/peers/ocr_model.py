@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.serving.payload import decode
-from services.ocr.engines.base import EngineFailure
-from services.ocr.engines.onnx import build_onnx
-from services.ocr.reward import FORMULAS, Recognized
-from services.ocr.targets import quoted_spans, split_words
+from varl.services.ocr.engines.base import EngineFailure
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.reward import FORMULAS, Recognized
+from varl.services.ocr.targets import quoted_spans, split_words
 
 
 class OCRModel:

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from services.ocr.engines.base import EngineUnavailableError
-from services.ocr.engines.pipeline import digest
+from varl.services.ocr.engines.base import EngineUnavailableError
+from varl.services.ocr.engines.pipeline import digest
 
 DETECTION, RECOGNITION = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
 _SOURCES = {DETECTION: "PP-OCRv6_det_small.onnx", RECOGNITION: "PP-OCRv6_rec_small.onnx"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.ocr.engines.base import EngineModel
-from services.ocr.engines.model_cache import DETECTION, RECOGNITION, default_cache, prepare
-from services.ocr.engines.pipeline import PipelineEngine, build_pipeline
+from varl.services.ocr.engines.base import EngineModel
+from varl.services.ocr.engines.model_cache import DETECTION, RECOGNITION, default_cache, prepare
+from varl.services.ocr.engines.pipeline import PipelineEngine, build_pipeline
 
 
 def build_onnx(cache: Path | None = None, threads: int = 1) -> PipelineEngine:

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from services.ocr.engines.base import EngineModel, EngineUnavailableError
-from services.ocr.engines.pipeline import PipelineEngine, build_pipeline, digest
+from varl.services.ocr.engines.base import EngineModel, EngineUnavailableError
+from varl.services.ocr.engines.pipeline import PipelineEngine, build_pipeline, digest
 
 Variant = Literal["mobile", "server"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
-from services.ocr.engines.words import split_line
+from varl.services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.engines.words import split_line
 
 # Images down to 64 pixels are read at their own size, no line is dropped for its score, no extra model turns or
 # unwarps the image, and lines are recognised one by one: in a batch the widest crop sets the padding of all, which

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from services.ocr.engines.base import Point, ReadWord
+from varl.services.ocr.engines.base import Point, ReadWord
 
 Quad = Sequence[Sequence[float]]  # four corners: left-top, right-top, right-bottom, left-bottom as the line is read
 

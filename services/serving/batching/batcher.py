@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic
 
-from services.serving.batch_spans import BatchSpans
-from services.serving.batching import Answer, Batch, BatchLimits, BatchQueue, Entry, Failed, Item, LateError, UnavailableError
-from services.serving.forward import Execution, Fault, Model, Result, forward
+from varl.services.serving.batching.forward import Execution, Fault, Model, Result, forward
+from varl.services.serving.batching.queue import Answer, Batch, BatchLimits, BatchQueue, Entry, Failed, Item, LateError, UnavailableError
+from varl.services.serving.batching.spans import BatchSpans
 
 
 class Batcher(Generic[Item, Answer]):

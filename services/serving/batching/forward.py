@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from services.serving.batching import Answer, FatalModelError, Item, ItemFailedError, UnavailableError, WrongLengthError
+from varl.services.serving.batching.queue import Answer, FatalModelError, Item, ItemFailedError, UnavailableError, WrongLengthError
 
 _log = logging.getLogger("varl.serving")
 Model = Callable[[Sequence[Item]], Sequence[Answer]]

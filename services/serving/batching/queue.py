@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-    from services.serving.batch_spans import BatchSpan
+    from varl.services.serving.batching.spans import BatchSpan
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -14,8 +14,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.util.types import Attributes
 
-from services.serving.batching import Batch, Entry
-from services.serving.forward import Execution, Result
+from varl.services.serving.batching.forward import Execution, Result
+from varl.services.serving.batching.queue import Batch, Entry
 
 
 @dataclass(eq=False, slots=True)

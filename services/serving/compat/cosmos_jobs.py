@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 Results = Mapping[str, bytes]  # encoded JSON by reward
 

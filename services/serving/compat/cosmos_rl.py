@@ -15,10 +15,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from services.serving.bodies import parse_json, read_bytes, read_form
-from services.serving.compat.cosmos_jobs import Job, Jobs, Results
-from services.serving.compat.npy import png_files, read_images
-from services.serving.compat.peer import (
+from varl.services.serving.compat.cosmos_jobs import Job, Jobs, Results
+from varl.services.serving.compat.npy import png_files, read_images
+from varl.services.serving.compat.peer import (
     CompatSettings,
     SampleFailedError,
     check_lengths,
@@ -27,11 +26,12 @@ from services.serving.compat.peer import (
     peer_router,
     scores_of,
 )
-from services.serving.compat.schema import body_of, inlined, refusals
-from services.serving.openapi import problem_responses
-from services.serving.scoring import RawSample, SampleScore, ScoreBatch
-from services.serving.source import RewardAnswer, RewardSource
-from services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
+from varl.services.serving.compat.schema import body_of, inlined, refusals
+from varl.services.serving.http.bodies import parse_json, read_bytes, read_form
+from varl.services.serving.http.openapi import problem_responses
+from varl.services.serving.reward_source import RewardAnswer, RewardSource
+from varl.services.serving.scoring import RawSample, SampleScore, ScoreBatch
+from varl.services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
 
 MAX_JOBS = 1024
 BODIES = 8  # bodies of the largest size that may wait at a time

@@ -8,10 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
-from services.serving.compat.pickled import PromptedBody, Refusal, answered, pickled, read_pickle, retry_after
-from services.serving.scoring import RawSample
-from services.serving.source import RewardSource
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
+from varl.services.serving.compat.pickled import PromptedBody, Refusal, answered, pickled, read_pickle, retry_after
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample
 
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from services.serving.bodies import read_json
-from services.serving.compat.peer import (
+from varl.services.serving.compat.peer import (
     CompatSettings,
     SampleFailedError,
     check_lengths,
@@ -16,9 +15,10 @@ from services.serving.compat.peer import (
     peer_router,
     score_all,
 )
-from services.serving.compat.schema import json_body, refusals
-from services.serving.scoring import RawSample
-from services.serving.source import RewardSource
+from varl.services.serving.compat.schema import json_body, refusals
+from varl.services.serving.http.bodies import read_json
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample
 
 
 class ComputeBody(BaseModel):

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, StrictStr
 
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
-from services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
-from services.serving.scoring import RawSample
-from services.serving.source import RewardSource
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
+from varl.services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample
 
 _NO_CELL = -10.0  # the peer's own mark for "not an image of this tag"; never a failure
 _TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

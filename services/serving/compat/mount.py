@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from services.serving.compat import cosmos_rl, deepgen_rl, flow_factory, flow_grpo, openrlhf, slime, unirl, verl_omni
-from services.serving.compat.peer import CompatSettings, SampleFailedError, sample_problem
-from services.serving.source import RewardSource
+from varl.services.serving.compat import cosmos_rl, deepgen_rl, flow_factory, flow_grpo, openrlhf, slime, unirl, verl_omni
+from varl.services.serving.compat.peer import CompatSettings, SampleFailedError, sample_problem
+from varl.services.serving.reward_source import RewardSource
 
 _JSON_PEERS = (unirl, flow_factory, openrlhf, slime, cosmos_rl)
 _PICKLE_PEERS = (flow_grpo, deepgen_rl, verl_omni)

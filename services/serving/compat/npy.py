@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from services.serving.status import FieldFault, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RequestRejectedError, invalid
 
 _READERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,

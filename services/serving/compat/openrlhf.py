@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from services.serving.bodies import read_json
-from services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, image_file, peer_router, score_all
-from services.serving.compat.schema import json_body, refusals
-from services.serving.scoring import RawSample, SampleScore
-from services.serving.source import RewardSource
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, image_file, peer_router, score_all
+from varl.services.serving.compat.schema import json_body, refusals
+from varl.services.serving.http.bodies import read_json
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample, SampleScore
 
 
 class RewardBody(BaseModel):

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.serving.openapi import WatchedRoute
-from services.serving.problems import problem
-from services.serving.scoring import MODEL_FAULTS, ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
-from services.serving.source import RewardSource
-from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.http.openapi import WatchedRoute
+from varl.services.serving.http.problems import problem
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import MODEL_FAULTS, ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 
 class CompatSettings(Protocol):

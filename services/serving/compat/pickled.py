@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBytes, StrictStr, ValidationError
 
-from services.serving.bodies import field_faults, read_bytes
-from services.serving.compat.peer import SampleFailedError
-from services.serving.compat.unpickle import load
-from services.serving.compat.unpickle_machine import RestrictedPickleError
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.compat.peer import SampleFailedError
+from varl.services.serving.compat.unpickle import load
+from varl.services.serving.compat.unpickle_machine import RestrictedPickleError
+from varl.services.serving.http.bodies import field_faults, read_bytes
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError, invalid
 
 Refusal = RequestRejectedError | SampleFailedError
 T = TypeVar("T", bound=BaseModel)

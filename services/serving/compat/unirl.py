@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from services.serving.bodies import read_json
-from services.serving.compat.peer import CompatSettings, image_file, peer_router
-from services.serving.compat.schema import json_body, refusals
-from services.serving.openapi import problem_responses
-from services.serving.problems import problem
-from services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
-from services.serving.source import RewardAnswer, RewardSource
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.compat.peer import CompatSettings, image_file, peer_router
+from varl.services.serving.compat.schema import json_body, refusals
+from varl.services.serving.http.bodies import read_json
+from varl.services.serving.http.openapi import problem_responses
+from varl.services.serving.http.problems import problem
+from varl.services.serving.reward_source import RewardAnswer, RewardSource
+from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 class Turn(BaseModel):

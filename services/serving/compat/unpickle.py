@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from services.serving.compat.unpickle_machine import Array, Machine, RestrictedPickleError, checked_text
+from varl.services.serving.compat.unpickle_machine import Array, Machine, RestrictedPickleError, checked_text
 
 MAX_OPCODES = 100_000
 MAX_DEPTH = 16

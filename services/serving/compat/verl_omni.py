@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from services.serving.compat.deepgen_rl import scores
-from services.serving.compat.peer import CompatSettings, peer_router
-from services.serving.compat.pickled import Refusal, answered, pickled, retry_after, status_of
-from services.serving.source import RewardSource
+from varl.services.serving.compat.deepgen_rl import scores
+from varl.services.serving.compat.peer import CompatSettings, peer_router
+from varl.services.serving.compat.pickled import Refusal, answered, pickled, retry_after, status_of
+from varl.services.serving.reward_source import RewardSource
 
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:

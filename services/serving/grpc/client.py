@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from varl.v1 import reward_pb2, reward_pb2_grpc
 
-from services.serving.credentials import Credentials
-from services.serving.tracing import outgoing
+from varl.services.serving.credentials import Credentials
+from varl.services.serving.tracing import outgoing
+from varl.v1 import reward_pb2, reward_pb2_grpc
 
 SERVICE = "varl.v1.RewardService"
 MAX_MESSAGE_BYTES = 32 * 2**20

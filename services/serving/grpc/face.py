@@ -9,14 +9,14 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health
-from varl.v1 import reward_pb2
 
-from services.serving.reflection import Reflection
-from services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
-from services.serving.service import ScoringService
-from services.serving.status import RejectionCode, RequestRejectedError
-from services.serving.tracing import server_span
-from services.serving.wire import Context, abort, parsed, to_bytes
+from varl.services.serving.grpc.reflection import Reflection
+from varl.services.serving.grpc.wire import Context, abort, parsed, to_bytes
+from varl.services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
+from varl.services.serving.service import ScoringService
+from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.tracing import server_span
+from varl.v1 import reward_pb2
 
 SERVICE_NAME = "varl.v1.RewardService"
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from services.serving.wire import Context, parsed_or_abort, to_bytes
+from varl.services.serving.grpc.wire import Context, parsed_or_abort, to_bytes
 
 
 class Health:

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from services.serving.wire import Context, parsed_or_abort, to_bytes
+from varl.services.serving.grpc.wire import Context, parsed_or_abort, to_bytes
 
 
 class Reflection:

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from services.serving.status import STATUS, RejectionCode, RequestRejectedError
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
 Context = grpc.aio.ServicerContext[bytes, Message]
 M = TypeVar("M", bound=Message)

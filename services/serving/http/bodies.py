@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from services.serving import problems
-from services.serving.bodies import media_type, parse_json, read_json, read_multipart
-from services.serving.compat.mount import mount_compat
-from services.serving.http_models import (
+from varl.services.serving.compat.mount import mount_compat
+from varl.services.serving.http import problems
+from varl.services.serving.http.bodies import media_type, parse_json, read_json, read_multipart
+from varl.services.serving.http.models import (
     FormSamples,
     InfoBody,
     JsonSamples,
@@ -23,12 +23,12 @@ from services.serving.http_models import (
     model_body,
     response_body,
 )
-from services.serving.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, DocumentedApp, problem_responses, score_body
-from services.serving.scoring import RawSample, ScoreBatch
-from services.serving.service import ScoringService, State
-from services.serving.settings import FaceSettings
-from services.serving.source import RewardSource
-from services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.http.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, DocumentedApp, problem_responses, score_body
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample, ScoreBatch
+from varl.services.serving.service import ScoringService, State
+from varl.services.serving.settings import FaceSettings
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 J = TypeVar("J", bound=JsonSamples)
 F = TypeVar("F", bound=FormSamples)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
-from services.serving.status import FieldFault, invalid
+from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
+from varl.services.serving.status import FieldFault, invalid
 
 
 class Strict(BaseModel):

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.types import Receive, Scope, Send
 
-from services.serving.access import OPEN_PATHS
-from services.serving.hangup import until_hangup
-from services.serving.pages import add_api_page
-from services.serving.problems import Problem
+from varl.services.serving.access import OPEN_PATHS
+from varl.services.serving.http.disconnect import until_hangup
+from varl.services.serving.http.pages import add_api_page
+from varl.services.serving.http.problems import Problem
 
 SCORE_STATUSES = (
     HTTPStatus.BAD_REQUEST,

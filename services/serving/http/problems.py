@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from services.serving.hangup import ClientGoneError
-from services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError
+from varl.services.serving.http.disconnect import ClientGoneError
+from varl.services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError
 
 _log = logging.getLogger("varl.serving")
 _RETRYABLE = frozenset(status.http for status in STATUS.values() if status.retryable)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.compat.cosmos_jobs import Jobs, Results
-from services.serving.compat.npy import png_files, read_images
-from services.serving.status import RejectionCode, RequestRejectedError
-from tests.compat_rig import PATIENCE, Rig, ToyScorer, overloaded, serving
+from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, overloaded, serving
+from varl.services.serving.compat.cosmos_jobs import Jobs, Results
+from varl.services.serving.compat.npy import png_files, read_images
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_no_array_of_bytes_does_anything_but_images_or_a_refusal(tail: bytes, pl
 
 
 def test_png_files_lose_nothing() -> None:
-    from services.serving.images import ImageLimits, decode_image
+    from varl.services.serving.images import ImageLimits, decode_image
 
     images = np.random.default_rng(0).integers(0, 256, (2, 9, 20, 3), np.uint8)
     for image, file in zip(images, png_files(images), strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
+from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
 
 
 @pytest.fixture(scope="module")

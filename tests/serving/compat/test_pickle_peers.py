@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import urllib3
 
-from services.serving.status import RejectionCode, RequestRejectedError
-from tests.compat_rig import PATIENCE, Rig, ToyScorer, grey, overloaded, serving
+from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, grey, overloaded, serving
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import pytest
 
 from benchmarks.serving.toy_service import ToyScorer as Toy
 from benchmarks.serving.toy_service import ToySettings
-from services.serving.access import OPEN_PATHS
-from services.serving.http_face import build_app
-from services.serving.service import ScoringService
-from tests.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, serving
+from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, serving
+from varl.services.serving.access import OPEN_PATHS
+from varl.services.serving.http.face import build_app
+from varl.services.serving.service import ScoringService
 
 _SETTINGS = ToySettings.model_validate({})
 DOCUMENT = build_app(ScoringService(_SETTINGS, Toy(_SETTINGS))).openapi()

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.serving.status import RejectionCode, RequestRejectedError
-from tests.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
+from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 @pytest.fixture(scope="module")

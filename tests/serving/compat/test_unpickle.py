@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.compat.unpickle import MAX_DEPTH, MAX_OPCODES, load
-from services.serving.compat.unpickle_machine import MAX_ELEMENTS, RestrictedPickleError
+from varl.services.serving.compat.unpickle import MAX_DEPTH, MAX_OPCODES, load
+from varl.services.serving.compat.unpickle_machine import MAX_ELEMENTS, RestrictedPickleError
 
 PLAIN = st.recursive(
     st.none()

@@ -1,6 +1,6 @@
 """Runs in the hpsv3 package's own environment: a tiny checkpoint made by the package's builder, and the package's scores.
 
-    .venv-hpsv3/bin/python tests/oracle/hpsv3_package.py FOLDER
+    .venv-hpsv3/bin/python tests/support/oracle/hpsv3_package.py FOLDER
 
 FOLDER holds a tokenizer.json of Qwen2-VL's kind. It then has the checkpoint as well (HPSv3.safetensors beside config.json and what
 else a Qwen2-VL folder has), the pictures, and scores.json: a list of batches, each with the names of its images, its prompts, and
@@ -24,10 +24,10 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 
-from services.hpsv3.package_engine import PackageEngine, build_package, declare_torchvision_operators, package_config
-from services.hpsv3.settings import HPSv3Settings
+from varl.services.hpsv3.package_engine import PackageEngine, build_package, declare_torchvision_operators, package_config
+from varl.services.hpsv3.settings import HPSv3Settings
 
 declare_torchvision_operators()  # before transformers imports torchvision
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.objectives import grpo, panw, vmr
-from trainer.objectives.loss import LossSettings, group_loss, token_loss
+from varl.trainer.objectives import grpo, panw, vmr
+from varl.trainer.objectives.loss import LossSettings, group_loss, token_loss
 
 CODES, STEPS = 4, (1, 4)
 SIZE = CODES + CODES * STEPS[1] * CODES

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives.mask_propagation import Polygon, coarsen, merge, propagate, rasterise
+from varl.trainer.objectives.mask_propagation import Polygon, coarsen, merge, propagate, rasterise
 
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
 GRIDS = [(side, side) for side in SIDES]

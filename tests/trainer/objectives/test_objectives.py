@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives import grpo, panw, vmr
-from trainer.objectives.loss import LossSettings, by_step, group_loss, token_loss
-from trainer.objectives.rewards import Combination, combine
+from varl.trainer.objectives import grpo, panw, vmr
+from varl.trainer.objectives.loss import LossSettings, by_step, group_loss, token_loss
+from varl.trainer.objectives.rewards import Combination, combine
 
 SQUARE = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
 PREFIX_256 = [side * side for side in SQUARE[:12]]

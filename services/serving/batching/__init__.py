@@ -1,0 +1,1 @@
+"""Items from many requests become batches: queue, threads, forwards, spans."""

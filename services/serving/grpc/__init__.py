@@ -1,0 +1,1 @@
+"""The gRPC protocol of every reward service, and its client."""

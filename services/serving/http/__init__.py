@@ -1,0 +1,1 @@
+"""The HTTP protocol of every reward service."""

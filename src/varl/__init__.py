@@ -1,0 +1,1 @@
+"""Reward-model serving and a GRPO trainer for next-scale text-to-image models."""

@@ -1,0 +1,1 @@
+"""How the committed tiny models are made: rendered words, pretraining, synthetic preferences."""

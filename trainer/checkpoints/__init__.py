@@ -1,0 +1,1 @@
+"""Sealed checkpoints and which of them are kept."""

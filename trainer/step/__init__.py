@@ -1,0 +1,1 @@
+"""One update: a group as tensors, gradients, guards, metrics, averaged weights."""
