@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14varl/v1/reward.proto\x12\x07varl.v1\"I\n\x06Sample\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x14\n\x0ctarget_words\x18\x04 \x03(\t\"A\n\x0cScoreRequest\x12 \n\x07samples\x18\x01 \x03(\x0b\x32\x0f.varl.v1.Sample\x12\x0f\n\x07\x66ormula\x18\x02 \x01(\t\"9\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\x0f\n\x07polygon\x18\x03 \x03(\x02\"\x9b\x01\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x32\n\ncomponents\x18\x02 \x03(\x0b\x32\x1e.varl.v1.Score.ComponentsEntry\x12\x1c\n\x05words\x18\x03 \x03(\x0b\x32\r.varl.v1.Word\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\">\n\nScoreError\x12 \n\x04\x63ode\x18\x01 \x01(\x0e\x32\x12.varl.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"f\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05score\x18\x02 \x01(\x0b\x32\x0e.varl.v1.ScoreH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.varl.v1.ScoreErrorH\x00\x42\t\n\x07outcome\"7\n\x05Model\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"`\n\rScoreResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x1d\n\x05model\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model\x12 \n\x07results\x18\x03 \x03(\x0b\x32\x0f.varl.v1.Result\"\x10\n\x0eGetInfoRequest\"\x80\x01\n\x0fGetInfoResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x1d\n\x05model\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model\x12\x10\n\x08\x66ormulas\x18\x03 \x03(\t\x12\x13\n\x0bmax_samples\x18\x04 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\r*\xf2\x01\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45RROR_CODE_BAD_IMAGE\x10\x01\x12\x1e\n\x1a\x45RROR_CODE_IMAGE_TOO_LARGE\x10\x02\x12\x18\n\x14\x45RROR_CODE_NO_TARGET\x10\x03\x12\x1e\n\x1a\x45RROR_CODE_PROMPT_TOO_LONG\x10\x04\x12\x1c\n\x18\x45RROR_CODE_ENGINE_FAILED\x10\x05\x12\x19\n\x15\x45RROR_CODE_NOT_FINITE\x10\x06\x12\x1c\n\x18\x45RROR_CODE_INVALID_FIELD\x10\x07\x32\x85\x01\n\rRewardService\x12\x36\n\x05Score\x12\x15.varl.v1.ScoreRequest\x1a\x16.varl.v1.ScoreResponse\x12<\n\x07GetInfo\x12\x17.varl.v1.GetInfoRequest\x1a\x18.varl.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14varl/v1/reward.proto\x12\x07varl.v1\x1a\x1cgoogle/protobuf/struct.proto\"t\n\x06Sample\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x14\n\x0ctarget_words\x18\x04 \x03(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"A\n\x0cScoreRequest\x12 \n\x07samples\x18\x01 \x03(\x0b\x32\x0f.varl.v1.Sample\x12\x0f\n\x07\x66ormula\x18\x02 \x01(\t\"9\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\x0f\n\x07polygon\x18\x03 \x03(\x02\"(\n\x06Region\x12\x0f\n\x07polygon\x18\x01 \x03(\x02\x12\r\n\x05label\x18\x02 \x01(\t\"\xbd\x01\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x32\n\ncomponents\x18\x02 \x03(\x0b\x32\x1e.varl.v1.Score.ComponentsEntry\x12\x1c\n\x05words\x18\x03 \x03(\x0b\x32\r.varl.v1.Word\x12 \n\x07regions\x18\x04 \x03(\x0b\x32\x0f.varl.v1.Region\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\">\n\nScoreError\x12 \n\x04\x63ode\x18\x01 \x01(\x0e\x32\x12.varl.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"f\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05score\x18\x02 \x01(\x0b\x32\x0e.varl.v1.ScoreH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.varl.v1.ScoreErrorH\x00\x42\t\n\x07outcome\"7\n\x05Model\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"`\n\rScoreResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x1d\n\x05model\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model\x12 \n\x07results\x18\x03 \x03(\x0b\x32\x0f.varl.v1.Result\"\x10\n\x0eGetInfoRequest\"\x80\x01\n\x0fGetInfoResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x1d\n\x05model\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model\x12\x10\n\x08\x66ormulas\x18\x03 \x03(\t\x12\x13\n\x0bmax_samples\x18\x04 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\r*\xf2\x01\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45RROR_CODE_BAD_IMAGE\x10\x01\x12\x1e\n\x1a\x45RROR_CODE_IMAGE_TOO_LARGE\x10\x02\x12\x18\n\x14\x45RROR_CODE_NO_TARGET\x10\x03\x12\x1e\n\x1a\x45RROR_CODE_PROMPT_TOO_LONG\x10\x04\x12\x1c\n\x18\x45RROR_CODE_ENGINE_FAILED\x10\x05\x12\x19\n\x15\x45RROR_CODE_NOT_FINITE\x10\x06\x12\x1c\n\x18\x45RROR_CODE_INVALID_FIELD\x10\x07\x32\x85\x01\n\rRewardService\x12\x36\n\x05Score\x12\x15.varl.v1.ScoreRequest\x1a\x16.varl.v1.ScoreResponse\x12<\n\x07GetInfo\x12\x17.varl.v1.GetInfoRequest\x1a\x18.varl.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +34,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORE_COMPONENTSENTRY']._loaded_options = None
   _globals['_SCORE_COMPONENTSENTRY']._serialized_options = b'8\001'
-  _globals['_ERRORCODE']._serialized_start=865
-  _globals['_ERRORCODE']._serialized_end=1107
-  _globals['_SAMPLE']._serialized_start=33
-  _globals['_SAMPLE']._serialized_end=106
-  _globals['_SCOREREQUEST']._serialized_start=108
-  _globals['_SCOREREQUEST']._serialized_end=173
-  _globals['_WORD']._serialized_start=175
-  _globals['_WORD']._serialized_end=232
-  _globals['_SCORE']._serialized_start=235
-  _globals['_SCORE']._serialized_end=390
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=341
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=390
-  _globals['_SCOREERROR']._serialized_start=392
-  _globals['_SCOREERROR']._serialized_end=454
-  _globals['_RESULT']._serialized_start=456
-  _globals['_RESULT']._serialized_end=558
-  _globals['_MODEL']._serialized_start=560
-  _globals['_MODEL']._serialized_end=615
-  _globals['_SCORERESPONSE']._serialized_start=617
-  _globals['_SCORERESPONSE']._serialized_end=713
-  _globals['_GETINFOREQUEST']._serialized_start=715
-  _globals['_GETINFOREQUEST']._serialized_end=731
-  _globals['_GETINFORESPONSE']._serialized_start=734
-  _globals['_GETINFORESPONSE']._serialized_end=862
-  _globals['_REWARDSERVICE']._serialized_start=1110
-  _globals['_REWARDSERVICE']._serialized_end=1243
+  _globals['_ERRORCODE']._serialized_start=1014
+  _globals['_ERRORCODE']._serialized_end=1256
+  _globals['_SAMPLE']._serialized_start=63
+  _globals['_SAMPLE']._serialized_end=179
+  _globals['_SCOREREQUEST']._serialized_start=181
+  _globals['_SCOREREQUEST']._serialized_end=246
+  _globals['_WORD']._serialized_start=248
+  _globals['_WORD']._serialized_end=305
+  _globals['_REGION']._serialized_start=307
+  _globals['_REGION']._serialized_end=347
+  _globals['_SCORE']._serialized_start=350
+  _globals['_SCORE']._serialized_end=539
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=490
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=539
+  _globals['_SCOREERROR']._serialized_start=541
+  _globals['_SCOREERROR']._serialized_end=603
+  _globals['_RESULT']._serialized_start=605
+  _globals['_RESULT']._serialized_end=707
+  _globals['_MODEL']._serialized_start=709
+  _globals['_MODEL']._serialized_end=764
+  _globals['_SCORERESPONSE']._serialized_start=766
+  _globals['_SCORERESPONSE']._serialized_end=862
+  _globals['_GETINFOREQUEST']._serialized_start=864
+  _globals['_GETINFOREQUEST']._serialized_end=880
+  _globals['_GETINFORESPONSE']._serialized_start=883
+  _globals['_GETINFORESPONSE']._serialized_end=1011
+  _globals['_REWARDSERVICE']._serialized_start=1259
+  _globals['_REWARDSERVICE']._serialized_end=1392
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -27,16 +28,18 @@ ERROR_CODE_NOT_FINITE: ErrorCode
 ERROR_CODE_INVALID_FIELD: ErrorCode
 
 class Sample(_message.Message):
-    __slots__ = ("id", "prompt", "image", "target_words")
+    __slots__ = ("id", "prompt", "image", "target_words", "metadata")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     TARGET_WORDS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     id: str
     prompt: str
     image: bytes
     target_words: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., prompt: _Optional[str] = ..., image: _Optional[bytes] = ..., target_words: _Optional[_Iterable[str]] = ...) -> None: ...
+    metadata: _struct_pb2.Struct
+    def __init__(self, id: _Optional[str] = ..., prompt: _Optional[str] = ..., image: _Optional[bytes] = ..., target_words: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("samples", "formula")
@@ -56,8 +59,16 @@ class Word(_message.Message):
     polygon: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, text: _Optional[str] = ..., confidence: _Optional[float] = ..., polygon: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class Region(_message.Message):
+    __slots__ = ("polygon", "label")
+    POLYGON_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    polygon: _containers.RepeatedScalarFieldContainer[float]
+    label: str
+    def __init__(self, polygon: _Optional[_Iterable[float]] = ..., label: _Optional[str] = ...) -> None: ...
+
 class Score(_message.Message):
-    __slots__ = ("value", "components", "words")
+    __slots__ = ("value", "components", "words", "regions")
     class ComponentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,10 +79,12 @@ class Score(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
     value: float
     components: _containers.ScalarMap[str, float]
     words: _containers.RepeatedCompositeFieldContainer[Word]
-    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Mapping[str, float]] = ..., words: _Optional[_Iterable[_Union[Word, _Mapping]]] = ...) -> None: ...
+    regions: _containers.RepeatedCompositeFieldContainer[Region]
+    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Mapping[str, float]] = ..., words: _Optional[_Iterable[_Union[Word, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
 
 class ScoreError(_message.Message):
     __slots__ = ("code", "detail")

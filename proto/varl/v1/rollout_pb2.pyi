@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -13,10 +14,19 @@ class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_FULL: _ClassVar[Stage]
     STAGE_PREFIX: _ClassVar[Stage]
     STAGE_SUFFIX: _ClassVar[Stage]
+
+class LogProbs(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOG_PROBS_UNSPECIFIED: _ClassVar[LogProbs]
+    LOG_PROBS_PLAIN: _ClassVar[LogProbs]
+    LOG_PROBS_SAMPLED: _ClassVar[LogProbs]
 STAGE_UNSPECIFIED: Stage
 STAGE_FULL: Stage
 STAGE_PREFIX: Stage
 STAGE_SUFFIX: Stage
+LOG_PROBS_UNSPECIFIED: LogProbs
+LOG_PROBS_PLAIN: LogProbs
+LOG_PROBS_SAMPLED: LogProbs
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "cfg", "cfg_constant")
@@ -33,7 +43,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg: _Optional[float] = ..., cfg_constant: _Optional[bool] = ...) -> None: ...
 
 class RolloutJob(_message.Message):
-    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "schema", "optional_rewards", "want_images")
+    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "schema", "optional_rewards", "metadata", "log_probs", "want_images")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +62,8 @@ class RolloutJob(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_REWARDS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     WANT_IMAGES_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     job_id: str
@@ -71,8 +83,10 @@ class RolloutJob(_message.Message):
     attempt: int
     schema: int
     optional_rewards: _containers.RepeatedScalarFieldContainer[str]
+    metadata: _struct_pb2.Struct
+    log_probs: LogProbs
     want_images: bool
-    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., schema: _Optional[int] = ..., optional_rewards: _Optional[_Iterable[str]] = ..., want_images: _Optional[bool] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., schema: _Optional[int] = ..., optional_rewards: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., log_probs: _Optional[_Union[LogProbs, str]] = ..., want_images: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt", "count", "seed", "sampling")
