@@ -13,7 +13,7 @@ from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.trainer.recipe.config import Recipe
 
-PREFERENCE_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "hpsv3-tiny-synthetic"
+PREFERENCE_MODEL = Path("checkpoints", "hpsv3-tiny-synthetic")  # the package carries it (launch/resources.py)
 
 
 @dataclass(frozen=True)

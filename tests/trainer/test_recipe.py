@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
 from tests.support.paths import PYTHONPATH, ROOT
 from varl.trainer.recipe.config import Recipe, load_recipe, parse_command
@@ -58,9 +59,9 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, name: str
     assert any(name in place for place in places)
 
 
-def test_an_unknown_flag_is_refused(recipe_file: Path) -> None:
-    with pytest.raises(SystemExit):
-        parse_command([str(recipe_file), "--optimizer.learning_rate", "1"])
+def test_an_unknown_flag_is_refused_with_the_one_it_resembles(recipe_file: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--optimizer\.lr_gain_factor; did you mean --optimizer\.gain_lr_factor\?"):
+        parse_command([str(recipe_file), "--optimizer.lr_gain_factor=1"])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
