@@ -110,7 +110,7 @@ class NextFlowPolicy:
     @torch.no_grad()
     def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
-        return _pixels(self.tokenizer.decode_partial(tokens.to(self.device)))
+        return _pixels(self.tokenizer.decode(tokens.to(self.device)))
 
     def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
         """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable.
