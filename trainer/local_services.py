@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from varl.launch.cores import usable_cores
 from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.trainer.recipe.config import Recipe
-
-PREFERENCE_MODEL = Path("checkpoints", "hpsv3-tiny-synthetic")  # the package carries it (launch/resources.py)
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,12 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
     """Commands of the reward services by name; OCR always runs, since every evaluation reads the words."""
-    preference = _module("varl.services.hpsv3", "--checkpoint", str(PREFERENCE_MODEL), "--device", "cpu", "--dtype", "float32")
-    known = {"ocr": _module("varl.services.ocr", "--workers", str(share)), "hpsv3": preference}
+    known = {"ocr": reward_command("ocr", "--workers", str(share)), "hpsv3": reward_command("hpsv3")}
     wanted = ["ocr", *(reward.name for reward in recipe.rollout.rewards if reward.name != "ocr")]
     unknown = sorted(set(wanted) - known.keys())
     if unknown:
         raise ValueError(f"rollout.rewards: only {' and '.join(known)} are started locally, not {', '.join(unknown)}")
-    return {name: [*known[name], "--http-port", "0", "--grpc-port", "0"] for name in wanted}
+    return {name: known[name] for name in wanted}
 
 
 def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Callable[[str], None]) -> LocalReward:
