@@ -45,7 +45,10 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=count(0), default=0, help="the same seed draws the same images")
     add_sampling(parser, 1.0, 0, 1.0, 0.0)
     parser.add_argument(
-        "--guidance-schedule", choices=("ramp", "constant"), default="ramp", help="ramp: from 0 at the first scale to --guidance at the last"
+        "--guidance-schedule",
+        choices=("ramp", "constant"),
+        default="ramp",
+        help="ramp: from 0 at the first scale to --guidance at the last",
     )
     parser.add_argument("--scales", action="store_true", help="also write the picture after each scale, as FILE.scale1.png and so on")
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, …")

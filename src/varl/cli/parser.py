@@ -48,7 +48,9 @@ def number(fits: Callable[[float], bool], bounds: str) -> Callable[[str], float]
     return read
 
 
-def add_sampling(parser: argparse.ArgumentParser, temperature: float | None, top_k: int | None, top_p: float | None, cfg: float | None) -> None:
+def add_sampling(
+    parser: argparse.ArgumentParser, temperature: float | None, top_k: int | None, top_p: float | None, cfg: float | None
+) -> None:
     """Add --temperature, --top-k, --top-p and --guidance with these defaults."""
     above_0, share = number(lambda x: x > 0, "above 0"), number(lambda x: 0 < x <= 1, "above 0 and at most 1")
     parser.add_argument("--temperature", type=above_0, default=temperature, metavar="T", help="the logits are divided by it")

@@ -45,7 +45,9 @@ def _parser() -> Parser:
     parser.add_argument("--target", action="append", default=[], metavar="WORD", help="a word to look for; may be given several times")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=URL, help="address of a running service or gateway")
-    where.add_argument("--reward", metavar="REWARD", help="ocr, hpsv3 (the synthetic model) or PATH.py:Class: start its service for this call")
+    where.add_argument(
+        "--reward", metavar="REWARD", help="ocr, hpsv3 (the synthetic model) or PATH.py:Class: start its service for this call"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
@@ -99,9 +101,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
 def _table(images: Sequence[Path], found: Mapping[str, Scores]) -> str:
     """A line for each image and reward: value, components, words that were read; or why there is no score."""
     rows = [
-        (str(path), name, *_cells(outcome))
-        for name, scores in found.items()
-        for path, outcome in zip(images, scores.outcomes, strict=True)
+        (str(path), name, *_cells(outcome)) for name, scores in found.items() for path, outcome in zip(images, scores.outcomes, strict=True)
     ]
     widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:-1]]
     return "".join("  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) + "\n" for row in rows)
