@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from varl.evaluation.evaluate import evaluate
 from varl.evaluation.results import Evaluation
@@ -46,7 +47,7 @@ def parse_sampler(text: str, default: SamplingParams) -> Sampler:
     """
     if text == GREEDY:
         return Sampler(text, replace(default, top_k=1))
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for part in text.split(","):
         key, separator, value = part.partition("=")
         if not separator or key not in _FIELDS:
