@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.line_log import LineLog
-from varl.launch.private_redis import tied_to_this_process
+from varl.launch.supervisor import tied_to_this_process
 
 POLL_S = 0.005
 PAUSE_S = 0.3  # from a death to the next start

@@ -15,6 +15,8 @@ from pathlib import Path
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from varl.launch.supervisor import tied_to_this_process
+
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 LOG_NAME = "redis.log"
@@ -46,15 +48,6 @@ def private_redis(directory: Path) -> Iterator[str]:
             yield url
         finally:
             _stop(process)
-
-
-def tied_to_this_process() -> list[str]:
-    """Return a prefix by which Linux ends a command (SIGTERM) when the thread that started it ends, killed outright or not.
-
-    Empty where util-linux is missing. The command keeps its process id.
-    """
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
 def server_binary() -> str:

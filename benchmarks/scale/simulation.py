@@ -17,7 +17,7 @@ from benchmarks.scale.measured import line
 from benchmarks.scale.redis_load import redis_cpu
 from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
-from varl.launch.private_redis import tied_to_this_process
+from varl.launch.supervisor import tied_to_this_process
 from varl.trajectories.codec import encode_trajectory
 from varl.trajectories.collect import Patience, collect
 from varl.trajectories.queue import RunQueue, connect

@@ -34,6 +34,12 @@ def test_each_command_has_help_under_its_own_name(command: list[str], capsys: py
     assert text.startswith(f"usage: varl {' '.join(command)} ")
 
 
+def test_score_needs_httpx_alone() -> None:
+    code = f"import sys, varl.cli.score; sys.exit(any(m in sys.modules for m in {HEAVY}))"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": PYTHONPATH}, check=False)
+    assert done.returncode == 0
+
+
 def test_serve_lists_its_rewards(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--help"]) == 0
     text = capsys.readouterr().out

@@ -14,8 +14,7 @@ import pytest
 
 from tests.support.paths import PYTHONPATH
 from varl.launch import supervisor
-from varl.launch.private_redis import tied_to_this_process
-from varl.launch.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, unhurried
+from varl.launch.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, tied_to_this_process, unhurried
 
 READY = "import json, os, sys, time; print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
 

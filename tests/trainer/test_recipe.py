@@ -62,7 +62,7 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, name: str
 
 
 def test_an_unknown_flag_is_refused_with_the_one_it_resembles(recipe_file: Path) -> None:
-    with pytest.raises(SettingsError, match=r"--optimizer\.lr_gain_factor; did you mean --optimizer\.gain_lr_factor\?"):
+    with pytest.raises(SettingsError, match=r"lr_gain_factor=1; did you mean --optimizer\.gain_lr_factor\?"):
         parse_command([str(recipe_file), "--optimizer.lr_gain_factor=1"])
 
 
