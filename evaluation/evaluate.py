@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord
-from varl.policy.base import Grid, SamplingParams
+from varl.policy.base import Layout, SamplingParams
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 from varl.services.ocr.targets import resolve_targets
 from varl.trainer.rollouts.jobs import sampling_message
-from varl.trajectories.codec import SCHEMA
 from varl.trajectories.collect import Patience, collect, failure_name
+from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -30,7 +30,7 @@ class EvalSettings:
     """What is drawn and how it is scored; equal settings make two evaluations comparable."""
 
     run_id: str
-    grids: tuple[Grid, ...]  # of the evaluated policy; a group of any other model is a failure
+    layout: Layout  # of the evaluated policy; a group of any other model is a failure
     seed: int
     group_size: int  # images of each prompt
     sampling: SamplingParams
@@ -62,7 +62,7 @@ def evaluate(
         ValueError: a prompt has no target word, so neither figure is defined for it.
     """
     jobs = evaluation_jobs(prompts, settings, weight_path, weight_version, tag)
-    collected = collect(queue, jobs, settings.grids, settings.patience, progress)
+    collected = collect(queue, jobs, settings.layout, settings.patience, progress)
     queue.acknowledge(collected.entry_ids)  # an evaluation is in no checkpoint: after a crash it is done again
     if not collected.groups:
         first = collected.dropped[0]
@@ -99,6 +99,7 @@ def evaluation_jobs(
             sampling=sampling_message(settings.sampling),
             rewards=list(settings.rewards),
             schema=SCHEMA,
+            log_probs=rollout_pb2.LOG_PROBS_PLAIN,
             want_images=index < settings.pictures,
         )
         for index, spec in enumerate(prompts)
@@ -113,7 +114,7 @@ def evaluation_seed(seed: int, index: int) -> int:
 def prompt_result(group: trajectory_pb2.Group, weights: Mapping[str, float]) -> PromptResult:
     """Sums over the images of a valid group; the picture is the first image, where the job asked for it."""
     targets, images = list(group.job.target_words), [candidate.continuations[0] for candidate in group.candidates]
-    read = [[word.text for word in image.words] for image in images]
+    read = [[word.text for word in words_read(image)] for image in images]
     counts = [word_accuracy_counts(targets, words) for words in read]
     sums = {name: math.fsum(image.rewards[name] for image in images) for name in weights}
     return PromptResult(
@@ -137,9 +138,14 @@ def _targets(spec: PromptSpec) -> tuple[str, ...]:
     return targets
 
 
+def words_read(image: trajectory_pb2.Continuation) -> tuple[ReadWord, ...]:
+    """The words that the OCR reward read in an image."""
+    read = (region for region in image.regions if region.reward == "ocr")
+    return tuple(ReadWord(text=word.text, confidence=word.confidence, polygon=tuple(word.polygon)) for word in read)
+
+
 def _picture(image: trajectory_pb2.Continuation, reward: float) -> Picture:
-    words = tuple(ReadWord(text=word.text, confidence=word.confidence, polygon=tuple(word.polygon)) for word in image.words)
-    return Picture(image=image.image, words=words, reward=reward)
+    return Picture(image=image.image, words=words_read(image), reward=reward)
 
 
 def _failed(failure: trajectory_pb2.GroupFailure) -> FailedPrompt:

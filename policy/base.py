@@ -53,6 +53,21 @@ class Drawn:
     log_probs: Tensor
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a policy's images and tokens are made of. A group of another layout comes from another model.
+
+    grids: (height, width) of the T scales. height, width: pixels. codes: size of the codebook, 0 where every value of
+    ``bits_per_site`` bits (1 to 64) is a code.
+    """
+
+    grids: tuple[Grid, ...]
+    height: int
+    width: int
+    bits_per_site: int
+    codes: int
+
+
 class SamplerState(Protocol):
     """A KV cache over the text and the scales drawn so far, for B candidates of one prompt."""
 
@@ -79,6 +94,14 @@ class Policy(Protocol):
     def image_size(self) -> tuple[int, int]:
         """(height, width) of a decoded image in pixels."""
 
+    @property
+    def bits_per_site(self) -> int:
+        """Bits that a token takes, 1 to 64: those of a codebook index, or the token itself where tokens are bitwise."""
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook; 0 where every value of ``bits_per_site`` bits is a code."""
+
     def prefill(self, prompt: str, guided: bool) -> SamplerState:
         """Read the prompt once; ``guided`` also prepares the unconditional branch. The state has batch 1."""
 
@@ -103,6 +126,12 @@ class Policy(Protocol):
 
     def load_weights(self, path: str) -> None:
         """Replace the trained weights by those of a safetensors file; unknown or missing names raise ValueError."""
+
+
+def layout_of(policy: Policy) -> Layout:
+    """The layout of a policy's images and tokens."""
+    height, width = policy.image_size
+    return Layout(tuple(policy.grids), height, width, policy.bits_per_site, policy.codes)
 
 
 def cells(grids: Sequence[Grid]) -> list[int]:

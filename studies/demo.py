@@ -20,6 +20,7 @@ from varl.evaluation.evaluate import EvalSettings, evaluate
 from varl.evaluation.results import Evaluation, difference
 from varl.launch.machine import describe_machine
 from varl.launch.supervisor import sigterm_as_exit
+from varl.policy.base import layout_of
 from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
@@ -178,7 +179,7 @@ def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], 
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
-        judge = _Judge(queue, prompts, eval_settings(recipe, trained.grids, settings.pictures))
+        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures))
         with stages.stage(BEFORE):
             before = judge.once(recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors", 0, "before")
         image_s = IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
@@ -189,7 +190,7 @@ def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], 
             expected[TRAIN] = min(expected[TRAIN], settings.minutes * 60)
         stages.expect(expected)
         with stages.stage(TRAIN):
-            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, trained.grids))
+            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, layout_of(trained)))
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
         if settings.local_services:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from varl.evaluation.evaluate import EvalSettings, evaluate
-from varl.policy.base import Grid
+from varl.policy.base import Layout
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trajectories.collect import Patience
@@ -25,11 +25,11 @@ def held_out_prompts(recipe: Recipe, count: int) -> list[PromptSpec]:
     return prompts[:count]
 
 
-def eval_settings(recipe: Recipe, grids: Sequence[Grid], pictures: int = 0) -> EvalSettings:
-    """Settings of every evaluation of a run; ``grids`` are the policy's, ``pictures`` the prompts whose first image is kept."""
+def eval_settings(recipe: Recipe, layout: Layout, pictures: int = 0) -> EvalSettings:
+    """Settings of every evaluation of a run; ``layout`` is the policy's, ``pictures`` the prompts whose first image is kept."""
     return EvalSettings(
         run_id=recipe.run.name,
-        grids=tuple(grids),
+        layout=layout,
         seed=recipe.evaluation.seed,
         group_size=recipe.evaluation.images_per_prompt,
         sampling=recipe.evaluation.sampling.params(),
@@ -41,13 +41,13 @@ def eval_settings(recipe: Recipe, grids: Sequence[Grid], pictures: int = 0) -> E
     )
 
 
-def evaluator(recipe: Recipe, queue: RunQueue, grids: Sequence[Grid]) -> Callable[[PublishedWeights], dict[str, float]]:
+def evaluator(recipe: Recipe, queue: RunQueue, layout: Layout) -> Callable[[PublishedWeights], dict[str, float]]:
     """A function from weights to their metrics on the first held-out prompts, for the loop to call every ``evaluation.every`` updates.
 
     Raises:
         ValueError: the held-out file has fewer prompts than ``evaluation.prompts``.
     """
-    settings = eval_settings(recipe, grids)
+    settings = eval_settings(recipe, layout)
     prompts = held_out_prompts(recipe, recipe.evaluation.prompts) if recipe.evaluation.every else []
 
     def metrics(weights: PublishedWeights) -> dict[str, float]:

@@ -80,6 +80,16 @@ class NextFlowPolicy:
         """(height, width) of a decoded image in pixels."""
         return self.config.image_size
 
+    @property
+    def bits_per_site(self) -> int:
+        """Bits of a codebook index."""
+        return max(1, (self.codes - 1).bit_length())
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        return self.config.tokenizer.codes
+
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> NextFlowState:
         """Read the prompt, and the empty prompt if ``guided``; the state has batch 1."""

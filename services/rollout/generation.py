@@ -12,7 +12,7 @@ from torch import Tensor
 
 from varl.policy.base import Drawn, Policy, SamplingParams
 from varl.services.rollout.seeds import candidate_seed
-from varl.trajectories.codec import continuations_of
+from varl.trajectories.job_checks import continuations_of
 from varl.v1 import rollout_pb2
 
 Place = tuple[int, int]  # (candidate, continuation)

@@ -206,9 +206,9 @@ def test_a_prompt_without_target_words_is_refused() -> None:
 def test_hand_worked_prompt() -> None:
     """Targets cat, dog; one image reads CAT and dig, the other nothing."""
     job = rollout_pb2.RolloutJob(group=3, prompt="p", target_words=["cat", "dog"])
-    read = [reward_pb2.Word(text="CAT", confidence=1), reward_pb2.Word(text="dig", confidence=1)]
+    read = [trajectory_pb2.LocatedRegion(reward="ocr", text=text, confidence=1) for text in ("CAT", "dig")]
     images = [
-        trajectory_pb2.Continuation(rewards={"ocr": 1.5}, words=read),
+        trajectory_pb2.Continuation(rewards={"ocr": 1.5}, regions=read),
         trajectory_pb2.Continuation(rewards={"ocr": -0.5}),
     ]
     group = trajectory_pb2.Group(job=job, candidates=[trajectory_pb2.Candidate(continuations=[image]) for image in images])

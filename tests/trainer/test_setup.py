@@ -27,7 +27,7 @@ from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.update import Outcome, Updater, build_optimizer, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 
@@ -71,8 +71,8 @@ def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> 
     assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [job.seed for job in sample_jobs(recipe, 50, SPECS, weights)]
 
 
-def _word(*polygon: float) -> reward_pb2.Word:
-    return reward_pb2.Word(text="x", confidence=1, polygon=polygon)
+def _word(*polygon: float) -> trajectory_pb2.LocatedRegion:
+    return trajectory_pb2.LocatedRegion(reward="ocr", text="x", confidence=1, polygon=polygon)
 
 
 def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
@@ -80,13 +80,21 @@ def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
     group = make_group(job)  # grids 1x1, 2x2, 3x4 of a 64-pixel image
     first, second = group.candidates[0].continuations
     first.rewards["ocr"], first.rewards["hps"], second.rewards["ocr"], second.rewards["hps"] = 0.0, 5.0, 2.0, 5.0
-    first.words.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
-    second.words.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
+    first.regions.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
+    second.regions.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
     batch = to_batch(group, {"ocr": 1.0, "hps": 0.0}, ObjectiveSettings())
     assert batch.scales == range(2) and batch.steps == (1, 4) and batch.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert float(batch.values[0]) == pytest.approx(1.434, abs=5e-4) and batch.rewards["hps"][0].tolist() == [5.0, 5.0]
     assert batch.mask[0].tolist() == [True, True, False, False, True]
     assert batch.mask[1].all()  # nothing was read in the other candidate's images
+
+
+def test_masks_of_an_image_that_is_not_square_lie_where_its_regions_are() -> None:
+    group = make_group(make_job(), grids=((1, 1), (2, 4)))
+    group.image_height, group.image_width = 32, 64
+    for candidate in group.candidates:
+        candidate.continuations[0].regions.append(_word(50, 18, 62, 18, 62, 30, 50, 30))  # bottom right
+    assert to_batch(group, {"ocr": 1.0}, ObjectiveSettings()).mask[0].tolist() == [True] + [False] * 7 + [True]
 
 
 def test_a_suffix_batch_puts_the_shared_prefix_before_every_candidate() -> None:

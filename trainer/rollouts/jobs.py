@@ -11,7 +11,7 @@ import numpy as np
 from varl.policy.base import SamplingParams
 from varl.trainer.objectives.vmr import Stage, stage_of
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.codec import SCHEMA
+from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec, draw_prompts
 from varl.v1 import rollout_pb2
 
@@ -106,6 +106,7 @@ def _jobs(
             rewards=[reward.name for reward in recipe.rollout.rewards if reward.required],
             optional_rewards=[reward.name for reward in recipe.rollout.rewards if not reward.required],
             schema=SCHEMA,
+            log_probs=rollout_pb2.LOG_PROBS_PLAIN,
         )
         for index, spec in enumerate(prompts)
     ]
