@@ -85,7 +85,7 @@ ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_
 RUN python -c "from pathlib import Path; from varl.services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
 USER 10001:10001
 EXPOSE 8080 50051
-ENTRYPOINT ["python", "-m", "services.ocr"]
+ENTRYPOINT ["python", "-m", "varl.services.ocr"]
 
 FROM runtime AS hpsv3
 COPY --from=hpsv3-venv /opt/venv /opt/venv
@@ -95,7 +95,7 @@ COPY services/hpsv3 services/hpsv3
 ENV VARL_HPSV3_HOST=0.0.0.0 HF_HUB_DISABLE_TELEMETRY=1
 USER 10001:10001
 EXPOSE 8080 50051
-ENTRYPOINT ["python", "-m", "services.hpsv3"]
+ENTRYPOINT ["python", "-m", "varl.services.hpsv3"]
 
 FROM runtime AS gateway
 COPY --from=gateway-venv /opt/venv /opt/venv
@@ -104,7 +104,7 @@ COPY services/gateway services/gateway
 ENV VARL_GATEWAY_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8080
-ENTRYPOINT ["python", "-m", "services.gateway"]
+ENTRYPOINT ["python", "-m", "varl.services.gateway"]
 
 FROM runtime AS rollout
 COPY --from=rollout-venv /opt/venv /opt/venv
@@ -116,7 +116,7 @@ COPY trajectories trajectories
 ENV VARL_ROLLOUT_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 50052 9102
-ENTRYPOINT ["python", "-m", "services.rollout"]
+ENTRYPOINT ["python", "-m", "varl.services.rollout"]
 
 FROM runtime AS trainer
 COPY --from=trainer-venv /opt/venv /opt/venv
@@ -130,7 +130,7 @@ COPY studies studies
 COPY launch launch
 COPY trainer trainer
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "trainer"]
+ENTRYPOINT ["python", "-m", "varl.trainer"]
 
 FROM runtime AS tensorboard
 COPY --from=tensorboard-venv /opt/venv /opt/venv
