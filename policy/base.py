@@ -136,10 +136,11 @@ class Policy(Protocol):
         """Images uint8 [B, H, W, 3], RGB, of whole token sequences int64 [B, sum of h*w]."""
 
     def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> TokenDistribution:
-        """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``: plain, or with ``sampling``'s temperature and guidance.
+        """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``.
 
+        Plain, or with ``sampling``'s temperature and guidance; truncation (top-k, top-p) is left out, since it has no gradient.
         tokens: int64 [B, cells of scales 0 … t-1] for some t > from_scale, all of one prompt; the n sites are those of scales
-        from_scale … t-1. Truncation (top-k, top-p) is left out: it has no gradient. Differentiable in the parameters.
+        from_scale … t-1. Differentiable in the parameters.
         """
 
     def load_weights(self, path: str) -> None:

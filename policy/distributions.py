@@ -48,8 +48,10 @@ class Categorical:
     ) -> None:
         self._shape = hidden.shape[:2]
         self._hidden, self._weight, self._bias, self._temperature = hidden.flatten(0, 1), weight, bias, temperature
-        self._unconditional = guidance and guidance.unconditional.flatten(0, 1)
-        self._strength = guidance and guidance.strength.expand(self._shape).flatten()[:, None]
+        self._guidance = None
+        if guidance is not None:
+            strength = guidance.strength.expand(self._shape).reshape(-1, 1)
+            self._guidance = Guidance(guidance.unconditional.flatten(0, 1), strength)
         self.codes = hidden.shape[-1] if weight is None else weight.shape[0]
 
     def log_prob(self, tokens: Tensor) -> Tensor:
@@ -79,12 +81,12 @@ class Categorical:
 
     def logits(self) -> Tensor:
         """The logits of all sites, float32 [B, n, codes], whole: for tests and small models."""
-        return self._logits(slice(None)).unflatten(0, self._shape)
+        return self._logits(slice(None)).view(*self._shape, self.codes)
 
     def _logits(self, rows: slice) -> Tensor:
         logits = self._head(self._hidden[rows])
-        if self._unconditional is not None and self._strength is not None:
-            logits = guided(logits, self._head(self._unconditional[rows]), self._strength[rows])
+        if self._guidance is not None:
+            logits = guided(logits, self._head(self._guidance.unconditional[rows]), self._guidance.strength[rows])
         return logits if self._temperature == 1 else logits / self._temperature
 
     def _head(self, hidden: Tensor) -> Tensor:
@@ -94,9 +96,9 @@ class Categorical:
         """What ``work`` returns for all sites, each [B, n]; slice by slice its inside is dropped and computed again going backwards."""
         slices = list(self._slices())
         if len(slices) == 1:  # little enough to be kept
-            return [part.unflatten(0, self._shape) for part in work(slices[0])]
+            return [part.view(self._shape) for part in work(slices[0])]
         parts = [checkpoint(work, rows, use_reentrant=False, preserve_rng_state=False) for rows in slices]
-        return [torch.cat(column).unflatten(0, self._shape) for column in zip(*parts, strict=True)]
+        return [torch.cat(column).view(self._shape) for column in zip(*parts, strict=True)]
 
     def _slices(self) -> Iterator[slice]:
         sites, step = len(self._hidden), max(1, SLICE // self.codes)

@@ -27,8 +27,8 @@ DEFAULT = "nextflow"  # of folders whose config.json is older than the key
 def load(folder: str | Path, device: str = "cpu", dtype: str | torch.dtype = torch.float32, plugin: str = "") -> TrainablePolicy:
     """Load the model of a folder.
 
-    device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader (folder, device, dtype) to be
-    used whatever config.json says; it is imported, so it must come from whoever starts the program.
+    device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader (folder, device, dtype)
+    that is used whatever config.json says; it is imported, so it must come from whoever starts the program.
 
     Raises:
         ValueError: config.json names no known architecture, the plugin cannot be imported, or the files do not fit together.
