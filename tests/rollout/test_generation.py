@@ -15,9 +15,9 @@ from tests.support.trajectory_builders import make_job
 from varl.policy.base import SamplingParams, cells
 from varl.policy.nextflow import NextFlowPolicy, build_random
 from varl.services.rollout.generation import ImagesStep, Limits, TokensStep, generate, generate_images
-from varl.trajectories.sampling import trained_sampling
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.seeds import WHOLE, candidate_seed
+from varl.trajectories.sampling import trained_sampling
 from varl.v1 import rollout_pb2
 
 WIDE = Limits(draw=64, decode=64)

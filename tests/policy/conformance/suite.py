@@ -59,7 +59,7 @@ class PolicyConformance:
         if policy.codes is not None:
             assert policy.codes <= 2**policy.bits_per_site
         if policy.bits_per_site < 64:
-            assert 0 <= int(tokens.min()) and int(tokens.max()) < (policy.codes or 2**policy.bits_per_site)
+            assert int(tokens.min()) >= 0 and int(tokens.max()) < (policy.codes or 2**policy.bits_per_site)
 
     @SAMPLERS
     def test_a_seed_decides_and_batch_mates_do_not(self, policy: TrainablePolicy, params: SamplingParams) -> None:
