@@ -17,11 +17,11 @@ from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptRes
 from varl.policy.base import Layout, SamplingParams
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 from varl.services.ocr.targets import resolve_targets
-from varl.trainer.rollouts.jobs import sampling_message
 from varl.trajectories.collect import Patience, collect, failure_name
 from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
+from varl.trajectories.sampling import sampling_message
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 

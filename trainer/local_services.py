@@ -83,8 +83,9 @@ def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Ca
 def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[str]:
     run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir)]
     run += [flag for name, address in rewards.items() for flag in ("--reward", f"{name}={address}")]
-    compute = ["--device", recipe.run.device, "--threads", str(threads)]
-    return _module("varl.services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
+    compute = ["--device", recipe.run.device, "--dtype", recipe.model.dtype, "--threads", str(threads)]
+    model = ["--plugin", recipe.model.plugin] if recipe.model.plugin else []
+    return _module("varl.services.rollout", *run, *model, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

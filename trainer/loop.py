@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from varl.evaluation.sample_grids import save_grid
-from varl.policy.base import layout_of
+from varl.policy.base import TrainablePolicy, layout_of
 from varl.trainer.checkpoints.checkpoint import Progress
 from varl.trainer.checkpoints.manager import Keeper
 from varl.trainer.disk.atomic import write_durably
@@ -32,7 +32,7 @@ from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.guards import GuardError
 from varl.trainer.step.metrics import reward_metrics, rollout_metrics
-from varl.trainer.step.update import Outcome, TrainablePolicy, Updater
+from varl.trainer.step.update import Outcome, Updater
 from varl.trajectories.collect import Collected, Patience, Remedies, collect, failure_name
 from varl.trajectories.prompts import load_prompts
 from varl.trajectories.queue import RunQueue

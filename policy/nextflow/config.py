@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +61,7 @@ class TransformerConfig(_Frozen):
 class NextFlowConfig(_Frozen):
     """A whole model: tokenizer, transformer and the scale schedule."""
 
+    architecture: Literal["nextflow"] = "nextflow"
     tokenizer: TokenizerConfig = TokenizerConfig()
     transformer: TransformerConfig = TransformerConfig()
     scales: tuple[int, ...] = (1, 2, 4, 6, 8)

@@ -52,7 +52,7 @@ def build_group(
         job=job,
         grids=[trajectory_pb2.Grid(height=height, width=width) for height, width in policy.grids],
         bits_per_site=bits,
-        codes=policy.codes,
+        codes=policy.codes or 0,
         prefix_tokens=pack(sampled.prefix, bits),
         candidates=[_candidate(job, index, sampled, images, bits) for index in range(job.group_size)],
         models={name: given[0].model for name, given in answers.items()},

@@ -140,8 +140,8 @@ def check_tokens(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
     assert [len(tokens_of(group, candidate.tokens)) for candidate in group.candidates] == [expected] * 3
     tokens = torch.tensor([tokens_of(group, group.prefix_tokens + candidate.tokens) for candidate in group.candidates])
     with torch.no_grad():
-        logits = policy.logits(group.job.prompt, tokens, SPLIT if group.job.stage == SUFFIX else 0)
-    log_probs = logits.log_softmax(-1).gather(-1, tokens[:, -expected:, None]).squeeze(-1)
+        scored = policy.distribution(group.job.prompt, tokens, SPLIT if group.job.stage == SUFFIX else 0)
+        log_probs = scored.log_prob(tokens[:, -expected:])
     assert torch.allclose(torch.tensor([list(candidate.log_probs) for candidate in group.candidates]), log_probs, atol=1e-4)
 
 

@@ -19,7 +19,6 @@ from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from varl.trainer.disk.atomic import COMPLETE
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
-from varl.trainer.objectives.grpo import token_log_probs
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
 from varl.trainer.step.batch import GroupBatch, to_batch
@@ -124,7 +123,7 @@ def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), 
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(32, (len(values), sum(h * w for h, w in model.grids[: stage.stop])), generator=generator)
     with torch.no_grad():
-        reported = token_log_probs(model.logits("a prompt", tokens, stage.start), tokens[:, -sum(steps) :])
+        reported = model.distribution("a prompt", tokens, stage.start).log_prob(tokens[:, -sum(steps) :])
     total = torch.tensor(values, dtype=torch.float64)
     mask = torch.rand(reported.shape, generator=generator) < 0.5
     return GroupBatch("a prompt", stage, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)
@@ -178,13 +177,13 @@ def test_update_without_groups_changes_nothing() -> None:
     assert _same(before, _weights(model))
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
     model = _policy()
-    updater, before, logits = _updater(model), _weights(model), NextFlowPolicy.logits
+    updater, before, transformer = _updater(model), _weights(model), model.module
+    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     batches = [_batch(model, [0.0, 1.0]), _batch(model, [0.0, 1.0], seed=1)]
-    with monkeypatch.context() as patch:
-        patch.setattr(model, "logits", lambda prompt, tokens, start: logits(model, prompt, tokens, start) * math.nan)
-        outcome, metrics = updater.update(batches, 0, by_scale=False)
+    outcome, metrics = updater.update(batches, 0, by_scale=False)
+    broken.remove()
     assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
     assert _same(before, _weights(model)) and not updater.optimizer.state
     outcome, _ = updater.update(batches, 1, by_scale=False)  # and the next update is unharmed
@@ -253,9 +252,10 @@ def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
 
 def test_a_gain_factor_of_one_steps_as_one_group_would() -> None:
     rates = OptimizerSettings(lr=1e-2)
-    grouped, plain = _policy().module, _policy().module
+    policy, plain = _policy(), _policy().module
+    grouped = policy.module
     optimizers = (
-        build_optimizer(grouped, rates),
+        build_optimizer(policy.parameter_groups(), rates),
         torch.optim.AdamW(plain.parameters(), rates.lr, rates.betas, rates.eps, rates.weight_decay),
     )
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from varl.policy.base import SamplingParams
+from varl.policy.base import LogProbs, SamplingParams, Trainable
+from varl.policy.load import DtypeName
 from varl.trainer.objectives.grpo import KlEstimator
 from varl.trainer.objectives.loss import LossSettings, RatioGranularity
 from varl.trainer.objectives.mask_propagation import MaskPropagation
@@ -45,9 +46,14 @@ class ModelSettings(Section):
     """The policy that is trained."""
 
     dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
-    trainable: Literal["all", "gains"] = Field(
-        default="all", description="which parameters are trained: all, or the gains of the normalisation layers alone"
+    dtype: DtypeName = Field(
+        default="float32", description="of weights and arithmetic; bfloat16 keeps no float32 copy, so steps below its rounding are lost"
     )
+    plugin: str = Field(
+        default="",
+        description="package.module:function that loads the directory, for a model of your own; empty: config.json names the architecture",
+    )
+    trainable: Trainable = Field(default="all", description="which parameters are trained: all, or the model's gains alone")
 
 
 class PromptSettings(Section):
@@ -62,7 +68,7 @@ class PromptSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How rollouts draw a token; log-probabilities are always those of the plain conditional distribution [9.10]."""
+    """How rollouts draw a token; ``objective.log_probs`` says of which distribution the log-probabilities are."""
 
     temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
     top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
@@ -146,6 +152,11 @@ class ObjectiveSettings(Section):
     clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [9.4]")
     ratio: RatioGranularity = Field(
         default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [9.15]"
+    )
+    log_probs: LogProbs = Field(
+        default="plain",
+        description="the distribution that is trained: plain, the conditional one at temperature 1, or sampled, with the rollouts' "
+        "temperature and guidance (one more pass) but without their truncation, which has no gradient [9.10]",
     )
     old_log_probs: Literal["recomputed", "reported"] = Field(
         default="recomputed",

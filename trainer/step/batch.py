@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from varl.policy.base import SamplingParams
 from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
 from varl.trainer.objectives.rewards import combine, weighted_sum
 from varl.trainer.objectives.vmr import middle_value
 from varl.trainer.recipe.sections import ObjectiveSettings
 from varl.trajectories.job_checks import optimised_scales
+from varl.trajectories.sampling import trained_sampling
 from varl.trajectories.tokens import unpack
 from varl.v1 import trajectory_pb2
 
@@ -36,6 +38,7 @@ class GroupBatch:
     total: Tensor
     values: Tensor
     staleness: int = 0  # updates between the weights that drew the group and those that it trains
+    sampling: SamplingParams | None = None  # whose temperature and guidance the trained distribution has; None: the plain one
 
 
 def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings, staleness: int = 0) -> GroupBatch:
@@ -59,6 +62,7 @@ def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objectiv
         total=weighted_sum(rewards, weights),
         values=middle_value(compared, objective.eta),
         staleness=staleness,
+        sampling=trained_sampling(group.job),
     )
 
 
