@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from varl.services.reward.load import RewardNotFoundError, load_reward
+from varl.services.reward.load import load_reward
+from varl.services.reward.place import RewardNotFoundError
 from varl.services.reward.settings import RewardSettings
 from varl.services.serving.plugin import RewardScorer
 from varl.services.serving.runner import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt, field_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from varl.services.reward.load import parse_place
+from varl.services.reward.place import parse_place
 from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.settings import ServingSettings
 
