@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from google.protobuf.struct_pb2 import Struct
+
 from varl.services.rollout.generation import ImagesStep, Place
 from varl.services.rollout.images import encode_png
 from varl.services.serving.grpc.client import RewardRejected, RewardUnavailable
@@ -109,7 +111,11 @@ def _problem(result: reward_pb2.Result | None) -> str | None:
 
 
 def _sample(job: rollout_pb2.RolloutJob, place: Place, png: bytes) -> reward_pb2.Sample:
-    return reward_pb2.Sample(id=sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words)
+    return reward_pb2.Sample(id=sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words, metadata=_metadata(job))
+
+
+def _metadata(job: rollout_pb2.RolloutJob) -> Struct | None:
+    return job.metadata if job.metadata.fields else None
 
 
 def sample_id(place: Place) -> str:

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
 
+from varl.trainer.recipe.places import locate_model, locate_prompts, locate_rewards
 from varl.trainer.recipe.sections import (
     CheckpointSettings,
     EvaluationSettings,
@@ -81,7 +82,7 @@ class Command(Recipe):
     local_services: CliImplicitFlag[bool] = Field(
         default=False,
         validation_alias=AliasChoices("local-services", "local_services"),
-        description="start the OCR reward service, a rollout worker and, unless one is given, Redis on this machine for the run",
+        description="start the recipe's reward services, a rollout worker and, unless one is given, Redis on this machine for the run",
     )
     dry_run: CliImplicitFlag[bool] = Field(
         default=False,
@@ -102,8 +103,12 @@ class Command(Recipe):
         return init_settings, env_settings, _RecipeFile(settings_cls)
 
     def settings(self) -> Recipe:
-        """The recipe alone, without the flags of the command."""
-        return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields})
+        """The recipe alone, without the flags of the command, its files found (``varl.trainer.recipe.places``)."""
+        fields, folder = {name: getattr(self, name) for name in Recipe.model_fields}, self.recipe.parent
+        fields["model"] = locate_model(self.model, folder)
+        fields["prompts"] = locate_prompts(self.prompts, folder)
+        fields["rollout"] = locate_rewards(self.rollout, folder)
+        return Recipe.model_construct(**fields)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -57,7 +57,7 @@ class ModelSettings(Section):
 
 
 class PromptSettings(Section):
-    """JSON Lines files of {"prompt": str, "target_words": [str]}."""
+    """JSON Lines files of {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it."""
 
     train: Path = Field(
         default=Path("recipes/prompts/tiny_train.jsonl"), description="prompts of the updates, drawn without replacement in seeded epochs"
@@ -90,6 +90,26 @@ class RewardSettings(Section):
         default=True,
         description="true: a group without it is dropped; false: where it fails for an image it is left out of the sum for the whole group",
     )
+    serve: str = Field(
+        default="",
+        pattern=r"^$|^.+:[A-Za-z_]\w*$",
+        description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; empty: ocr or hpsv3, by name",
+    )
+    address: str = Field(
+        default="", pattern=r"^$|^.+:\d+$", description="host:port (gRPC) of a service that runs already; none is started then"
+    )
+
+    @property
+    def file(self) -> Path | None:
+        """The Python file that ``serve`` names, if any."""
+        module = self.serve.rpartition(":")[0]
+        return Path(module) if module.endswith(".py") else None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> RewardSettings:
+        if self.serve and self.address:
+            raise ValueError(f"reward {self.name!r}: serve and address: one of them says where it is")
+        return self
 
 
 class RolloutSettings(Section):
@@ -249,7 +269,7 @@ class MetricsSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Word Accuracy and NED on held-out prompts while training; always the same prompts and seeds."""
+    """The rewards' measures on held-out prompts while training; always the same prompts and seeds."""
 
     every: Count = Field(default=0, description="updates between evaluations; 0: off")
     prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")

@@ -66,6 +66,8 @@ def replacement_job(recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollo
     job.CopyFrom(failed)
     job.job_id, job.attempt, job.seed, job.prompt = f"train/{failed.update}/{failed.group}/{count}", 0, seed, chosen.prompt
     job.target_words[:] = chosen.target_words
+    job.ClearField("metadata")
+    job.MergeFrom(rollout_pb2.RolloutJob(metadata=chosen.metadata_message()))
     return job
 
 
@@ -93,6 +95,7 @@ def _jobs(
             group=index,
             prompt=spec.prompt,
             target_words=spec.target_words,
+            metadata=spec.metadata_message(),
             weight_version=weights.version,
             weight_path=weights.address,
             sampling=sampling_message(recipe.rollout.sampling.params()),
