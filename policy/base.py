@@ -150,6 +150,9 @@ class Policy(Protocol):
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], RGB, of whole token sequences int64 [B, sum of h*w]."""
 
+    def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
+
     def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> TokenDistribution:
         """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``.
 

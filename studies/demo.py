@@ -1,4 +1,4 @@
-"""``python -m varl.studies.demo``: train by a recipe against local services, with the same evaluation before and after, and a report.
+"""``varl demo``: train by a recipe against local services, with the same evaluation before and after, and a report.
 
 Leaves a run directory with eval.json, report.html and weights/final.safetensors beside what the trainer itself writes.
 """
@@ -14,11 +14,13 @@ from datetime import datetime
 from pathlib import Path
 
 from pydantic import Field, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from varl.evaluation.evaluate import EvalSettings, evaluate
 from varl.evaluation.results import Evaluation, difference
 from varl.launch.machine import describe_machine
+from varl.launch.program import parse, program
+from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.studies.report.report import (
@@ -37,6 +39,7 @@ from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.objectives.vmr import Stage, stage_of
 from varl.trainer.recipe.config import Recipe, load_recipe
+from varl.trainer.recipe.dry_run import dry_run
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
@@ -81,17 +84,23 @@ class DemoSettings(BaseSettings):
     resume: CliImplicitFlag[bool] = Field(
         default=False, description="Go on with an unfinished run in run-dir, and leave a finished one as it is."
     )
+    dry_run: CliImplicitFlag[bool] = Field(default=False, description="Print the resolved recipe and what would run, then stop.")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit status: 0, 1 with a message, 2 for a bad flag, 130 for Ctrl-C."""
     try:
-        settings = CliApp.run(DemoSettings, cli_args=list(arguments))
+        settings = parse(DemoSettings, arguments)
     except (ValidationError, SettingsError) as error:
         return _fail(str(error), 2)
     try:
+        if settings.dry_run:
+            sys.stdout.write(dry_run(demo_recipe(settings)))
+            return 0
         with sigterm_as_exit():
             demo(settings, _say)
+    except MissingFilesError as error:
+        return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted; everything was stopped", 130)
     except PROBLEMS as error:
@@ -243,7 +252,7 @@ def _say(line: str) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"python -m varl.studies.demo: {message}\n")
+    sys.stderr.write(f"{program('varl.studies.demo')}: {message}\n")
     return status
 
 

@@ -1,4 +1,4 @@
-"""Command line of the trainer: ``python -m trainer recipes/tiny_ocr.toml [--key value …]``."""
+"""Command line of the trainer: ``varl train recipes/tiny_ocr.toml [--key value …]``, or ``python -m trainer …``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
+from varl.launch.program import program
+from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe, parse_command
-from varl.trainer.recipe.describe import describe, to_toml
+from varl.trainer.recipe.dry_run import dry_run
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trainer.step.guards import GuardError
 
@@ -25,20 +28,23 @@ logger = logging.getLogger("trainer")
 def main(arguments: Sequence[str]) -> int:
     """Train by a recipe, or with --dry-run print the resolved recipe and what would run.
 
-    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, 3 stopped by a guard, 130 Ctrl-C.
+    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, or a dry run of a recipe that
+    names a file which does not exist, 3 stopped by a guard, 130 Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         command = parse_command(arguments)
         recipe = command.settings()
         if command.dry_run:
-            sys.stdout.write("\n".join([to_toml(recipe), *(f"# {line}" for line in describe(recipe).splitlines()), ""]))
+            sys.stdout.write(dry_run(recipe))
             return 0
         with sigterm_as_exit(), ExitStack() as stack:
             url = stack.enter_context(local_services(recipe, logger.info)).redis_url if command.local_services else given_redis(recipe)
             run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
     except ValidationError as error:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
+    except (SettingsError, MissingFilesError) as error:
+        return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)
     except GuardError as error:
@@ -56,7 +62,7 @@ def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> No
 
 
 def _fail(message: str, status: int = 1) -> int:
-    sys.stderr.write(f"python -m trainer: {message}\n")
+    sys.stderr.write(f"{program('varl.trainer')}: {message}\n")
     return status
 
 

@@ -6,16 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from varl.launch.cores import usable_cores
 from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.services.reward.place import parse_place
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
-
-PREFERENCE_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "hpsv3-tiny-synthetic"
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,17 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
     """Commands of the reward services that are to be started, by name; raises ValueError."""
-    preference = _module("varl.services.hpsv3", "--checkpoint", str(PREFERENCE_MODEL), "--device", "cpu", "--dtype", "float32")
-    known = {"ocr": _module("varl.services.ocr", "--workers", str(share)), "hpsv3": preference}
-    commands = {reward.name: _command(reward, known, recipe.run.device) for reward in recipe.rollout.rewards if not reward.address}
-    return {name: [*command, "--http-port", "0", "--grpc-port", "0"] for name, command in commands.items()}
+    return {reward.name: _command(reward, recipe.run.device, share) for reward in recipe.rollout.rewards if not reward.address}
 
 
-def _command(reward: RewardSettings, known: Mapping[str, list[str]], device: str) -> list[str]:
+def _command(reward: RewardSettings, device: str, share: int) -> list[str]:
     if reward.serve:
         parse_place(reward.serve)  # said before anything starts
-        return _module("varl.services.reward", reward.serve, "--device", device)
-    if reward.name not in known:
-        raise ValueError(f"rollout.rewards: {reward.name!r} is none of {', '.join(known)}: say by serve or address where it is")
-    return known[reward.name]
+        return reward_command(reward.serve, "--device", device)
+    try:
+        return reward_command(reward.name, *(("--workers", str(share)) if reward.name == "ocr" else ()))
+    except ValueError as error:
+        raise ValueError(f"rollout.rewards: {error}; say by serve or address where it is") from error
 
 
 def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Callable[[str], None]) -> LocalReward:

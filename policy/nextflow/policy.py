@@ -129,8 +129,12 @@ class NextFlowPolicy:
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of whole token sequences int64 [B, sum of h*w]."""
-        pixels = self.tokenizer.decode(tokens.to(self.device))
-        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return _pixels(self.tokenizer.decode(tokens.to(self.device)))
+
+    @torch.no_grad()
+    def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
+        return _pixels(self.tokenizer.decode(tokens.to(self.device)))
 
     def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> Categorical:
         """Teacher-forced distribution at scales from_scale … end of tokens (see varl.policy.base.Policy.distribution)."""
@@ -256,6 +260,11 @@ class NextFlowPolicy:
     def _scale_index(self, grids: Sequence[Grid], first: int) -> Tensor:
         index = torch.repeat_interleave(torch.arange(first, first + len(grids)), torch.tensor(cells(grids)))
         return index.to(self.device)
+
+
+def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
+    """Images float [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
+    return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _repeat(x: Tensor, copies: int) -> Tensor:

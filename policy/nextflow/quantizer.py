@@ -76,9 +76,8 @@ class DualQuantizer(nn.Module):
             inputs.append(used)
         return Encoded(targets, inputs, quantized)
 
-    def accumulate(self, indices: Sequence[Tensor]) -> Tensor:
-        """Sum of upsampled codes, float [B, C, H, W], of per-scale indices int64 [B, h, w]; the last scale sets (H, W)."""
-        size = indices[-1].shape[-2:]
+    def accumulate(self, indices: Sequence[Tensor], size: Grid) -> Tensor:
+        """Sum of codes upsampled to (H, W) = ``size``, float [B, C, H, W], of per-scale indices int64 [B, h, w]."""
         return torch.stack([upsample(self.lookup(index), size) for index in indices]).sum(0)
 
 

@@ -96,8 +96,8 @@ class Tokenizer(nn.Module):
         return self.pixel_decoder(quantized)  # type: ignore[no-any-return]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Images float [B, 3, H, W] in [-1, 1] of whole token sequences int64 [B, sum of h*w]."""
-        return self.decode_features(self.quantizer.accumulate(split_scales(tokens, self.grids))).clamp(-1, 1)
+        """Images float [B, 3, H, W] in [-1, 1] of token sequences int64 [B, n], whole or of the first scales alone."""
+        return self.decode_features(self.quantizer.accumulate(split_scales(tokens, self.grids), self.grids[-1])).clamp(-1, 1)
 
 
 def split_scales(tokens: Tensor, grids: Sequence[Grid]) -> list[Tensor]:

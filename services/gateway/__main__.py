@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from varl.services.gateway.gateway import Gateway
@@ -45,9 +46,9 @@ async def serve(settings: GatewaySettings) -> int:
         await gateway.close()
 
 
-def main() -> int:
-    """Serve until told to stop; the exit code."""
-    settings = parse_settings(GatewaySettings)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; the exit code. ``arguments``: flags, default those of the process."""
+    settings = parse_settings(GatewaySettings, arguments)
     return run_process(settings, "varl-gateway", partial(serve, settings))
 
 

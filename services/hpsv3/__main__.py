@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,9 +33,9 @@ def build_scorer(settings: HPSv3Settings) -> HPSv3Scorer:
     return HPSv3Scorer(engine_builder(settings), limits, settings.decode_threads, settings.dtype, folder)
 
 
-def main() -> int:
-    """Serve until told to stop; the exit code."""
-    settings = parse_settings(HPSv3Settings)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; the exit code. ``arguments``: flags, default those of the process."""
+    settings = parse_settings(HPSv3Settings, arguments)
     return run(settings, build_scorer(settings), routes=routes)
 
 

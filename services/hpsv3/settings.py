@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
+from varl.launch.resources import BundledPath
 from varl.services.serving.settings import ServingSettings
 
 
@@ -19,7 +20,7 @@ class HPSv3Settings(ServingSettings):
     engine: Literal["native", "package"] = Field(
         "native", description="native: varl's own forward. package: the hpsv3 package as it is, in an environment with its pins."
     )
-    checkpoint: Path | None = Field(None, description="Local HPSv3.safetensors, or the folder that holds it.")
+    checkpoint: BundledPath | None = Field(None, description="Local HPSv3.safetensors, or the folder that holds it.")
     base: Path | None = Field(
         None,
         description="Folder with Qwen2-VL's config.json and tokenizer.json; default: the checkpoint's folder. "

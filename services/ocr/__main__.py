@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from varl.services.ocr.engines.base import Engine
@@ -30,9 +30,9 @@ def engine_builder(settings: OCRSettings) -> Callable[[], Engine]:
     )
 
 
-def main() -> int:
-    """Serve until told to stop; the exit code."""
-    settings = parse_settings(OCRSettings)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; the exit code. ``arguments``: flags, default those of the process."""
+    settings = parse_settings(OCRSettings, arguments)
     scorer = OCRScorer(engine_builder(settings), settings.workers, settings.engine == "onnx", settings.reading_limits())
     return run(settings, scorer)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from varl.services.rollout.settings import RolloutSettings
 from varl.services.serving.settings import parse_settings
 
 
-def main() -> int:
-    """Work until told to stop; the exit code."""
-    settings = parse_settings(RolloutSettings)  # type: ignore[type-var]  # it needs dry_run alone, which these settings have
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Work until told to stop; the exit code. ``arguments``: flags, default those of the process."""
+    settings = parse_settings(RolloutSettings, arguments)  # type: ignore[type-var]  # it needs dry_run alone, which these settings have
     from varl.services.rollout.app import run  # after the settings: --help need not wait for torch
 
     return run(settings)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
+from varl.launch.resources import BundledPath
 from varl.policy.base import SamplingParams
 from varl.policy.load import DtypeName
 from varl.services.serving.credentials import ClientFiles, ServerFiles
@@ -52,7 +53,7 @@ class RolloutSettings(BaseSettings):
     redis_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where Redis asks for one.")
     redis_key_file: Path | None = Field(None, description="PEM file of its key.")
     run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
-    model_dir: Path = Field(description="Folder of the model, with config.json and policy.safetensors.")
+    model_dir: BundledPath = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
     reward_token_file: Path | None = Field(None, description="File with the bearer token that the reward services want; default: none.")
     reward_ca_file: Path | None = Field(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ipaddress
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from varl.launch.cores import usable_cores
+from varl.launch.program import parse
 from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.credentials import ServerFiles, check_pair
 
@@ -114,13 +116,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def parse_settings(cls: type[T], arguments: list[str] | None = None) -> T:
+def parse_settings(cls: type[T], arguments: Sequence[str] | None = None) -> T:
     """Settings from command line and environment; ``arguments`` None takes those of the process.
 
     A bad value ends the program with code 2 after one line per fault on stderr; --dry-run ends it with code 0 after printing the settings.
     """
     try:
-        settings = CliApp.run(cls, cli_args=arguments)
+        settings = parse(cls, arguments)
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             sys.stderr.write(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})\n")

@@ -1,6 +1,6 @@
 """report.html of a run directory: figures with their errors, curves, and the same held-out prompts before and after.
 
-``python -m varl.studies.report.report runs/demo`` writes it anew from the files that the run left.
+``varl report runs/demo`` writes it again from the files that the run left.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,7 +195,3 @@ def _points(polygon: Sequence[float]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{write_report(Path(sys.argv[1]))}\n")

@@ -146,7 +146,7 @@ def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy) -> No
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     encoded = policy.tokenizer.encode(images)
     assert [tuple(t.shape[1:]) for t in encoded.targets] == list(policy.grids)
-    assert torch.allclose(policy.tokenizer.quantizer.accumulate(encoded.inputs), encoded.quantized, atol=1e-5)
+    assert torch.allclose(policy.tokenizer.quantizer.accumulate(encoded.inputs, policy.grids[-1]), encoded.quantized, atol=1e-5)
     features = policy.tokenizer.features(images)
     quantizer = policy.tokenizer.quantizer
     first = features.mean((2, 3))

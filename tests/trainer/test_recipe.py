@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
 from tests.support.paths import PYTHONPATH, ROOT
+from varl.studies import demo
+from varl.trainer import __main__ as trainer
 from varl.trainer.recipe.config import Recipe, load_recipe, parse_command
 from varl.trainer.recipe.describe import describe, to_toml
 from varl.trainer.recipe.sections import Section
@@ -58,9 +61,9 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, name: str
     assert any(name in place for place in places)
 
 
-def test_an_unknown_flag_is_refused(recipe_file: Path) -> None:
-    with pytest.raises(SystemExit):
-        parse_command([str(recipe_file), "--optimizer.learning_rate", "1"])
+def test_an_unknown_flag_is_refused_with_the_one_it_resembles(recipe_file: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--optimizer\.lr_gain_factor; did you mean --optimizer\.gain_lr_factor\?"):
+        parse_command([str(recipe_file), "--optimizer.lr_gain_factor=1"])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -141,3 +144,39 @@ def test_a_problem_is_one_line_and_status_1(recipe_file: Path, arguments: list[s
     result = _command(str(recipe_file), *arguments)
     assert result.returncode == 1
     assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.dir", "no-such-model"], "model.dir: there is no folder no-such-model"),
+        (["--model.dir", "tests"], "model.dir: tests holds no config.json"),
+        (["--prompts.train", "none.jsonl"], "prompts.train: there is no file none.jsonl"),
+        (["--prompts.held_out", "none.jsonl"], "prompts.held_out: there is no file none.jsonl"),
+        (["--rollout.redis_ca_file", "none.pem"], "rollout.redis_ca_file: there is no file none.pem"),
+    ],
+)
+def test_a_dry_run_misses_files_by_their_setting(
+    recipe_file: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert trainer.main([str(recipe_file), "--dry-run", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_recipe_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trainer.main(["none.toml", "--dry-run"]) == 2
+    assert demo.main(["--dry-run", "--recipe", "none.toml"]) == 2
+    assert capsys.readouterr().err.count("recipe: there is no file none.toml") == 2
+
+
+def test_the_demos_dry_run_is_the_trainers(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert demo.main(["--dry-run", "--recipe", str(recipe_file), "--updates", "5", "--run-dir", str(tmp_path / "runs" / "here")]) == 0
+    assert "# run here: 5 updates" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    recipe_file.write_text(recipe_file.read_text() + '[model]\ndir = "no-such-model"\n')
+    assert demo.main(["--dry-run", "--recipe", str(recipe_file)]) == 2
+    assert "model.dir: there is no folder no-such-model" in capsys.readouterr().err

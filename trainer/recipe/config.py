@@ -11,6 +11,8 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
 
+from varl.launch.program import parse
+from varl.launch.resources import MissingFilesError, find
 from varl.trainer.recipe.places import locate_model, locate_prompts, locate_rewards
 from varl.trainer.recipe.sections import (
     CheckpointSettings,
@@ -57,7 +59,12 @@ class _RecipeFile(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         path = self.current_state.get("recipe")
-        return tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        if not path:
+            return {}
+        try:
+            return tomllib.loads(find(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MissingFilesError(f"recipe: there is no file {path}") from error
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Unused: the file is read whole."""
@@ -67,7 +74,7 @@ class _RecipeFile(PydanticBaseSettingsSource):
 class Command(Recipe):
     """Trains a next-scale policy with GRPO, VMR, PANW and MP by a recipe, against running rollout workers and reward services."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m trainer", cli_kebab_case=False, cli_avoid_json=True)
+    model_config = SettingsConfigDict(cli_prog_name="python -m varl.trainer", cli_kebab_case=False, cli_avoid_json=True)
 
     recipe: CliPositionalArg[Path] = Field(description="TOML file of settings; flags override it")
     resume: Literal["auto", "never"] = Field(
@@ -116,15 +123,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         pydantic.ValidationError: an unknown key or a value out of range, by its dotted name.
-        FileNotFoundError: there is no such recipe.
+        varl.launch.resources.MissingFilesError: there is no such recipe.
         tomllib.TOMLDecodeError: it is not TOML.
     """
     return parse_command([str(path), *overrides]).settings()
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
-    """Command and recipe from command-line arguments; raises as ``load_recipe`` does, and SystemExit for a malformed flag."""
-    return Command(_cli_parse_args=_with_resume_value(arguments))  # type: ignore[call-arg]
+    """Command and recipe from command-line arguments; raises as ``load_recipe`` does, and pydantic_settings.SettingsError: a bad flag."""
+    return parse(Command, _with_resume_value(arguments))
 
 
 def _with_resume_value(arguments: Sequence[str]) -> list[str]:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from varl.launch.resources import find
 from varl.trainer.recipe.sections import ModelSettings, PromptSettings, RewardSettings, RolloutSettings
-
-OWN = Path(__file__).resolve().parents[2]  # holds checkpoints/ and recipes/
 
 
 def locate(path: Path, folder: Path) -> Path:
-    """``path`` as it is found from the working directory.
-
-    A relative one that exists in the recipe's ``folder`` is that file; else it stays as it is where it exists in the working directory,
-    or nowhere; else it is the file that varl itself brings.
-    """
-    if path.is_absolute() or folder.resolve() == Path.cwd():
-        return path if path.exists() or not (OWN / path).exists() else OWN / path
-    if (folder / path).exists():
-        return (folder / path).resolve()
-    return path if path.exists() or not (OWN / path).exists() else OWN / path
+    """``path`` as it is found from the working directory: beside the recipe in ``folder``, else as varl.launch.resources.find has it."""
+    beside = folder / path
+    elsewhere = not path.is_absolute() and folder.resolve() != Path.cwd()
+    return beside.resolve() if elsewhere and beside.exists() else find(path)
 
 
 def locate_model(model: ModelSettings, folder: Path) -> ModelSettings:

@@ -1,0 +1,32 @@
+"""What ``varl`` can do: for each command the module whose ``main(arguments)`` does it, and the extra with its packages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sub-command. module: imported when it is called; extra: of the package varl, what it needs to run."""
+
+    module: str
+    extra: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Entry("varl.studies.demo", "demo", "train a small model on this machine, with an evaluation before and after, and a report"),
+    "train": Entry("varl.trainer.__main__", "trainer", "the trainer, by a recipe"),
+    "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
+    "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
+    "gateway": Entry("varl.services.gateway.__main__", "serving", "one URL for several reward services"),
+    "rollout": Entry("varl.services.rollout.__main__", "rollout", "a rollout worker of a training run"),
+    "score": Entry("varl.cli.score", "client", "score image files by a reward service"),
+    "report": Entry("varl.cli.report", "trainer", "write report.html of a run directory again"),
+}
+
+SERVICES = {
+    "ocr": Entry("varl.services.ocr.__main__", "ocr", "OCR: are the target words in the image?"),
+    "hpsv3": Entry("varl.services.hpsv3.__main__", "hpsv3", "HPSv3: how much would people prefer the image?"),
+    "PATH.py:Class": Entry("varl.services.reward.__main__", "serving", "a reward of your own: a class of a Python file"),
+}

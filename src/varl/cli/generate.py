@@ -1,0 +1,112 @@
+"""``varl generate PROMPT -o cat.png``: draw images of a prompt on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError
+
+from varl.cli.parser import Parser, add_sampling, count
+from varl.launch.resources import find
+from varl.policy.base import SamplingParams
+from varl.policy.generate import Pixels, arrange, generate_by_scale
+from varl.policy.nextflow import NextFlowPolicy, load
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw, write, print the paths; the exit status: 0, 1 where an image cannot be written, 2 for a bad flag, model or weights."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    policy = _policy(parser, flags)
+    try:
+        for path in _write(policy, flags):
+            sys.stdout.write(f"{path}\n")
+    except OSError as error:
+        sys.stderr.write(f"{parser.prog}: {flags.output} cannot be written: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("varl.cli.generate", "Draws images of a prompt. A PNG carries the prompt, seed and sampler as text.")
+    parser.add_argument("prompt", metavar="PROMPT", help="for example \"a red sign that says 'CAT'\"")
+    parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny"), metavar="DIR", help="folder of the model")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file of trained weights; default: the model's own")
+    parser.add_argument("-o", "--output", type=_image_path, default="image.png", metavar="FILE", help=f"{', '.join(FORMATS)}: the format")
+    parser.add_argument("-n", "--count", type=count(1), default=1, metavar="N", help="images, arranged in one picture")
+    parser.add_argument("--seed", type=count(0), default=0, help="the same seed draws the same images")
+    add_sampling(parser, 1.0, 0, 1.0, 0.0)
+    parser.add_argument(
+        "--guidance-schedule",
+        choices=("ramp", "constant"),
+        default="ramp",
+        help="ramp: from 0 at the first scale to --guidance at the last",
+    )
+    parser.add_argument("--scales", action="store_true", help="also write the picture after each scale, as FILE.scale1.png and so on")
+    parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, …")
+    return parser
+
+
+def _image_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in one of {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def _policy(parser: Parser, flags: argparse.Namespace) -> NextFlowPolicy:
+    """The model with its weights; ends the process with a message that names the flag where it cannot be had."""
+    folder = find(flags.model)
+    if not (folder / "config.json").is_file():
+        parser.error(f"argument --model: there is no model folder {flags.model} (one with a config.json)")
+    if flags.weights and not flags.weights.is_file():
+        parser.error(f"argument --weights: there is no file {flags.weights}")
+    try:
+        policy = load(folder, flags.device)
+    except (OSError, ValueError, SafetensorError) as error:
+        parser.error(f"argument --model: {flags.model} cannot be loaded: {error}")
+    except RuntimeError as error:  # torch's, of a device that it does not know or have
+        parser.error(f"argument --device: {flags.device}: {error}")
+    try:
+        if flags.weights:
+            policy.load_weights(str(flags.weights))
+    except (OSError, ValueError, SafetensorError) as error:
+        parser.error(f"argument --weights: {error}")
+    return policy
+
+
+def _write(policy: NextFlowPolicy, flags: argparse.Namespace) -> list[Path]:
+    """Write the picture, and with --scales those before it; the paths in the order of writing."""
+    params = SamplingParams(flags.temperature, flags.top_k, flags.top_p, flags.guidance, flags.guidance_schedule == "constant")
+    steps = list(generate_by_scale(policy, flags.prompt, flags.count, flags.seed, params))
+    facts = {
+        "prompt": flags.prompt,
+        "seed": str(flags.seed),
+        "sampling": json.dumps({name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")}),
+        "model": str(flags.model),
+        "weights": str(flags.weights or "base"),
+    }
+    output: Path = flags.output
+    shown = {output.with_name(f"{output.stem}.scale{step.scale + 1}{output.suffix}"): step for step in steps} if flags.scales else {}
+    pictures = {path: step.pixels for path, step in shown.items()} | {output: steps[-1].pixels}
+    for path, pixels in pictures.items():
+        _save(pixels, path, facts)
+    return list(pictures)
+
+
+def _save(images: Pixels, path: Path, facts: dict[str, str]) -> None:
+    text = PngInfo()
+    for name, value in facts.items():
+        text.add_itxt(name, value)
+    kind = FORMATS[path.suffix.lower()]
+    Image.fromarray(arrange(images)).save(path, kind, **({"pnginfo": text} if kind == "PNG" else {"quality": 95}))

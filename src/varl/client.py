@@ -1,0 +1,1 @@
+../../clients/varl_client.py

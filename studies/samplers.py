@@ -1,0 +1,82 @@
+"""One evaluation for several weights and samplers: what a gain is worth depends on how both sides are sampled."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from varl.evaluation.evaluate import evaluate
+from varl.evaluation.results import Evaluation
+from varl.policy.base import SamplingParams
+from varl.studies.stages import progress_bar
+from varl.trainer.evaluator import eval_settings, held_out_prompts
+from varl.trainer.local_services import local_services
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.setup import load_policies, open_queue
+
+BASE = "base"  # stands for the recipe's own model
+GREEDY = "greedy"
+_FIELDS = {"T": "temperature", "k": "top_k", "p": "top_p", "g": "cfg"}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How an evaluation samples, and the words by which its user named it."""
+
+    name: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation: of these weights ("base" or a file's path), sampled so."""
+
+    weights: str
+    sampler: Sampler
+    evaluation: Evaluation
+
+
+def parse_sampler(text: str, default: SamplingParams) -> Sampler:
+    """``default`` with what ``text`` changes: "greedy", or some of T (temperature), k (top-k), p (top-p), g (guidance): "T=1.0,k=50".
+
+    Raises:
+        ValueError: it is neither, or a value is out of range.
+    """
+    if text == GREEDY:
+        return Sampler(text, replace(default, top_k=1))
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        key, separator, value = part.partition("=")
+        if not separator or key not in _FIELDS:
+            raise ValueError(f"{text!r}: want {GREEDY}, or T=, k=, p=, g= with a number each, separated by commas")
+        values[_FIELDS[key]] = int(value) if key == "k" else float(value)
+    return Sampler(text, replace(default, **values))
+
+
+def evaluate_samplers(
+    recipe: Recipe, weights: Sequence[str], samplers: Sequence[Sampler], prompts: int, say: Callable[[str], None]
+) -> list[Measured]:
+    """Evaluate every weights with every sampler on the recipe's first held-out prompts, by services started once for all of them.
+
+    weights: "base", or paths of safetensors files that fit the recipe's model. What the services leave is removed at the end.
+
+    Raises:
+        what ``local_services`` and ``evaluate`` raise.
+    """
+    specs, found = held_out_prompts(recipe, prompts), []
+    with tempfile.TemporaryDirectory(prefix="varl-evaluate-") as directory:
+        away = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": Path(directory)})})
+        with local_services(away, say) as services:
+            queue, settings = open_queue(away, services.redis_url), eval_settings(away, load_policies(away)[0].grids)
+            pairs = [(path, sampler) for path in weights for sampler in samplers]
+            for number, (path, sampler) in enumerate(pairs):
+                say(f"[{number + 1}/{len(pairs)}] {path}, {sampler.name}")
+                file = recipe.model.dir / "policy.safetensors" if path == BASE else Path(path)
+                with progress_bar(len(specs), "prompt") as progress:
+                    version = weights.index(path)  # the worker keeps what it has loaded by this number and the path
+                    sampled = replace(settings, sampling=sampler.params)
+                    evaluation = evaluate(queue, specs, sampled, str(file), version, f"sampler-{number}", progress)
+                found.append(Measured(path, sampler, evaluation))
+    return found

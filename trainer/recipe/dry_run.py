@@ -1,0 +1,53 @@
+"""What a run by a recipe would do, and whether the files that it names are there; nothing is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from varl.launch.resources import MissingFilesError, find
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.describe import describe, to_toml
+
+
+def dry_run(recipe: Recipe) -> str:
+    """The resolved recipe as TOML and, as comments, what would run; raises MissingFilesError where a file that it names is absent."""
+    check_files(recipe)
+    return "\n".join([to_toml(recipe), *(f"# {line}" for line in describe(recipe).splitlines()), ""])
+
+
+def check_files(recipe: Recipe) -> None:
+    """Look for the model's folder with its config.json, the prompt files, the rewards' own code and the credentials.
+
+    Raises:
+        MissingFilesError: one of them is absent.
+    """
+    problems = [*_model(recipe.model.dir), *(line for name, path in _named(recipe) for line in _file(name, path))]
+    if problems:
+        raise MissingFilesError("\n".join(problems))
+
+
+def _model(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"model.dir: there is no folder {folder}"
+    elif not (folder / "config.json").is_file():
+        yield f"model.dir: {folder} holds no config.json, so it is no model"
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """Every file that the recipe names, by its setting."""
+    yield "prompts.train", recipe.prompts.train
+    yield "prompts.held_out", recipe.prompts.held_out
+    for index, reward in enumerate(recipe.rollout.rewards):
+        code, separator, _ = str(reward.model_dump().get("serve") or "").rpartition(":")
+        if separator and code.endswith(".py"):  # else it is an address, or a reward that is known by name
+            yield f"rollout.rewards.{index}.serve", find(code)
+    for name in ("redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file"):
+        path: Path | None = getattr(recipe.rollout, name)
+        if path is not None:
+            yield f"rollout.{name}", path
+
+
+def _file(name: str, path: Path) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{name}: there is no file {path}"
