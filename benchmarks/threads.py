@@ -1,0 +1,157 @@
+"""Milliseconds of a training step of the tiny model for each way in which OpenMP's threads wait, on an idle machine and on a loaded one.
+
+    .venv/bin/python benchmarks/threads.py
+
+PyTorch brings GNU's libgomp, whose waiting thread spins GOMP_SPINCOUNT times before it sleeps: 300,000 unless told otherwise, some
+milliseconds, in which it keeps a core from the thread that it waits for as soon as others want the cores too. Every sample is a process
+of its own; settings take turns, idle and loaded, so that what else happens on the machine meets all of them. The least of the idle
+times is the one that other work has disturbed least; under load the median of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+
+import varl.policy.nextflow
+from benchmarks.shared import Row, report
+from varl.launch.cores import usable_cores
+from varl.launch.threads import SPIN_COUNT
+from varl.policy.nextflow import NextFlowPolicy
+from varl.trainer.objectives.grpo import token_log_probs
+from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
+from varl.trainer.step.batch import GroupBatch
+from varl.trainer.step.update import Outcome, Updater
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "checkpoints" / "tiny"
+PROMPT = "a red sign that says 'BREAD'"
+CANDIDATES, THREADS = 4, 2
+PATIENCE_S = 6.0  # a sample ends after its steps or this time: spinning threads can take seconds for a step
+SPINNING = "300000, libgomp's own"
+SETTINGS = {SPINNING: 300_000, **{str(count): count for count in (10_000, 1_000, 100, 0)}}
+Sample = dict[str, float]  # wall, cpu: milliseconds a step. norm: gradient norm of the first step
+
+
+def main() -> None:
+    """Run the rounds and leave the result."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/threads.py", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each setting, idle and loaded (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a sample (default: %(default)s)")
+    parser.add_argument("--sample", action="store_true", help="take one sample in this process and print it as JSON")
+    args = parser.parse_args()
+    if args.sample:
+        print(json.dumps(sample(args.steps)))
+        return
+    samples = {(name, loaded): list[Sample]() for name in SETTINGS for loaded in (False, True)}
+    for _ in range(args.rounds):
+        for loaded in (False, True):
+            take_round(samples, loaded, args.steps)
+    check_same_numbers([one["norm"] for found in samples.values() for one in found])
+    settings: Row = {"threads": THREADS, "candidates": CANDIDATES, "steps": args.steps, "rounds": args.rounds, "chosen": SPIN_COUNT}
+    report("threads", settings, rows(samples))
+
+
+def take_round(samples: Mapping[tuple[str, bool], list[Sample]], loaded: bool, steps: int) -> None:
+    """One sample of each setting, all with or all without the load."""
+    with busy_cores() if loaded else nothing_else():
+        for name, spins in SETTINGS.items():
+            samples[name, loaded].append(sample_of(spins, steps))
+
+
+def sample_of(spins: int, steps: int) -> Sample:
+    """A sample from a process in which threads spin so many times."""
+    environment = {**os.environ, "GOMP_SPINCOUNT": str(spins), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, __file__, "--sample", "--steps", str(steps)]
+    result: Sample = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+    return result
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """A process on each core that does nothing but compute."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+@contextmanager
+def nothing_else() -> Iterator[None]:
+    """No load but what others put on the machine."""
+    yield
+
+
+def sample(steps: int) -> Sample:
+    """Means over at most ``steps`` updates of the tiny model on one group, the first left out."""
+    torch.set_num_threads(THREADS)
+    policy, reference = (varl.policy.nextflow.load(MODEL) for _ in range(2))
+    updater = Updater(policy, reference, ObjectiveSettings(), OptimizerSettings())
+    group = group_of(policy)
+    norm, done = step(updater, group, 0), 0
+    wall, cpu = time.perf_counter(), time.process_time()
+    while done < steps and time.perf_counter() - wall < PATIENCE_S:
+        done += 1
+        step(updater, group, done)
+    return {"wall": 1000 * (time.perf_counter() - wall) / done, "cpu": 1000 * (time.process_time() - cpu) / done, "norm": norm}
+
+
+def group_of(policy: NextFlowPolicy) -> GroupBatch:
+    """Random candidates of whole images, half of them with a reward; stale, so that a step may move them off their log-probabilities."""
+    steps = tuple(height * width for height, width in policy.grids)
+    tokens = torch.randint(policy.config.tokenizer.codes, (CANDIDATES, sum(steps)), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        reported = token_log_probs(policy.logits(PROMPT, tokens, 0), tokens)
+    total = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(CANDIDATES // 2)
+    mask = torch.ones(tokens.shape, dtype=torch.bool)
+    rewards = total[:, None]
+    return GroupBatch(PROMPT, range(len(steps)), steps, tokens, reported, mask, {"ocr": rewards}, rewards, total, staleness=1)
+
+
+def step(updater: Updater, group: GroupBatch, number: int) -> float:
+    """Norm of the gradient of one update."""
+    outcome, metrics = updater.update([group], number, by_scale=False)
+    if outcome is not Outcome.STEPPED:
+        raise SystemExit(f"no step was taken, so its time says nothing: {outcome.value}")
+    return metrics["grad_norm"]
+
+
+def check_same_numbers(norms: list[float]) -> None:
+    """How threads wait must change no number."""
+    if len(set(norms)) != 1:
+        raise SystemExit(f"gradient norms differ between settings: {sorted(set(norms))}")
+
+
+def rows(samples: Mapping[tuple[str, bool], list[Sample]]) -> list[Row]:
+    """A row for each setting, its ratios to libgomp's own setting last."""
+    idle = {name: min(one["wall"] for one in samples[name, False]) for name in SETTINGS}
+    loaded = {name: median(one["wall"] for one in samples[name, True]) for name in SETTINGS}
+    return [
+        {
+            "spins": name,
+            "idle ms": idle[name],
+            "idle CPU ms": fmean(one["cpu"] for one in samples[name, False]),
+            "loaded ms": loaded[name],
+            "loaded / idle": loaded[name] / idle[name],
+            "idle / spinning idle": idle[name] / idle[SPINNING],
+            "loaded / spinning loaded": loaded[name] / loaded[SPINNING],
+        }
+        for name in SETTINGS
+    ]
+
+
+if __name__ == "__main__":
+    main()
