@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/threads.py
 
 PyTorch brings GNU's libgomp, whose waiting thread spins GOMP_SPINCOUNT times before it sleeps: 300,000 unless told otherwise, some
-milliseconds, in which it keeps a core from the thread that it waits for as soon as others want the cores too. Every sample is a process
-of its own; settings take turns, idle and loaded, so that what else happens on the machine meets all of them. The least of the idle
+milliseconds, in which it keeps a core from the thread that it waits for as soon as others want the cores too. Settings take turns, each time in
+a process of its own, idle and then loaded, so that what else happens on the machine meets all of them. The least of the idle
 times is the one that other work has disturbed least; under load the median of the rounds counts.
 """
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "checkpoints" / "tiny"
 PROMPT = "a red sign that says 'BREAD'"
 CANDIDATES, THREADS = 4, 2
-PATIENCE_S = 6.0  # a sample ends after its steps or this time: spinning threads can take seconds for a step
+PATIENCE_S = 4.0  # a sample ends after its steps or this time: spinning threads can take seconds for a step
 SPINNING = "300000, libgomp's own"
 SETTINGS = {SPINNING: 300_000, **{str(count): count for count in (10_000, 1_000, 100, 0)}}
 Sample = dict[str, float]  # wall, cpu: milliseconds a step. norm: gradient norm of the first step
@@ -48,33 +48,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python benchmarks/threads.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="samples of each setting, idle and loaded (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="steps of a sample (default: %(default)s)")
-    parser.add_argument("--sample", action="store_true", help="take one sample in this process and print it as JSON")
+    parser.add_argument("--measure", action="store_true", help="be the measured process: a sample for each line of stdin, as JSON")
     args = parser.parse_args()
-    if args.sample:
-        print(json.dumps(sample(args.steps)))
+    if args.measure:
+        measure(args.steps)
         return
     samples = {(name, loaded): list[Sample]() for name in SETTINGS for loaded in (False, True)}
     for _ in range(args.rounds):
-        for loaded in (False, True):
-            take_round(samples, loaded, args.steps)
-    check_same_numbers([one["norm"] for found in samples.values() for one in found])
+        for name in SETTINGS:
+            for loaded, one in zip((False, True), idle_and_loaded(SETTINGS[name], args.steps), strict=True):
+                samples[name, loaded].append(one)
+                print(f"{name}, {'loaded' if loaded else 'idle'}: {one['wall']:.1f} ms, CPU {one['cpu']:.1f} ms", flush=True)
+    check_same_numbers([found[0]["norm"] for found in samples.values()])
     settings: Row = {"threads": THREADS, "candidates": CANDIDATES, "steps": args.steps, "rounds": args.rounds, "chosen": SPIN_COUNT}
     report("threads", settings, rows(samples))
 
 
-def take_round(samples: Mapping[tuple[str, bool], list[Sample]], loaded: bool, steps: int) -> None:
-    """One sample of each setting, all with or all without the load."""
-    with busy_cores() if loaded else nothing_else():
-        for name, spins in SETTINGS.items():
-            samples[name, loaded].append(sample_of(spins, steps))
-
-
-def sample_of(spins: int, steps: int) -> Sample:
-    """A sample from a process in which threads spin so many times."""
+def idle_and_loaded(spins: int, steps: int) -> tuple[Sample, Sample]:
+    """Two samples of a process whose threads spin so many times; the load comes once it is warm."""
     environment = {**os.environ, "GOMP_SPINCOUNT": str(spins), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, __file__, "--sample", "--steps", str(steps)]
-    result: Sample = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
-    return result
+    command = [sys.executable, __file__, "--measure", "--steps", str(steps)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        idle = next_sample(process)
+        with busy_cores():
+            return idle, next_sample(process)
+
+
+def next_sample(process: subprocess.Popen[str]) -> Sample:
+    """Have the process measure, and wait for the result."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("next\n")
+    process.stdin.flush()
+    found: Sample = json.loads(process.stdout.readline())
+    return found
 
 
 @contextmanager
@@ -89,24 +95,24 @@ def busy_cores() -> Iterator[None]:
             loop.wait()
 
 
-@contextmanager
-def nothing_else() -> Iterator[None]:
-    """No load but what others put on the machine."""
-    yield
-
-
-def sample(steps: int) -> Sample:
-    """Means over at most ``steps`` updates of the tiny model on one group, the first left out."""
+def measure(steps: int) -> None:
+    """A sample of at most ``steps`` updates of the tiny model on one group for each line of stdin, the first update left out."""
     torch.set_num_threads(THREADS)
     policy, reference = (varl.policy.nextflow.load(MODEL) for _ in range(2))
     updater = Updater(policy, reference, ObjectiveSettings(), OptimizerSettings())
     group = group_of(policy)
-    norm, done = step(updater, group, 0), 0
-    wall, cpu = time.perf_counter(), time.process_time()
+    norm = step(updater, group, 0)
+    for _ in sys.stdin:
+        print(json.dumps(sample(updater, group, steps) | {"norm": norm}), flush=True)
+
+
+def sample(updater: Updater, group: GroupBatch, steps: int) -> Sample:
+    """Means over the steps that fit into PATIENCE_S."""
+    done, wall, cpu = 0, time.perf_counter(), time.process_time()
     while done < steps and time.perf_counter() - wall < PATIENCE_S:
         done += 1
         step(updater, group, done)
-    return {"wall": 1000 * (time.perf_counter() - wall) / done, "cpu": 1000 * (time.process_time() - cpu) / done, "norm": norm}
+    return {"wall": 1000 * (time.perf_counter() - wall) / done, "cpu": 1000 * (time.process_time() - cpu) / done}
 
 
 def group_of(policy: NextFlowPolicy) -> GroupBatch:
