@@ -67,14 +67,12 @@ LABEL org.opencontainers.image.title="varl" \
 # Its folders are what new named volumes take their owner from, so that nothing has to run as root to hand them over.
 RUN groupadd --gid 10001 varl && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin varl && \
     install -d -o 10001 -g 10001 /runs /secrets /data
-# Threads that wait do not spin: containers share their cores.
-ENV OMP_WAIT_POLICY=PASSIVE
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY proto/varl proto/varl
 COPY src src
 COPY services/__init__.py services/
-COPY launch/__init__.py launch/cores.py launch/program.py launch/resources.py launch/
+COPY launch/__init__.py launch/cores.py launch/program.py launch/resources.py launch/threads.py launch/
 
 FROM runtime AS ocr
 COPY --from=ocr-venv /opt/venv /opt/venv

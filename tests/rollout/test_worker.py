@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from tests.support.rollout_helpers import (
     wait_until_ready,
 )
 from tests.support.trajectory_builders import make_job
+from varl.launch.ports import reserve_port
 from varl.policy.base import cells
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
 from varl.services.rollout.generation import Limits, TokensStep, generate
@@ -321,7 +321,7 @@ def test_sigterm_finishes_the_jobs_in_hand_and_leaves_the_rest(redis_server: str
 def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id: str, model_dir: Path, policy: NextFlowPolicy) -> None:
     with running_reward() as reward:
         reward.set_serving(False)
-        port = free_port()
+        port = reserve_port()
         process = start_rollout(redis_server, run_id, model_dir, {"bright": reward.target}, "--grpc-port", str(port))
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -337,11 +337,6 @@ def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id:
             process.communicate()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [(("--ready-timeout-s", "0.5"), "RewardUnavailable"), (("--model-dir", "/nonexistent"), "config.json")],
@@ -349,7 +344,7 @@ def free_port() -> int:
 def test_worker_that_cannot_start_says_why_and_exits(
     redis_server: str, run_id: str, model_dir: Path, flags: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{free_port()}"}, *flags)
+    process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{reserve_port()}"}, *flags)
     assert process.wait(WAIT_S) == 1
     process.communicate()
     assert told in capfd.readouterr().err
