@@ -19,7 +19,7 @@ Trainable = Literal["all", "gains"]  # which parameters are trained
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is drawn: logits / temperature, then top-k, then top-p (method.md section 3).
+    """How a token is drawn: logits / temperature, then top-k, then top-p (docs/method.md).
 
     Raises:
         ValueError: a value is out of range; the message names the field.

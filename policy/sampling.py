@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (method.md section 3)."""
+"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NextFlow in plain PyTorch: one code for the tiny model and for 7B (method.md section 5)."""
+"""NextFlow in plain PyTorch: one code for the tiny model and for 7B (arXiv 2601.02204, section 2)."""
 
 from __future__ import annotations
 

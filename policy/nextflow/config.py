@@ -16,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class TokenizerConfig(_Frozen):
-    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (method.md section 5)."""
+    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (arXiv 2601.02204, section 2)."""
 
     codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
     semantic_dim: int = 8  # TokenFlow: 32
@@ -35,7 +35,7 @@ class TokenizerConfig(_Frozen):
 
 
 class TransformerConfig(_Frozen):
-    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (method.md section 5)."""
+    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2)."""
 
     dim: int = 256
     depth: int = 6

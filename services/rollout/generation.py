@@ -1,4 +1,4 @@
-"""From a job to tokens and images: the three stages of method.md section 2, as steps that one thread works off."""
+"""From a job to tokens and images: the three stages of docs/method.md, as steps that one thread works off."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The tables of a recipe: every setting of a run with its range, default and meaning.
 
-Numbers in brackets, as in [9.3], name the open points of the method (method.md section 9) that a setting decides.
+Numbers in brackets, as in [point 3], name the open points of the method (docs/method.md) that a setting decides.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SamplingSettings(Section):
     top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability")
     cfg: NonNegative = Field(default=0.0, description="classifier-free guidance at the last scale; 0: off")
-    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [9.11]")
+    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [point 11]")
 
     def params(self) -> SamplingParams:
         """The same values as the policy takes them."""
@@ -155,35 +155,37 @@ class ObjectiveSettings(Section):
         default="sum", description="several rewards: weighted sum, or each divided by its spread within the group before that"
     )
     eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
-    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [9.6]")
+    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [point 6]")
     panw_normaliser: Normaliser = Field(
-        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [9.5]"
+        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [point 5]"
     )
     mask_propagation: MaskPropagation = Field(
-        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [9.7]"
+        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [point 7]"
     )
-    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [9.7]")
-    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [9.2]; 0: only measured")
-    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [9.2]")
+    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [point 7]")
+    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [point 2]; 0: only measured")
+    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [point 2]")
     kl_anchor: Literal["initial", "previous"] = Field(
-        default="initial", description="reference: the base model, or the weights one update ago [9.3]"
+        default="initial", description="reference: the base model, or the weights one update ago [point 3]"
     )
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [9.4]")
-    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [9.4]")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [point 4]")
+    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [point 4]")
     ratio: RatioGranularity = Field(
-        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [9.15]"
+        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [point 15]"
     )
     log_probs: LogProbs = Field(
         default="plain",
         description="the distribution that is trained: plain, the conditional one at temperature 1, or sampled, with the rollouts' "
-        "temperature and guidance (one more pass) but without their truncation, which has no gradient [9.10]",
+        "temperature and guidance (one more pass) but without their truncation, which has no gradient [point 10]",
     )
     old_log_probs: Literal["recomputed", "reported"] = Field(
         default="recomputed",
-        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [9.10]",
+        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [point 10]",
     )
-    zero_std: Literal["skip", "keep"] = Field(default="skip", description="groups of equal values: leave out, or keep for their KL [9.16]")
-    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [9.16]")
+    zero_std: Literal["skip", "keep"] = Field(
+        default="skip", description="groups of equal values: leave out, or keep for their KL [point 16]"
+    )
+    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]")
 
     def loss(self) -> LossSettings:
         """The coefficients that the loss takes."""
@@ -193,12 +195,12 @@ class ObjectiveSettings(Section):
 class OptimizerSettings(Section):
     """AdamW, its learning rate and what follows a step."""
 
-    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [9.1]")
+    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
     gain_lr_factor: PositiveFloat = Field(
         default=1.0, description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes"
     )
-    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
-    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
+    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [point 1]")
+    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [point 1]")
     decay_from: Count = Field(default=0, description="update from which the learning rate falls")
     decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")

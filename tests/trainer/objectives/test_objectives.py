@@ -84,7 +84,7 @@ def test_a_split_that_empties_a_stage_is_refused_by_name(split: int) -> None:
         vmr.trained_scales(vmr.Stage.PREFIX, split, 18)
 
 
-SHARES = {  # method.md section 1.4, in percent, for the 12 grids of the 256 prefix
+SHARES = {  # docs/method.md, in percent, for the 12 grids of the 256 prefix
     0.0: [0.11, 0.44, 1.0, 1.8, 2.8, 4.0, 5.4, 7.1, 11.1, 16.0, 21.8, 28.4],
     0.6: [1.75, 3.05, 4.22, 5.31, 6.35, 7.35, 8.31, 9.25, 11.05, 12.79, 14.47, 16.10],
     0.8: [3.97, 5.24, 6.17, 6.92, 7.57, 8.14, 8.66, 9.13, 9.98, 10.74, 11.42, 12.05],
