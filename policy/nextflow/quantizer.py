@@ -1,4 +1,4 @@
-"""Multi-scale residual quantiser with dual codebooks: a semantic and a pixel half that share one index (TokenFlow; arXiv 2601.02204, section 2)."""
+"""Multi-scale residual quantiser with dual codebooks: a semantic and a pixel half that share one index (TokenFlow)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder-only transformer: text causal, each scale bidirectional inside and seeing all earlier scales (arXiv 2601.02204, section 2)."""
+"""The decoder-only transformer: text causal, each scale bidirectional inside and seeing all earlier scales."""
 
 from __future__ import annotations
 

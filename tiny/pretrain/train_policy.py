@@ -1,4 +1,4 @@
-"""Pretrains the tiny policy by likelihood alone: scale reweighting, self-correction, dropped prompts for guidance (arXiv 2601.02204, section 2)."""
+"""Pretrains the tiny policy by likelihood alone: scale reweighting, self-correction, dropped prompts for guidance."""
 
 from __future__ import annotations
 
