@@ -108,7 +108,7 @@ def test_a_version_without_its_manifest_does_not_exist(tmp_path: Path, updater: 
         if url.startswith("file://"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("varl.trainer.rollouts.publish.put_manifest", killed)
+    monkeypatch.setattr("varl.trajectories.weights.put_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         Publisher(tmp_path / "w", updater, None, 2, store).publish(0)
     assert names(store) == {"v000000.safetensors"}

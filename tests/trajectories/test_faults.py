@@ -49,14 +49,14 @@ def test_messages_of_another_run_are_dead_letters(trainer: RunQueue, worker: Run
     redis_client.xadd(f"varl:{run_id}:trajectories", {"m": encode_trajectory(make_trajectory(foreign))})
     assert worker.take_job(0, LONG_MS) is None
     assert trainer.receive(10, 0) == [] and trainer.undecodable.total() == 1
-    assert [f"run_id must be '{run_id}', got 'another-run'"] * 2 == reasons(redis_client, run_id)
+    assert [f"job: run_id must be '{run_id}', got 'another-run'"] * 2 == reasons(redis_client, run_id)
 
 
 def test_messages_of_another_schema_are_dead_letters(
     trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "SCHEMA", 999)  # as a later version of this code would write
+        patch.setattr("varl.trajectories.job_checks.SCHEMA", 999)  # as a later version of this code would write
         later = make_job(run_id, schema=999)
         redis_client.xadd(f"varl:{run_id}:jobs", {"m": encode_job(later)})
         redis_client.xadd(f"varl:{run_id}:trajectories", {"m": encode_trajectory(make_trajectory(later))})

@@ -55,7 +55,7 @@ def forward_batch(
 def pretraining_loss(
     policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None
 ) -> tuple[Tensor, list[float]]:
-    """Cross-entropy on the nearest codes given perturbed ones, each scale weighted by 1 / (h w)^alpha at constant total (arXiv 2601.02204, Eq. 2).
+    """Cross-entropy on the nearest codes given perturbed ones, scales weighted by 1 / (h w)^alpha (arXiv 2601.02204, Eq. 2).
 
     Also the plain mean cross-entropy of every scale, in nats.
     """
