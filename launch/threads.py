@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 
 # libgomp lets a waiting thread spin 300,000 times, some milliseconds, in which it keeps a core from the very thread that it waits for
-# once other processes want the cores too. A thousand spins, some 10 microseconds, bridge the pauses between two operators of a model,
-# and whoever waits for longer sleeps. benchmarks/threads.py has the figures. No number depends on it.
-SPIN_COUNT = 1000
+# once other processes want the cores too. 300 spins, some microseconds, bridge the shortest pauses between two operators of a model,
+# and whoever waits for longer sleeps: under load as fast as without any spinning, on an idle machine nearly as fast as with it.
+# benchmarks/threads.py has the figures. No number depends on it.
+SPIN_COUNT = 300
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 POLICY_VARIABLE = "OMP_WAIT_POLICY"
 
