@@ -20,6 +20,7 @@ from varl.services.serving.metadata import MAX_BYTES, MetadataError, check_metad
 from varl.services.serving.plugin import RewardScorer, outcome
 from varl.services.serving.scoring import StartError
 
+DIGEST = sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 LEFT = (0.0, 0.0, 4.0, 0.0, 4.0, 8.0)
 
 
@@ -83,7 +84,7 @@ async def test_an_exception_and_a_wrong_length_are_typed() -> None:
     with pytest.raises(WrongLengthError, match="2 answers to 1"):
         await scorer.score(replace(sample, prompt="longer"), "")
     assert scorer.model.name.endswith(":Odd")
-    assert scorer.model.revision == sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    assert scorer.model.revision == DIGEST
     await scorer.close()
 
 

@@ -38,7 +38,7 @@ def test_an_import_path_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ['serve = "a.py:A"\naddress = "host:1"', 'serve = "a.py"', 'address = "host"'])
 def test_a_reward_has_one_place(tmp_path: Path, line: str) -> None:
     (tmp_path / "r.toml").write_text(f'[[rollout.rewards]]\nname = "own"\n{line}\n')
-    with pytest.raises(ValueError, match="rollout.rewards"):
+    with pytest.raises(ValueError, match=r"rollout\.rewards"):
         load_recipe(tmp_path / "r.toml")
 
 
