@@ -226,7 +226,7 @@ def test_another_reward_is_measured_by_its_mean_with_an_error_over_prompts() -> 
     summary = found.summary()
     assert "word_accuracy" not in summary
     assert summary["reward"] == pytest.approx(2 * means.mean())
-    assert summary["rewards"] == {"bright": pytest.approx(means.mean())}
+    assert summary["rewards"] == pytest.approx({"bright": means.mean()})
 
 
 def test_results_of_an_older_run_are_read() -> None:
