@@ -9,8 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 Metadata = Mapping[str, Any]
 
@@ -49,12 +48,31 @@ def from_struct(struct: Struct) -> Metadata:
     """The metadata that a message holds, whole numbers as int; raises MetadataError where it breaks a bound."""
     if struct.ByteSize() > _MAX_WIRE_BYTES:
         raise MetadataError(f"metadata: more than {MAX_BYTES} bytes as JSON")
-    try:
-        found: dict[str, Any] = MessageToDict(struct)
-    except (RecursionError, ValueError) as error:  # NaN and infinities are no JSON
-        raise MetadataError(f"metadata: no JSON: {error}") from error
+    found = _object(struct)
     check_metadata(found)
     return found
+
+
+def _object(struct: Struct) -> dict[str, Any]:
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: Value) -> object:
+    """A value as JSON would have it; whole numbers are integers again. protobuf itself bounds how deep messages nest."""
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) <= 2**53 else number
+        case "struct_value":
+            return _object(value.struct_value)
+        case "list_value":
+            return [_value(child) for child in value.list_value.values]
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def _check_values(value: object, levels: int) -> None:

@@ -141,7 +141,7 @@ def outcome(answer: object) -> Outcome:
         value = _number("the value", score.value)
         components = {str(name): _number(f"component {name!r}", part) for name, part in score.components.items()}
         regions = tuple(_region(region) for region in score.regions)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last is torch's, of a tensor that is no number
         return SampleError(ErrorCode.ENGINE_FAILED, f"score() answered {type(answer).__name__}: {error}")
     if not all(map(math.isfinite, (value, *components.values()))):
         return SampleError(ErrorCode.NOT_FINITE, "the reward's answer is not a finite number")

@@ -45,7 +45,17 @@ def test_prompt_order_depends_on_the_seed_and_changes_between_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"prompt": "x"}', '{"prompt": "", "target_words": []}', '{"prompt": "x", "target_words": [""]}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"target_words": ["x"]}',
+        '{"prompt": "x", "words": []}',
+        '{"prompt": "", "target_words": []}',
+        '{"prompt": "x", "target_words": [""]}',
+        '{"prompt": "x", "metadata": []}',
+        '{"prompt": "x", "metadata": {"a": [[[[[[[[]]]]]]]]}}',
+    ],
 )
 def test_a_bad_prompt_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "prompts.jsonl"
@@ -55,6 +65,16 @@ def test_a_bad_prompt_line_is_refused_with_its_number(tmp_path: Path, line: str)
     path.write_text("\n")
     with pytest.raises(ValueError, match="no prompts"):
         load_prompts(path)
+
+
+def test_a_prompt_needs_neither_words_nor_metadata_and_hands_both_to_its_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "x"}\n{"prompt": "y", "metadata": {"tone": "dark", "count": 3}}\n')
+    specs = load_prompts(path)
+    assert specs == [PromptSpec("x"), PromptSpec("y", (), {"tone": "dark", "count": 3})]
+    recipe = make_recipe(tmp_path, "run", objective=METHOD)
+    jobs = sample_jobs(recipe, 0, specs, PublishedWeights(5, tmp_path / "v5.safetensors"))
+    assert [dict(job.metadata) for job in jobs] == [{}, {"tone": "dark", "count": 3.0}]
 
 
 def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> None:
