@@ -48,7 +48,7 @@ def parse(cls: type[S], arguments: Sequence[str] | None = None) -> S:
         pydantic_settings.SettingsError: a flag is unknown or lacks its value.
         SystemExit: --help, after printing it.
     """
-    module = cls.model_config.get("cli_prog_name", "").removeprefix("python -m ")
+    module = (cls.model_config.get("cli_prog_name") or cls.__module__).removeprefix("python -m ")
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return cls(_cli_parse_args=given, _cli_prog_name=program(module), _cli_exit_on_error=False)
@@ -62,10 +62,13 @@ def flags_of(cls: type[BaseModel], prefix: str = "--") -> list[str]:
     flags = []
     for name, field in cls.model_fields.items():
         flag = prefix + (name.replace("_", "-") if kebab or field.validation_alias else name)
-        inner = field.annotation
-        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
-        flags += flags_of(inner, f"{flag}.") if nested else [flag]
+        section = _section(field.annotation)
+        flags += flags_of(section, f"{flag}.") if section else [flag]
     return flags
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

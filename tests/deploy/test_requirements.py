@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from requirements.lock import FILES, ROOT, closure, project_requirements
+from varl.services.ocr.engines.base import INSTALL_REST
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -43,6 +44,12 @@ def test_what_debian_12s_python_needs_is_pinned_too() -> None:
 
 def test_the_headless_opencv_is_the_one_it_replaces() -> None:
     assert pins("ocr-models")["opencv-contrib-python-headless"] == pins("ocr")["opencv-contrib-python"]
+
+
+def test_the_command_that_the_ocr_service_names_installs_the_pins() -> None:
+    named = dict(part.split("==") for part in INSTALL_REST.split() if "==" in part)
+    assert named == pins("ocr-models")
+    assert INSTALL_REST in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

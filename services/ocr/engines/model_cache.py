@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from varl.services.ocr.engines.base import EngineUnavailableError
+from varl.services.ocr.engines.base import INSTALL_REST, EngineUnavailableError
 from varl.services.ocr.engines.pipeline import digest
 
 DETECTION, RECOGNITION = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
@@ -49,7 +49,7 @@ def packaged_weights() -> dict[str, Path]:
     """
     spec = importlib.util.find_spec("rapidocr")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineUnavailableError("the engine 'onnx' takes its models from the rapidocr wheel: pip install --no-deps rapidocr==3.10.0")
+        raise EngineUnavailableError(f"the engine 'onnx' takes its models from the rapidocr wheel: {INSTALL_REST}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "models"
     weights = {name: folder / file for name, file in _SOURCES.items()}
     missing = [path.name for path in weights.values() if not path.is_file()]

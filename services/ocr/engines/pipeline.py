@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from varl.services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.engines.base import INSTALL_REST, EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
 from varl.services.ocr.engines.words import split_line
 
 # Images down to 64 pixels are read at their own size, no line is dropped for its score, no extra model turns or
@@ -73,7 +73,7 @@ def build_pipeline(**options: Any) -> Any:  # noqa: ANN401 - paddleocr carries n
         import cv2
         from paddleocr import PaddleOCR
     except ImportError as error:
-        raise EngineUnavailableError(f"the OCR engines need the extra 'ocr' (pip install 'varl[ocr]'): {error}") from error
+        raise EngineUnavailableError(f"the OCR engines need pip install 'varl[ocr]', then {INSTALL_REST}: {error}") from error
     cv2.setNumThreads(1)  # the lanes decide how many cores are used
     try:
         return PaddleOCR(**PIPELINE_OPTIONS, **options)

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("one of --prompt and --target says what the images should show")
     try:
         with sigterm_as_exit(), _service(parser, flags) as url, RewardClient(url, token=_token(flags.token_file)) as client:
-            found = client.score(*_request(flags.images, flags.prompt or ""), target_words=[flags.target] * len(flags.images))
+            count, images = len(flags.images), [path.read_bytes() for path in flags.images]
+            found = client.score(images, [flags.prompt or ""] * count, target_words=[flags.target] * count)
     except KeyboardInterrupt:
         return 130
     except (RewardError, ChildDiedError, TimeoutError, OSError) as error:
@@ -62,10 +63,6 @@ def _image(text: str) -> Path:
 
 def _token(file: Path | None) -> str | None:
     return file.read_text(encoding="utf-8").strip() if file else None
-
-
-def _request(images: Sequence[Path], prompt: str) -> tuple[list[bytes], list[str]]:
-    return [path.read_bytes() for path in images], [prompt] * len(images)
 
 
 @contextmanager
