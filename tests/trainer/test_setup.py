@@ -183,8 +183,8 @@ def test_update_without_groups_changes_nothing() -> None:
 def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
     model = _policy()
     updater, before, transformer = _updater(model), _weights(model), model.module
-    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     batches = [_batch(model, [0.0, 1.0]), _batch(model, [0.0, 1.0], seed=1)]
+    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     outcome, metrics = updater.update(batches, 0, by_scale=False)
     broken.remove()
     assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
