@@ -6,16 +6,16 @@ forwards and again backwards, so that no tensor of all sites by all codes ever e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from varl.policy.base import Evaluation, TokenDistribution
 from varl.policy.sampling import guided
+from varl.policy.slices import Tensors, by_slices
 
 SLICE = 2**23  # logits of one slice: 32 MiB in float32, of which about ten are alive at a time
 MAX_BITS = 64
@@ -46,67 +46,62 @@ class Categorical:
         temperature: float = 1.0,
         guidance: Guidance | None = None,
     ) -> None:
-        self._shape = hidden.shape[:2]
-        self._hidden, self._weight, self._bias, self._temperature = hidden.flatten(0, 1), weight, bias, temperature
-        self._guidance = None
+        self._shape, self._temperature = hidden.shape[:2], temperature
+        self._by_site: tuple[Tensor, Tensor | None, Tensor | None] = (hidden.flatten(0, 1), None, None)
         if guidance is not None:
             strength = guidance.strength.expand(self._shape).reshape(-1, 1)
-            self._guidance = Guidance(guidance.unconditional.flatten(0, 1), strength)
+            self._by_site = (hidden.flatten(0, 1), guidance.unconditional.flatten(0, 1), strength)
+        self._shared = (weight, bias)
         self.codes = hidden.shape[-1] if weight is None else weight.shape[0]
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Log pi(token), float32 [B, n], of int64 [B, n]; raises ValueError where the shapes differ."""
-        flat = self._flat(tokens)
-        return self._by_slices(lambda rows: (_log_prob(self._logits(rows), flat[rows]),))[0]
+        return self._measure(lambda codes, logits: (_log_prob(logits, codes),), self._flat(tokens))[0]
 
     def kl(self, other: TokenDistribution) -> Tensor:
         """KL(self || other) summed over all codes, float32 [B, n]; raises ValueError where ``other`` is not alike."""
-        reference = self._alike(other)
-        return self._by_slices(lambda rows: (_kl(self._logits(rows), reference._logits(rows)),))[0]
+        return self._measure(lambda _, logits, reference: (_kl(logits, reference),), None, self._alike(other))[0]
 
     def entropy(self) -> Tensor:
         """Entropy in nats, float32 [B, n], 0 to log(codes)."""
-        return self._by_slices(lambda rows: (_entropy(self._logits(rows)),))[0]
+        return self._measure(lambda _, logits: (_entropy(logits),), None)[0]
 
     def evaluate(self, tokens: Tensor, reference: TokenDistribution) -> Evaluation:
         """All of the above in one pass over the slices, which shares the heads' logits."""
-        flat, other = self._flat(tokens), self._alike(reference)
 
-        def work(rows: slice) -> tuple[Tensor, ...]:
-            logits, compared = self._logits(rows), other._logits(rows)
-            picked = [_log_prob(one, flat[rows]) for one in (logits, compared)]
-            return (*picked, _kl(logits, compared), _entropy(logits))
+        def formulas(codes: Tensor, logits: Tensor, other: Tensor) -> tuple[Tensor, ...]:
+            return _log_prob(logits, codes), _log_prob(other, codes), _kl(logits, other), _entropy(logits)
 
-        return Evaluation(*self._by_slices(work))
+        return Evaluation(*self._measure(formulas, self._flat(tokens), self._alike(reference)))
 
     def logits(self) -> Tensor:
         """The logits of all sites, float32 [B, n, codes], whole: for tests and small models."""
-        return self._logits(slice(None)).view(*self._shape, self.codes)
+        return self._logits(self._by_site, self._shared).view(*self._shape, self.codes)
 
-    def _logits(self, rows: slice) -> Tensor:
-        logits = self._head(self._hidden[rows])
-        if self._guidance is not None:
-            logits = guided(logits, self._head(self._guidance.unconditional[rows]), self._guidance.strength[rows])
+    def _logits(self, by_site: Tensors, shared: Tensors) -> Tensor:
+        """[rows, codes] of some rows of ``_by_site``."""
+        hidden, unconditional, strength = by_site
+        assert hidden is not None
+        logits = _head(hidden, *shared)
+        if unconditional is not None and strength is not None:
+            logits = guided(logits, _head(unconditional, *shared), strength)
         return logits if self._temperature == 1 else logits / self._temperature
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        return _single(hidden if self._weight is None else F.linear(hidden, self._weight, self._bias))
+    def _measure(self, formulas: Callable[..., tuple[Tensor, ...]], tokens: Tensor | None, *others: Categorical) -> list[Tensor]:
+        """What ``formulas`` make of tokens [rows] and of logits [rows, codes] of self and the others, each [B, n]."""
+        involved = (self, *others)
 
-    def _by_slices(self, work: Callable[[slice], tuple[Tensor, ...]]) -> list[Tensor]:
-        """What ``work`` returns for all sites, each [B, n]; slice by slice its inside is dropped and computed again going backwards."""
-        slices = list(self._slices())
-        if len(slices) == 1:  # little enough to be kept
-            return [part.view(self._shape) for part in work(slices[0])]
-        parts = [checkpoint(work, rows, use_reentrant=False, preserve_rng_state=False) for rows in slices]
-        return [torch.cat(column).view(self._shape) for column in zip(*parts, strict=True)]
+        def work(by_site: Tensors, shared: Tensors) -> tuple[Tensor, ...]:
+            logits = [one._logits(by_site[3 * i : 3 * i + 3], shared[2 * i : 2 * i + 2]) for i, one in enumerate(involved)]
+            return formulas(by_site[-1], *logits)
 
-    def _slices(self) -> Iterator[slice]:
-        sites, step = len(self._hidden), max(1, SLICE // self.codes)
-        return (slice(start, start + step) for start in range(0, max(1, sites), step))
+        by_site = [*(tensor for one in involved for tensor in one._by_site), tokens]
+        shared = [tensor for one in involved for tensor in one._shared]
+        return [part.view(self._shape) for part in by_slices(work, max(1, SLICE // self.codes), by_site, shared)]
 
     def _flat(self, tokens: Tensor) -> Tensor:
         _check_sites(self._shape, tokens.shape)
-        return tokens.flatten().to(self._hidden.device)
+        return tokens.flatten().to(self._by_site[0].device)
 
     def _alike(self, other: TokenDistribution) -> Categorical:
         if not isinstance(other, Categorical) or (other.codes, other._shape) != (self.codes, self._shape):
@@ -166,6 +161,10 @@ def pack_bits(bits: Tensor) -> Tensor:
     """int64 [...] tokens of bool [..., bits], bits <= 64: bit j becomes 1 << j."""
     places = torch.arange(bits.shape[-1], device=bits.device)
     return (bits.long() << places).sum(-1)
+
+
+def _head(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return _single(hidden if weight is None else F.linear(hidden, weight, bias))
 
 
 def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -71,16 +71,16 @@ def test_gradients_can_be_taken_scale_by_scale() -> None:
     logits = normal(1, B, N, V).requires_grad_()
     tokens = torch.zeros(B, N, dtype=torch.long)
     values = Categorical(logits).log_prob(tokens)
-    parts = [torch.autograd.grad(part.sum(), logits, retain_graph=True)[0] for part in values.split([10, 27], 1)]
+    parts = [torch.autograd.grad(part.sum(), logits, retain_graph=True)[0] for part in values.split_with_sizes([10, 27], 1)]
     assert torch.allclose(parts[0] + parts[1], torch.autograd.grad(values.sum(), logits)[0])
     assert parts[0][:, 10:].abs().max() == 0 < parts[1][:, 10:].abs().max()
 
 
-class LargestTensors(TorchDispatchMode):
+class LargestTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sizes, in elements, of the results of every operation."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401  (torch's signature)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import varl.policy.nextflow
 from tests.support.trainer_rig import METHOD, make_recipe
 from tests.support.trajectory_builders import make_group, make_job
+from varl.policy.base import SamplingParams
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from varl.trainer.disk.atomic import COMPLETE
@@ -88,6 +89,16 @@ def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> 
     assert len(set(seeds)) == len(seeds) == 24
     assert [job.seed for job in training_jobs(recipe, 4, SPECS, weights)] == [job.seed for job in by_update[4]]
     assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [job.seed for job in sample_jobs(recipe, 50, SPECS, weights)]
+
+
+@pytest.mark.parametrize(("setting", "kind"), [("plain", rollout_pb2.LOG_PROBS_PLAIN), ("sampled", rollout_pb2.LOG_PROBS_SAMPLED)])
+def test_jobs_say_which_log_probs_are_wanted_and_batches_follow(tmp_path: Path, setting: str, kind: rollout_pb2.LogProbs) -> None:
+    sections = {"objective": METHOD | {"log_probs": setting}, "rollout": {"sampling": {"temperature": 1.5, "cfg": 2.0, "top_k": 3}}}
+    recipe = make_recipe(tmp_path, "run", **sections)
+    job = training_jobs(recipe, 0, SPECS, PublishedWeights(5, tmp_path / "v5.safetensors"))[0]
+    assert job.log_probs == kind
+    sampling = to_batch(make_group(make_job(sampling=job.sampling, log_probs=job.log_probs)), {"ocr": 1.0}, ObjectiveSettings()).sampling
+    assert sampling == (None if setting == "plain" else SamplingParams(temperature=1.5, cfg=2.0, top_k=3))
 
 
 def _word(*polygon: float) -> trajectory_pb2.LocatedRegion:
@@ -200,8 +211,8 @@ def test_update_without_groups_changes_nothing() -> None:
 def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
     model = _policy()
     updater, before, transformer = _updater(model), _weights(model), model.module
-    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     batches = [_batch(model, [0.0, 1.0]), _batch(model, [0.0, 1.0], seed=1)]
+    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     outcome, metrics = updater.update(batches, 0, by_scale=False)
     broken.remove()
     assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
@@ -231,6 +242,18 @@ def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
         _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings(), guards).update([stale], 0, by_scale=False)
         assert metrics["ratio_mean"] == pytest.approx(math.e, rel=1e-4)
         assert metrics["clip_ratio/high"] == clipped
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingParams(temperature=1.8, top_k=5, top_p=0.9, cfg=2.0)], ids=["plain", "sampled"])
+@pytest.mark.parametrize("stage", [range(3), range(3, 5)], ids=["prefix", "suffix"])
+def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingParams | None, stage: range) -> None:
+    model, params = _policy(), sampling or SamplingParams(temperature=1.8)
+    _, drawn = model.draw(model.prefill("a prompt", params.cfg > 0), stage.stop, [1, 2], params, "plain" if sampling is None else "sampled")
+    batch = _batch(model, [0.0, 1.0], stage)
+    batch = GroupBatch(**vars(batch) | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling})
+    outcome, metrics = _updater(model).update([batch], 0, by_scale=False)
+    assert outcome is Outcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
+    assert abs(metrics["kl"]) < 1e-6  # the reference has the same weights
 
 
 def test_the_previous_anchor_is_the_weights_before_the_last_step() -> None:
