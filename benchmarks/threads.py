@@ -28,7 +28,6 @@ from benchmarks.shared import Row, report
 from varl.launch.cores import usable_cores
 from varl.launch.threads import SPIN_COUNT
 from varl.policy.nextflow import NextFlowPolicy
-from varl.trainer.objectives.grpo import token_log_probs
 from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
 from varl.trainer.step.update import Outcome, Updater
@@ -130,7 +129,7 @@ def group_of(policy: NextFlowPolicy) -> GroupBatch:
     steps = tuple(height * width for height, width in policy.grids)
     tokens = torch.randint(policy.config.tokenizer.codes, (CANDIDATES, sum(steps)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        reported = token_log_probs(policy.logits(PROMPT, tokens, 0), tokens)
+        reported = policy.distribution(PROMPT, tokens, 0).log_prob(tokens)
     total = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(CANDIDATES // 2)
     mask = torch.ones(tokens.shape, dtype=torch.bool)
     rewards = total[:, None]

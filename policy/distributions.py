@@ -81,7 +81,8 @@ class Categorical:
     def _logits(self, by_site: Tensors, shared: Tensors) -> Tensor:
         """[rows, codes] of some rows of ``_by_site``."""
         hidden, unconditional, strength = by_site
-        assert hidden is not None
+        if hidden is None:
+            raise ValueError("hidden states are missing")
         logits = _head(hidden, *shared)
         if unconditional is not None and strength is not None:
             logits = guided(logits, _head(unconditional, *shared), strength)

@@ -20,8 +20,7 @@ def by_slices(work: Work, step: int, by_site: Tensors, shared: Tensors) -> tuple
     each slice is computed again, and only its share of the gradients is kept. torch's own checkpoint would also keep every recomputed
     tensor that no gradient passes through, until the last slice is done.
     """
-    first = by_site[0]
-    assert first is not None
+    first = _first(by_site)
     if len(first) <= step:  # little enough to be kept
         return work(by_site, shared)
     outputs: tuple[Tensor, ...] = _Sliced.apply(work, step, len(by_site), *by_site, *shared)  # type: ignore[no-untyped-call]
@@ -38,7 +37,7 @@ class _Sliced(torch.autograd.Function):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
@@ -65,9 +64,14 @@ def _slice_gradients(work: Work, tensors: Tensors, by_site: int, needed: Sequenc
     return [next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves]
 
 
+def _first(tensors: Tensors) -> Tensor:
+    if tensors[0] is None:
+        raise ValueError("the first tensor by site must be there")
+    return tensors[0]
+
+
 def _slices(tensors: Tensors, step: int) -> list[slice]:
-    first = tensors[0]
-    assert first is not None
+    first = _first(tensors)
     return [slice(start, start + step) for start in range(0, len(first), step)]
 
 

@@ -119,7 +119,12 @@ class BitwisePolicy:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
-        parts = tokens.split_with_sizes(cells(self._grids), 1)
+        return self.decode_partial(tokens)
+
+    def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        counts = cells(self._grids)
+        scales = next(t for t in range(1, len(counts) + 1) if sum(counts[:t]) == tokens.shape[1])
+        parts = tokens.split_with_sizes(counts[:scales], 1)
         canvas = torch.stack([self._codes(part, scale) for scale, part in enumerate(parts)]).sum(0)
         pixels = F.interpolate(canvas[:, :3], scale_factor=STRIDE).sigmoid() * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
