@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def meant_by(thing: object) -> list[object] | None:
     return None if forks or names & CALLS or any(map(is_starter, found)) else [one for one in found if reads(one)]
 
 
-def unbound(member: object) -> object:
+def unbound(member: object) -> Any:  # noqa: ANN401
     """The function of a method, a property or whatever wraps one; other things as they are."""
     if isinstance(member, property):
         return member.fget
