@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import varl.policy.nextflow
 from tests.support.trainer_rig import MODEL, BrightnessReward, make_model, rollout_workers
 from varl.evaluation.evaluate import EvalSettings, EvaluationError, evaluate, evaluation_jobs, prompt_result
 from varl.evaluation.results import Evaluation, PromptResult, difference
-from varl.policy.base import SamplingParams
+from varl.policy.base import Layout, SamplingParams
 from varl.trajectories.collect import Patience, RolloutTimeoutError
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
@@ -28,7 +29,7 @@ PROMPTS = [
     PromptSpec("a blue flag that says 'MILK'", ()),
     PromptSpec("a board with 'EXIT'", ("EXIT",)),
 ]
-GRIDS = ((1, 1), (2, 2), (4, 4), (6, 6), (8, 8))
+LAYOUT = Layout(((1, 1), (2, 2), (4, 4), (6, 6), (8, 8)), 64, 64, 5, 32)
 
 
 class Reader(BrightnessReward):
@@ -65,7 +66,7 @@ def queue(redis_client: redis.Redis, run_id: str) -> RunQueue:
 
 def settings(run_id: str, **fields: Any) -> EvalSettings:  # noqa: ANN401  (any field)
     defaults: dict[str, Any] = {
-        "grids": GRIDS,
+        "layout": LAYOUT,
         "seed": 11,
         "group_size": 3,
         "sampling": SamplingParams(temperature=0.9, top_k=16),
@@ -168,7 +169,7 @@ def test_nothing_but_failures_is_an_error_not_a_number(run: Run) -> None:
 
 def test_a_worker_with_another_model_is_a_failure(run: Run) -> None:
     with pytest.raises(EvaluationError, match="bad_job: grids"):
-        run(Reader(), grids=((1, 1), (2, 2)))
+        run(Reader(), layout=replace(LAYOUT, grids=((1, 1), (2, 2))))
 
 
 def test_silence_is_an_error(queue: RunQueue, run_id: str, model_dir: Path) -> None:
