@@ -27,7 +27,7 @@ def _inside() -> Iterator[bytes]:
 
 
 def _harmless() -> bool:
-    return render(["A"]).any() and Toy is not None
+    return bool(render(["A"]).any()) and Toy is not None
 
 
 @pytest.mark.parametrize("thing", [_version, _inside, running, private_redis, Supervisor])
