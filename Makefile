@@ -27,7 +27,7 @@ check: .venv/.dev ## lint, types and the tests that start no process, all at onc
 	@$(MAKE) --jobs 3 --output-sync=target lint types units
 
 units: .venv/.dev
-	$(PYTEST) --quiet -m "not process and not e2e and not soak" $(ARGS)
+	$(PYTEST) --quiet -m "not process and not heavy and not e2e and not soak" $(ARGS)
 
 oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
 	$(PY) -m pytest tests/hpsv3/test_oracle.py $(ARGS)

@@ -24,8 +24,8 @@ sys.argv = ["program", "--help"]
 runpy.run_module(os.environ["PROGRAM"], run_name="__main__", alter_sys=True)
 """
 PROGRAMS = [
-    "varl.trainer", "trainer", "varl.services.rollout", "services.rollout", "varl.services.hpsv3", "services.hpsv3",
-    "varl.studies.demo", "varl.tiny.pretrain", "varl.tiny.preference", "benchmarks.update", "benchmarks.hpsv3_measures", "chaos",
+    "varl.trainer", "trainer", "varl.services.rollout", "services.rollout", "varl.services.hpsv3.native",
+    "varl.studies.demo", "varl.tiny.pretrain", "varl.tiny.preference", "benchmarks.update", "chaos",
 ]  # fmt: skip
 
 

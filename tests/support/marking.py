@@ -11,7 +11,6 @@ import inspect
 import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 import pytest
 
@@ -53,8 +52,8 @@ def starts(thing: object) -> bool:
 def meant_by(thing: object) -> list[object] | None:
     """What a thing of this repository names in its code; None where that starts processes."""
     if isinstance(thing, type) and is_ours(thing.__module__):
-        return [member for member in vars(thing).values() if isinstance(inspect.unwrap(unbound(member)), FunctionType)]
-    function = inspect.unwrap(unbound(thing))
+        return [member for member in vars(thing).values() if isinstance(unbound(member), FunctionType)]
+    function = unbound(thing)
     if not isinstance(function, FunctionType) or not is_ours(function.__module__):
         return []
     names = {name for code in codes(function.__code__) for name in code.co_names}
@@ -63,11 +62,10 @@ def meant_by(thing: object) -> list[object] | None:
     return None if forks or names & CALLS or any(map(is_starter, found)) else [one for one in found if reads(one)]
 
 
-def unbound(member: object) -> Any:  # noqa: ANN401
-    """The function of a method, a property or whatever wraps one; other things as they are."""
-    if isinstance(member, property):
-        return member.fget
-    return getattr(member, "__func__", None) or getattr(member, "__wrapped__", member)
+def unbound(member: object) -> object:
+    """The function inside a method, a property or whatever wraps one; other things as they are."""
+    member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+    return inspect.unwrap(member) if callable(member) else member
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
