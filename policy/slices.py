@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Tensors = Sequence[Tensor | None]
+Tensors = Sequence[Any]  # of tensors, None where there is none; the work knows which is which
 Work = Callable[[Tensors, Tensors], tuple[Tensor, ...]]  # (some rows of what belongs to sites, what they share) to a value a row each
 
 
@@ -20,9 +20,7 @@ def by_slices(work: Work, step: int, by_site: Tensors, shared: Tensors) -> tuple
     each slice is computed again, and only its share of the gradients is kept. torch's own checkpoint would also keep every recomputed
     tensor that no gradient passes through, until the last slice is done.
     """
-    first = by_site[0]
-    assert first is not None
-    if len(first) <= step:  # little enough to be kept
+    if len(by_site[0]) <= step:  # little enough to be kept
         return work(by_site, shared)
     outputs: tuple[Tensor, ...] = _Sliced.apply(work, step, len(by_site), *by_site, *shared)  # type: ignore[no-untyped-call]
     return outputs
@@ -38,7 +36,7 @@ class _Sliced(torch.autograd.Function):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
@@ -66,9 +64,7 @@ def _slice_gradients(work: Work, tensors: Tensors, by_site: int, needed: Sequenc
 
 
 def _slices(tensors: Tensors, step: int) -> list[slice]:
-    first = tensors[0]
-    assert first is not None
-    return [slice(start, start + step) for start in range(0, len(first), step)]
+    return [slice(start, start + step) for start in range(0, len(tensors[0]), step)]
 
 
 def _rows(tensors: Tensors, rows: slice) -> list[Tensor | None]:
