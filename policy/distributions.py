@@ -81,8 +81,6 @@ class Categorical:
     def _logits(self, by_site: Tensors, shared: Tensors) -> Tensor:
         """[rows, codes] of some rows of ``_by_site``."""
         hidden, unconditional, strength = by_site
-        if hidden is None:
-            raise ValueError("hidden states are missing")
         logits = _head(hidden, *shared)
         if unconditional is not None and strength is not None:
             logits = guided(logits, _head(unconditional, *shared), strength)

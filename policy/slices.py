@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Tensors = Sequence[Tensor | None]
+Tensors = Sequence[Any]  # of tensors, None where there is none; the work knows which is which
 Work = Callable[[Tensors, Tensors], tuple[Tensor, ...]]  # (some rows of what belongs to sites, what they share) to a value a row each
 
 
@@ -20,8 +20,7 @@ def by_slices(work: Work, step: int, by_site: Tensors, shared: Tensors) -> tuple
     each slice is computed again, and only its share of the gradients is kept. torch's own checkpoint would also keep every recomputed
     tensor that no gradient passes through, until the last slice is done.
     """
-    first = _first(by_site)
-    if len(first) <= step:  # little enough to be kept
+    if len(by_site[0]) <= step:  # little enough to be kept
         return work(by_site, shared)
     outputs: tuple[Tensor, ...] = _Sliced.apply(work, step, len(by_site), *by_site, *shared)  # type: ignore[no-untyped-call]
     return outputs
@@ -64,15 +63,8 @@ def _slice_gradients(work: Work, tensors: Tensors, by_site: int, needed: Sequenc
     return [next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves]
 
 
-def _first(tensors: Tensors) -> Tensor:
-    if tensors[0] is None:
-        raise ValueError("the first tensor by site must be there")
-    return tensors[0]
-
-
 def _slices(tensors: Tensors, step: int) -> list[slice]:
-    first = _first(tensors)
-    return [slice(start, start + step) for start in range(0, len(first), step)]
+    return [slice(start, start + step) for start in range(0, len(tensors[0]), step)]
 
 
 def _rows(tensors: Tensors, rows: slice) -> list[Tensor | None]:

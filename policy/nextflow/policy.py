@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,46 +29,11 @@ from varl.policy.nextflow.config import NextFlowConfig
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
+from varl.policy.nextflow.state import Branch, NextFlowState, repeat
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
-from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Segment, Text
+from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
 from varl.policy.sampling import draw, guidance, guided, probabilities, site_guidance, uniforms
 from varl.policy.tensor_files import save_tensors
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branch's cache. text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>."""
-
-    text: Segment
-    hidden: Tensor
-    counter: int
-    scales: tuple[Segment, ...] = ()
-
-    def fork(self, copies: int) -> Branch:
-        """Repeat the visual part for every candidate; what all candidates share (the text, a common prefix) stays one row."""
-        return replace(self, scales=tuple(_spread(segment, copies) for segment in self.scales))
-
-
-@dataclass(frozen=True)
-class NextFlowState:
-    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale drawn."""
-
-    conditional: Branch
-    unconditional: Branch | None
-    last: Tensor | None = None  # int64 [B, h, w]
-    next_scale: int = 0
-
-    @property
-    def batch(self) -> int:
-        """Number of candidates; 1 before the first scale."""
-        return 1 if self.last is None else int(self.last.shape[0])
-
-    def fork(self, copies: int) -> NextFlowState:
-        """Every candidate ``copies`` times, next to each other; nothing is recomputed."""
-        if self.last is None:
-            raise ValueError("nothing is drawn yet: seeds share a prefilled state without forking it")
-        uncond = self.unconditional and self.unconditional.fork(copies)
-        return replace(self, conditional=self.conditional.fork(copies), unconditional=uncond, last=_repeat(self.last, copies))
 
 
 class NextFlowPolicy:
@@ -197,10 +162,10 @@ class NextFlowPolicy:
             unconditional, other = self._advance(unconditional, state.last, scale)
             chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
-        probs = _repeat(probabilities(chosen_from, params), copies)
+        probs = repeat(probabilities(chosen_from, params), copies)
         tokens = draw(probs, uniforms(seeds, scale, h * w).to(self.device))
         reported = logits if log_probs == "plain" else chosen_from / params.temperature
-        found = _repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
+        found = repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
         branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
         return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Drawn(tokens, found)
 
@@ -265,15 +230,6 @@ class NextFlowPolicy:
 def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
     """Images float [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
     return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _repeat(x: Tensor, copies: int) -> Tensor:
-    return x.repeat_interleave(copies, dim=0) if copies > 1 else x
-
-
-def _spread(segment: Segment, copies: int) -> Segment:
-    """Keys and values for every copy; a single row serves all candidates as it is."""
-    return [(k, v) if k.shape[0] == 1 else (_repeat(k, copies), _repeat(v, copies)) for k, v in segment]
 
 
 def _shared_scales(scales: Sequence[Tensor]) -> int:

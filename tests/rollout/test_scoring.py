@@ -13,7 +13,7 @@ import torch
 from tests.support.rollout_helpers import HOLD, POISON, RunningReward, brightness, running_reward
 from tests.support.trajectory_builders import make_job
 from varl.policy.nextflow import NextFlowPolicy, build_random
-from varl.policy.nextflow.policy import NextFlowState
+from varl.policy.nextflow.state import NextFlowState
 from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import ImagesStep, Limits, TokensStep
 from varl.services.rollout.metrics import Metrics
