@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.flops import sizes
 from benchmarks.scale.stages import SUFFIX, Task
-from varl.policy.base import cells
+from varl.policy.base import Layout, cells
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
 from varl.trajectories.codec import encode_job, encode_trajectory
@@ -57,7 +57,9 @@ def _task(kind: str) -> Task:
     return Task(job.stage, job.split_scale, job.group_size, continuations_of(job))
 
 
-BITS = (given.NEXTFLOW_7B.tokenizer.codes - 1).bit_length()
+CODES = given.NEXTFLOW_7B.tokenizer.codes
+BITS = (CODES - 1).bit_length()
+LAYOUT = Layout(given.NEXTFLOW_7B.grids, given.IMAGE_SIDE, given.IMAGE_SIDE, BITS, CODES)
 TASKS = {kind: _task(kind) for kind in KINDS}
 
 
