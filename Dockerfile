@@ -67,14 +67,12 @@ LABEL org.opencontainers.image.title="varl" \
 # Its folders are what new named volumes take their owner from, so that nothing has to run as root to hand them over.
 RUN groupadd --gid 10001 varl && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin varl && \
     install -d -o 10001 -g 10001 /runs /secrets /data
-# Threads that wait do not spin: containers share their cores.
-ENV OMP_WAIT_POLICY=PASSIVE
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY proto/varl proto/varl
 COPY src src
 COPY services/__init__.py services/
-COPY launch/__init__.py launch/cores.py launch/program.py launch/resources.py launch/
+COPY launch/__init__.py launch/cores.py launch/program.py launch/resources.py launch/threads.py launch/
 
 FROM runtime AS ocr
 COPY --from=ocr-venv /opt/venv /opt/venv
@@ -85,7 +83,7 @@ ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_
 RUN python -c "from pathlib import Path; from varl.services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
 USER 10001:10001
 EXPOSE 8080 50051
-ENTRYPOINT ["python", "-m", "services.ocr"]
+ENTRYPOINT ["python", "-m", "varl.services.ocr"]
 
 FROM runtime AS hpsv3
 COPY --from=hpsv3-venv /opt/venv /opt/venv
@@ -95,7 +93,7 @@ COPY services/hpsv3 services/hpsv3
 ENV VARL_HPSV3_HOST=0.0.0.0 HF_HUB_DISABLE_TELEMETRY=1
 USER 10001:10001
 EXPOSE 8080 50051
-ENTRYPOINT ["python", "-m", "services.hpsv3"]
+ENTRYPOINT ["python", "-m", "varl.services.hpsv3"]
 
 FROM runtime AS gateway
 COPY --from=gateway-venv /opt/venv /opt/venv
@@ -104,7 +102,7 @@ COPY services/gateway services/gateway
 ENV VARL_GATEWAY_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8080
-ENTRYPOINT ["python", "-m", "services.gateway"]
+ENTRYPOINT ["python", "-m", "varl.services.gateway"]
 
 FROM runtime AS rollout
 COPY --from=rollout-venv /opt/venv /opt/venv
@@ -116,7 +114,7 @@ COPY trajectories trajectories
 ENV VARL_ROLLOUT_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 50052 9102
-ENTRYPOINT ["python", "-m", "services.rollout"]
+ENTRYPOINT ["python", "-m", "varl.services.rollout"]
 
 FROM runtime AS trainer
 COPY --from=trainer-venv /opt/venv /opt/venv
@@ -130,7 +128,7 @@ COPY studies studies
 COPY launch launch
 COPY trainer trainer
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "trainer"]
+ENTRYPOINT ["python", "-m", "varl.trainer"]
 
 FROM runtime AS tensorboard
 COPY --from=tensorboard-venv /opt/venv /opt/venv

@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test check units lint types oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -17,8 +17,17 @@ setup: .venv/.dev ## make .venv with everything that the other targets use
 demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
 	$(BIN)/varl demo $(ARGS)
 
-test: lint ## lint, then all tests; flags of pytest in ARGS
-	$(PY) -m pytest $(ARGS)
+# Two processes of tests: much of the time a test waits, for a process to come up or for a deadline. A file's tests stay together.
+PYTEST := $(PY) -m pytest --numprocesses 2 --dist loadfile
+
+test: lint types ## lint, types, all tests; flags of pytest in ARGS
+	$(PYTEST) $(ARGS)
+
+check: .venv/.dev ## lint, types and the tests that start no process, all at once: within two minutes; flags of pytest in ARGS
+	@$(MAKE) --jobs 3 --output-sync=target lint types units
+
+units: .venv/.dev
+	$(PYTEST) --quiet -m "not process and not heavy and not e2e and not soak" $(ARGS)
 
 oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
 	$(PY) -m pytest tests/hpsv3/test_oracle.py $(ARGS)
@@ -41,9 +50,11 @@ chaos: .venv/.dev ## train a small model under 60 faults on purpose, and hold it
 soak: .venv/.dev ## rewards, gateway and rollout under load for half an hour: is their memory flat?; flags in ARGS
 	$(PY) -m chaos.soak $(ARGS)
 
-lint: .venv/.dev ## ruff and mypy over the whole tree
+lint: .venv/.dev ## ruff over the whole tree
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: .venv/.dev ## mypy over the whole tree
 	$(PY) -m mypy
 	$(PY) -m mypy requirements/lock.py
 

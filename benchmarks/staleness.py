@@ -10,6 +10,7 @@ from statistics import fmean
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.support.trainer_rig import column
+from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
@@ -30,7 +31,7 @@ def seconds_an_update(directory: Path, staleness: int) -> float:
     with local_services(recipe) as services:
         trained, reference = load_policies(recipe)
         queue = open_queue(recipe, services.redis_url)
-        run = train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, trained.grids))
+        run = train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, layout_of(trained)))
     return fmean(column(run, "timing/total")[WARM_UP:])  # prefix and suffix updates in equal parts: they differ severalfold
 
 

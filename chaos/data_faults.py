@@ -9,7 +9,8 @@ from pathlib import Path
 from chaos.process_faults import UPDATING
 from chaos.rig import MAX_PROMPT_CHARS
 from chaos.strike import Field, Strike, digest
-from varl.trajectories.codec import SCHEMA, encode_job
+from varl.trajectories.codec import encode_job
+from varl.trajectories.job_checks import SCHEMA
 from varl.v1 import rollout_pb2
 
 ROOM_BYTES = 2**20  # of any one file: enough for metrics and logs, too little for weights

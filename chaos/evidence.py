@@ -18,7 +18,7 @@ from chaos.part import Exit
 from chaos.rig import Rig, RunSpec
 from chaos.strike import digest
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
-from varl.trajectories.weights import tensors_digest
+from varl.trajectories.weight_files import tensors_digest
 from varl.v1 import rollout_pb2
 
 SETTLE_S = 20.0  # for workers to finish what they hold

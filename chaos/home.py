@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,12 +59,3 @@ def module(name: str, *arguments: str) -> list[str]:
 def flags(values: Mapping[str, object]) -> list[str]:
     """--key value of each."""
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback on which nobody listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(open_socket.getsockname()[1]) for open_socket in sockets]
-    for open_socket in sockets:
-        open_socket.close()
-    return ports

@@ -12,9 +12,10 @@ import grpc
 import redis.asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chaos.home import REDIS_READY, Home, flags, free_ports, module
+from chaos.home import REDIS_READY, Home, flags, module
 from chaos.part import Part
 from chaos.proxy import Link, link_to
+from varl.launch.ports import reserve_port
 from varl.trainer.recipe.config import Recipe, load_recipe
 
 RECIPE = Path(__file__).with_name("recipe.toml")
@@ -125,7 +126,7 @@ class Rig:
 @asynccontextmanager
 async def running(spec: RunSpec) -> AsyncIterator[Rig]:
     """A run in progress; everything is stopped at the end of the block."""
-    ports = free_ports(3 + 2 * WORKERS)
+    ports = [reserve_port() for _ in range(3 + 2 * WORKERS)]
     async with AsyncExitStack() as stack:
         links = [await stack.enter_async_context(link_to(port)) for port in (ports[0], ports[0], ports[2])]
         rig = Rig(spec, ports, *links)

@@ -16,7 +16,8 @@ from varl.services.rollout.images import encode_png
 from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable
 from varl.tiny.render import render
 from varl.tiny.words import all_words
-from varl.trajectories.codec import SCHEMA, job_of
+from varl.trajectories.codec import job_of
+from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.queue import RunQueue, connect
 from varl.v1 import reward_pb2, rollout_pb2
 

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from chaos.home import REDIS_READY, ROOT, Home, flags, free_ports, module
+from chaos.home import REDIS_READY, ROOT, Home, flags, module
 from chaos.part import Part
+from varl.launch.ports import reserve_port
 
 RUN_ID = "soak"
 MODEL_DIR = ROOT / "checkpoints" / "tiny"
@@ -30,7 +31,7 @@ class SoakRig:
 async def soak_rig(home: Home) -> AsyncIterator[SoakRig]:
     """Everything ready; stopped at the end of the block, last started first."""
     home.make()
-    redis, ocr_http, ocr_grpc, hpsv3_http, hpsv3_grpc, gateway, rollout_grpc, rollout_metrics = free_ports(8)
+    redis, ocr_http, ocr_grpc, hpsv3_http, hpsv3_grpc, gateway, rollout_grpc, rollout_metrics = (reserve_port() for _ in range(8))
     rewards = [f"ocr=127.0.0.1:{ocr_grpc}", f"hpsv3=127.0.0.1:{hpsv3_grpc}"]
     preference = {"checkpoint": PREFERENCE, "device": "cpu", "dtype": "float32"}
     rollout = {"redis-url": f"redis://127.0.0.1:{redis}", "run-id": RUN_ID, "model-dir": MODEL_DIR, "grpc-port": rollout_grpc}

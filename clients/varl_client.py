@@ -65,12 +65,21 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Where in the image something is that the reward depends on; corners as in ``Word``."""
+
+    polygon: tuple[tuple[float, float], ...]
+    label: str
+
+
+@dataclass(frozen=True)
 class Score:
     """One image's reward, finite, and the terms that make it up."""
 
     value: float
     components: Mapping[str, float]
     words: tuple[Word, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,11 +254,12 @@ class _Core(Generic[Http]):
         images: Sequence[bytes],
         prompts: Sequence[str],
         target_words: Sequence[Sequence[str]] | None,
+        metadata: Sequence[Mapping[str, Any]] | None,
         rewards: Sequence[str] | None,
         formulas: Mapping[str, str] | None,
     ) -> _Flow[_Plan]:
         end = time.monotonic() + self._deadline
-        samples = _samples(images, prompts, target_words)
+        samples = _samples(images, prompts, target_words, metadata)
         info = yield from self._ask_info(end)
         names: tuple[str, ...] = info.rewards if rewards is None else tuple(dict.fromkeys(rewards))
         for name in (*names, *(formulas or {})):
@@ -294,6 +304,7 @@ class RewardClient(_Core[httpx.Client]):
         prompts: Sequence[str],
         *,
         target_words: Sequence[Sequence[str]] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
         rewards: Sequence[str] | None = None,
         formulas: Mapping[str, str] | None = None,
     ) -> dict[str, Scores]:
@@ -303,6 +314,7 @@ class RewardClient(_Core[httpx.Client]):
             images: whole PNG, JPEG or WebP files.
             prompts: one for each image.
             target_words: OCR: the words wanted in each image; default, also for an empty entry: the quoted parts of its prompt.
+            metadata: what a reward needs of each image beside its prompt, a JSON object of at most 16 KiB.
             rewards: names out of ``info``; default: all.
             formulas: name of the formula by name of the reward; default: the service's own.
 
@@ -315,7 +327,7 @@ class RewardClient(_Core[httpx.Client]):
             BadAnswerError: what answered is no varl service.
 
         """
-        plan = self._run(self._plan(images, prompts, target_words, rewards, formulas))
+        plan = self._run(self._plan(images, prompts, target_words, metadata, rewards, formulas))
         if len(plan.chunks) < 2:
             return plan.join([self._run(self._score_chunk(plan, chunk)) for chunk in plan.chunks])
         with ThreadPoolExecutor(min(self._concurrency, len(plan.chunks))) as pool:
@@ -366,11 +378,12 @@ class AsyncRewardClient(_Core[httpx.AsyncClient]):
         prompts: Sequence[str],
         *,
         target_words: Sequence[Sequence[str]] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
         rewards: Sequence[str] | None = None,
         formulas: Mapping[str, str] | None = None,
     ) -> dict[str, Scores]:
         """As ``RewardClient.score``."""
-        plan = await self._run(self._plan(images, prompts, target_words, rewards, formulas))
+        plan = await self._run(self._plan(images, prompts, target_words, metadata, rewards, formulas))
         room = asyncio.Semaphore(self._concurrency)
 
         async def score_chunk(chunk: list[_Sample]) -> dict[str, _Answer]:
@@ -454,17 +467,28 @@ def _seconds(header: str) -> float:
         return 0.0
 
 
-def _samples(images: Sequence[bytes], prompts: Sequence[str], target_words: Sequence[Sequence[str]] | None) -> list[_Sample]:
+def _samples(
+    images: Sequence[bytes],
+    prompts: Sequence[str],
+    target_words: Sequence[Sequence[str]] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+) -> list[_Sample]:
     words: Sequence[Sequence[str]] = [()] * len(images) if target_words is None else target_words
     if not len(images) == len(prompts) == len(words):
         raise ValueError(f"{len(images)} images, {len(prompts)} prompts and {len(words)} target_words: as many of each are wanted")
+    if metadata is not None and len(metadata) != len(images):
+        raise ValueError(f"{len(images)} images and {len(metadata)} metadata: as many of each are wanted")
     for index, image in enumerate(images):
         if not isinstance(image, bytes):
             raise TypeError(
                 f"images[{index}] is a {type(image).__name__}; the bytes of a file are wanted, read_image gives those of a path"
             )
     rows = enumerate(zip(images, prompts, words))  # noqa: B905 - the lengths are equal
-    return [_Sample(index, image, {"id": str(index), "prompt": prompt, "target_words": list(row)}) for index, (image, prompt, row) in rows]
+    samples = [_Sample(i, image, {"id": str(i), "prompt": prompt, "target_words": list(row)}) for i, (image, prompt, row) in rows]
+    for sample, extra in zip(samples, metadata or ()):  # noqa: B905 - the lengths are equal, or there is none
+        if extra:
+            sample.head["metadata"] = dict(extra)
+    return samples
 
 
 def _chunks(samples: Sequence[_Sample], most: int, most_bytes: int) -> list[list[_Sample]]:
@@ -524,5 +548,10 @@ def _read_outcome(result: Mapping[str, Any]) -> Outcome:
         return ScoreError(result["error"]["code"], result["error"]["detail"])
     if not all(map(math.isfinite, (result["value"], *result["components"].values()))):
         return ScoreError("not_finite", "the service answered NaN or infinity")
-    words = [Word(word["text"], word["confidence"], tuple((x, y) for x, y in word["polygon"])) for word in result.get("words", ())]
-    return Score(result["value"], result["components"], tuple(words))
+    words = [Word(word["text"], word["confidence"], _corners(word)) for word in result.get("words", ())]
+    regions = [Region(_corners(region), region["label"]) for region in result.get("regions", ())]
+    return Score(result["value"], result["components"], tuple(words), tuple(regions))
+
+
+def _corners(place: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    return tuple((x, y) for x, y in place["polygon"])

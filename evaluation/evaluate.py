@@ -1,4 +1,4 @@
-"""Word Accuracy and NED on held-out prompts, through the same rollout and reward services that training uses.
+"""What the rewards measure on held-out prompts, through the same rollout and reward services that training uses.
 
 The images of prompt i are drawn from a seed of (evaluation seed, i) alone, so two evaluations of the same prompts differ in the weights
 and in nothing else, and their difference may be taken prompt by prompt.
@@ -6,22 +6,24 @@ and in nothing else, and their difference may be taken prompt by prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord
-from varl.policy.base import Grid, SamplingParams
-from varl.services.ocr.metrics import ned_values, word_accuracy_counts
+from varl.evaluation.measures.base import images
+from varl.evaluation.measures.chosen import measures_of, needs_words
+from varl.evaluation.measures.reward import reward_of
+from varl.evaluation.measures.words import read_words
+from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult
+from varl.policy.base import Layout, SamplingParams
 from varl.services.ocr.targets import resolve_targets
-from varl.trainer.rollouts.jobs import sampling_message
-from varl.trajectories.codec import SCHEMA
 from varl.trajectories.collect import Patience, collect, failure_name
+from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
+from varl.trajectories.sampling import sampling_message
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 
@@ -30,7 +32,7 @@ class EvalSettings:
     """What is drawn and how it is scored; equal settings make two evaluations comparable."""
 
     run_id: str
-    grids: tuple[Grid, ...]  # of the evaluated policy; a group of any other model is a failure
+    layout: Layout  # of the evaluated policy; a group of any other model is a failure
     seed: int
     group_size: int  # images of each prompt
     sampling: SamplingParams
@@ -59,10 +61,10 @@ def evaluate(
     Raises:
         EvaluationError: every group failed.
         varl.trajectories.collect.RolloutTimeoutError: nothing arrived for ``settings.patience.timeout_s``.
-        ValueError: a prompt has no target word, so neither figure is defined for it.
+        ValueError: OCR is one of the rewards and a prompt has no target word, so that what was read can be compared with nothing.
     """
     jobs = evaluation_jobs(prompts, settings, weight_path, weight_version, tag)
-    collected = collect(queue, jobs, settings.grids, settings.patience, progress)
+    collected = collect(queue, jobs, settings.layout, settings.patience, progress)
     queue.acknowledge(collected.entry_ids)  # an evaluation is in no checkpoint: after a crash it is done again
     if not collected.groups:
         first = collected.dropped[0]
@@ -89,7 +91,8 @@ def evaluation_jobs(
             update=weight_version,
             group=index,
             prompt=spec.prompt,
-            target_words=_targets(spec),
+            target_words=_targets(spec, needs_words(settings.rewards)),
+            metadata=spec.metadata_message(),
             stage=rollout_pb2.STAGE_FULL,
             group_size=settings.group_size,
             continuations=1,
@@ -99,6 +102,7 @@ def evaluation_jobs(
             sampling=sampling_message(settings.sampling),
             rewards=list(settings.rewards),
             schema=SCHEMA,
+            log_probs=rollout_pb2.LOG_PROBS_PLAIN,
             want_images=index < settings.pictures,
         )
         for index, spec in enumerate(prompts)
@@ -112,34 +116,26 @@ def evaluation_seed(seed: int, index: int) -> int:
 
 def prompt_result(group: trajectory_pb2.Group, weights: Mapping[str, float]) -> PromptResult:
     """Sums over the images of a valid group; the picture is the first image, where the job asked for it."""
-    targets, images = list(group.job.target_words), [candidate.continuations[0] for candidate in group.candidates]
-    read = [[word.text for word in image.words] for image in images]
-    counts = [word_accuracy_counts(targets, words) for words in read]
-    sums = {name: math.fsum(image.rewards[name] for image in images) for name in weights}
+    scored = images(group)
     return PromptResult(
         index=group.job.group,
         prompt=group.job.prompt,
-        target_words=tuple(targets),
-        images=len(images),
-        hits=sum(hits for hits, _ in counts),
-        words=sum(words for _, words in counts),
-        ned_sum=math.fsum(value for words in read for value in ned_values(targets, words)),
-        reward_sum=math.fsum(weight * sums[name] for name, weight in weights.items()),
-        reward_sums=sums,
-        picture=_picture(images[0], sum(weight * images[0].rewards[name] for name, weight in weights.items())) if images[0].image else None,
+        target_words=tuple(group.job.target_words),
+        images=len(scored),
+        shares={measure.name: measure.share(group) for measure in measures_of(weights)},
+        picture=_picture(scored[0], reward_of(scored[0], weights)) if scored[0].image else None,
     )
 
 
-def _targets(spec: PromptSpec) -> tuple[str, ...]:
+def _targets(spec: PromptSpec, needed: bool) -> tuple[str, ...]:
     targets = resolve_targets(spec.prompt, spec.target_words)
-    if not targets:
+    if needed and not targets:
         raise ValueError(f"prompt {spec.prompt!r} has no target word")
     return targets
 
 
 def _picture(image: trajectory_pb2.Continuation, reward: float) -> Picture:
-    words = tuple(ReadWord(text=word.text, confidence=word.confidence, polygon=tuple(word.polygon)) for word in image.words)
-    return Picture(image=image.image, words=words, reward=reward)
+    return Picture(image=image.image, words=tuple(read_words(image)), reward=reward)
 
 
 def _failed(failure: trajectory_pb2.GroupFailure) -> FailedPrompt:

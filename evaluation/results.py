@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from varl.evaluation.estimates import Array, Estimate, paired_change, pooled_ratio
+
+Summary = dict[str, float | dict[str, float] | dict[str, float | None] | None]
 
 
 class _Record(BaseModel):
@@ -39,12 +42,19 @@ class PromptResult(_Record):
     prompt: str
     target_words: tuple[str, ...]
     images: int
-    hits: int  # target words read, over all images
-    words: int  # target words, over all images
-    ned_sum: float  # over ``words``
-    reward_sum: float  # weighted, over ``images``
-    reward_sums: dict[str, float]  # by name, over ``images``
+    shares: dict[str, tuple[float, float]]  # by measure: a total over the images, and what it is a total of
     picture: Picture | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_run(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Run directories of before the measures have OCR's figures and the rewards in fields of their own."""
+        if "shares" in fields or "hits" not in fields:
+            return fields
+        old, count = dict(fields), fields["images"]
+        words = old.pop("words")
+        shares = {"word_accuracy": (old.pop("hits"), words), "ned": (old.pop("ned_sum"), words), "reward": (old.pop("reward_sum"), count)}
+        return old | {"shares": shares | {f"reward/{name}": (total, count) for name, total in old.pop("reward_sums").items()}}
 
 
 class FailedPrompt(_Record):
@@ -67,34 +77,21 @@ class Evaluation(_Record):
     prompts: tuple[PromptResult, ...]
     failed: tuple[FailedPrompt, ...]
 
-    def word_accuracy(self) -> Estimate:
-        """Share of target words that were read, pooled over all images (CVTG-2K)."""
-        return pooled_ratio(*_totals(self.prompts, "hits", "words"))
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures, in order: "word_accuracy" and "ned" with OCR, "reward" (weighted), "reward/<name>"."""
+        return tuple(self.prompts[0].shares) if self.prompts else ()
 
-    def ned(self) -> Estimate:
-        """1 - normalised edit distance to the nearest word read, mean over all target words (CVTG-2K)."""
-        return pooled_ratio(*_totals(self.prompts, "ned_sum", "words"))
+    def estimate(self, measure: str) -> Estimate:
+        """One figure, pooled over all images, with its error clustered by prompt; raises ValueError for no prompts."""
+        return pooled_ratio(*_totals(self.prompts, measure))
 
-    def reward(self) -> Estimate:
-        """Mean weighted reward of an image."""
-        return pooled_ratio(*_totals(self.prompts, "reward_sum", "images"))
+    def estimates(self) -> dict[str, Estimate]:
+        """Every figure by its measure."""
+        return {measure: self.estimate(measure) for measure in self.measures()}
 
-    def rewards(self) -> dict[str, float]:
-        """Mean of each reward by name, unweighted."""
-        images = sum(result.images for result in self.prompts)
-        names = self.prompts[0].reward_sums if self.prompts else ()
-        return {name: math.fsum(result.reward_sums[name] for result in self.prompts) / images for name in names}
-
-    def summary(self) -> dict[str, float | int | dict[str, float] | None]:
+    def summary(self) -> Summary:
         """The figures as they stand in eval.json; a standard error that cannot be known is null."""
-        accuracy, ned = self.word_accuracy(), self.ned()
-        return {
-            "word_accuracy": accuracy.value,
-            "word_accuracy_se": finite_or_none(accuracy.error),
-            "ned": ned.value,
-            "ned_se": finite_or_none(ned.error),
-            "reward": self.reward().value,
-            "rewards": self.rewards(),
+        return summarised(self.estimates()) | {
             "prompts": len(self.prompts),
             "images": sum(result.images for result in self.prompts),
             "failures": len(self.failed),
@@ -103,21 +100,26 @@ class Evaluation(_Record):
 
 @dataclass(frozen=True)
 class Difference:
-    """After minus before, over the prompts that both sides have."""
+    """After minus before by measure, over the prompts and the measures that both sides have."""
 
-    word_accuracy: Estimate
-    ned: Estimate
+    changes: dict[str, Estimate]
     prompts: int
 
-    def summary(self) -> dict[str, float | int | None]:
+    def summary(self) -> Summary:
         """The figures as they stand in eval.json."""
-        return {
-            "word_accuracy": self.word_accuracy.value,
-            "word_accuracy_se": finite_or_none(self.word_accuracy.error),
-            "ned": self.ned.value,
-            "ned_se": finite_or_none(self.ned.error),
-            "prompts": self.prompts,
-        }
+        return summarised(self.changes) | {"prompts": self.prompts}
+
+
+def summarised(estimates: Mapping[str, Estimate]) -> Summary:
+    """Figures as they stand in eval.json: each with its error as NAME_se, rewards by name together under ``rewards``, ``rewards_se``."""
+    named = {name.removeprefix("reward/"): found for name, found in estimates.items() if name.startswith("reward/")}
+    summary: Summary = {}
+    for name, found in estimates.items():
+        if not name.startswith("reward/"):
+            summary |= {name: found.value, f"{name}_se": finite_or_none(found.error)}
+    summary["rewards"] = {name: found.value for name, found in named.items()}
+    summary["rewards_se"] = {name: finite_or_none(found.error) for name, found in named.items()}
+    return summary
 
 
 def difference(before: Evaluation, after: Evaluation) -> Difference:
@@ -132,9 +134,12 @@ def difference(before: Evaluation, after: Evaluation) -> Difference:
     common = sorted(old.keys() & new.keys())
     if any((old[i].prompt, old[i].target_words) != (new[i].prompt, new[i].target_words) for i in common):
         raise ValueError("the evaluations have different prompts at the same index")
+    if not common:
+        raise ValueError("the evaluations share no prompt")
     pair = [old[i] for i in common], [new[i] for i in common]
-    accuracy, ned = (paired_change(*(_totals(side, column, "words") for side in pair)) for column in ("hits", "ned_sum"))
-    return Difference(accuracy, ned, len(common))
+    shared = [measure for measure in before.measures() if measure in after.measures()]
+    changes = {measure: paired_change(*(_totals(side, measure) for side in pair)) for measure in shared}
+    return Difference(changes, len(common))
 
 
 def finite_or_none(value: float) -> float | None:
@@ -142,7 +147,6 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _totals(results: Iterable[PromptResult], sums: str, counts: str) -> tuple[Array, Array]:
-    rows = [(getattr(result, sums), getattr(result, counts)) for result in results]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+def _totals(results: Iterable[PromptResult], measure: str) -> tuple[Array, Array]:
+    table = np.array([result.shares[measure] for result in results], dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]

@@ -1,1 +1,1 @@
-"""What starts processes on this machine: the supervisor, a private Redis, cores, and facts about the machine."""
+"""What starts processes on this machine: the supervisor, a private Redis, cores, threads, ports, and facts about the machine."""

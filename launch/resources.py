@@ -8,9 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-import varl
-
-BUNDLE = Path(varl.__file__).resolve().parent  # holds recipes/ and checkpoints/, in a checkout as links
+BUNDLE = Path(__file__).resolve().parents[1]  # holds recipes/ and checkpoints/: a checkout, or the installed package
 
 _log = logging.getLogger("varl.resources")
 

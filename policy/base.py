@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, int]  # (height, width) of one scale, in tokens
+LogProbs = Literal["plain", "sampled"]  # of the conditional distribution at temperature 1, or with temperature and guidance
+Trainable = Literal["all", "gains"]  # which parameters are trained
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is drawn: logits / temperature, then top-k, then top-p (method.md section 3).
+    """How a token is drawn: logits / temperature, then top-k, then top-p (docs/method.md).
 
     Raises:
         ValueError: a value is out of range; the message names the field.
@@ -44,13 +46,57 @@ class SamplingParams:
 class Drawn:
     """Tokens of consecutive scales for a batch of B candidates.
 
-    tokens: int64 [B, n], codes of the scales drawn, scale by scale, row by row.
-    log_probs: float32 [B, n], log pi(token | prefix, prompt) of the conditional branch over the whole codebook at temperature 1,
-        before guidance and truncation: what the trainer's teacher-forced pass gives (method.md section 9, point 10).
+    tokens: int64 [B, n], codes (or packed bits) of the scales drawn, scale by scale, row by row.
+    log_probs: float32 [B, n], log pi(token | prefix, prompt) before truncation, over all codes: "plain" of the conditional branch at
+        temperature 1, "sampled" with temperature and guidance. It is what ``Policy.distribution`` gives of the same tokens.
     """
 
     tokens: Tensor
     log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a policy's images and tokens are made of. A group of another layout comes from another model.
+
+    grids: (height, width) of the T scales. height, width: pixels. codes: size of the codebook, 0 where every value of
+    ``bits_per_site`` bits (1 to 64) is a code.
+    """
+
+    grids: tuple[Grid, ...]
+    height: int
+    width: int
+    bits_per_site: int
+    codes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What two policies say of the same tokens, site by site; all float32 [B, n], differentiable."""
+
+    log_probs: Tensor  # log pi(token)
+    reference_log_probs: Tensor  # log pi_ref(token)
+    kl: Tensor  # KL(pi || pi_ref) over all codes
+    entropy: Tensor  # of pi, in nats
+
+
+class TokenDistribution(Protocol):
+    """What a policy says of n sites of B sequences, each site on its own given the prefix; results are float32 [B, n], differentiable.
+
+    No implementation holds a tensor of all sites by all codes. Kinds: varl.policy.distributions.
+    """
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Log pi(token) of int64 [B, n]."""
+
+    def kl(self, other: TokenDistribution) -> Tensor:
+        """KL(self || other) over all codes, exact, >= 0; ``other`` is of the same kind and size, else ValueError."""
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats."""
+
+    def evaluate(self, tokens: Tensor, reference: TokenDistribution) -> Evaluation:
+        """All of these at once, for less than the price of each."""
 
 
 class SamplerState(Protocol):
@@ -77,18 +123,28 @@ class Policy(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of a decoded image in pixels."""
+        """(height, width) of a decoded image in pixels; they need not be equal."""
+
+    @property
+    def codes(self) -> int | None:
+        """Number of codes that a token may be, 0 … codes - 1; None where a token is packed bits."""
+
+    @property
+    def bits_per_site(self) -> int:
+        """Bits that a token takes, 1 to 64: those of the largest code, or the packed bits."""
 
     def prefill(self, prompt: str, guided: bool) -> SamplerState:
         """Read the prompt once; ``guided`` also prepares the unconditional branch. The state has batch 1."""
 
-    def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[SamplerState, Drawn]:
+    def draw(
+        self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs = "plain"
+    ) -> tuple[SamplerState, Drawn]:
         """Draw scales ``state.next_scale`` … ``to_scale - 1`` for len(seeds) candidates.
 
         The seeds divide evenly among the state's candidates, in order: with batch 2 and four seeds the first two continue the first
         candidate, as fork(2) would have it, and what continuations share is computed once. A candidate's tokens depend only on the
         prompt, its prefix and its seed, never on its batch mates. Returns the state after the drawn scales (the one given
-        stays valid) and what was drawn.
+        stays valid) and what was drawn, with the log-probabilities of the distribution that ``log_probs`` names.
         """
 
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
@@ -97,15 +153,52 @@ class Policy(Protocol):
     def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
 
-    def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
-        """Teacher-forced conditional logits, float32 [B, n, codes], of scales ``from_scale`` … to the end of ``tokens``.
+    def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> TokenDistribution:
+        """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``.
 
-        tokens: int64 [B, cells of scales 0 … t-1] for some t > from_scale, all of one prompt. n is the number of cells of scales
+        Plain, or with ``sampling``'s temperature and guidance; truncation (top-k, top-p) is left out, since it has no gradient.
+        tokens: int64 [B, cells of scales 0 … t-1] for some t > from_scale, all of one prompt; the n sites are those of scales
         from_scale … t-1. Differentiable in the parameters.
         """
 
     def load_weights(self, path: str) -> None:
         """Replace the trained weights by those of a safetensors file; unknown or missing names raise ValueError."""
+
+
+def layout_of(policy: Policy) -> Layout:
+    """The layout of a policy's images and tokens."""
+    height, width = policy.image_size
+    return Layout(tuple(policy.grids), height, width, policy.bits_per_site, policy.codes or 0)
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """Parameters by how they are trained. Which ones are gains, each moving a whole layer's output, only the model knows."""
+
+    gains: list[torch.nn.Parameter]
+    others: list[torch.nn.Parameter]
+
+
+class TrainablePolicy(Policy, Protocol):
+    """A policy whose parameters the trainer may move."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained; its parameters have stable names."""
+
+    def select(self, trainable: Trainable) -> None:
+        """Let these parameters, and no others, require a gradient."""
+
+    def parameter_groups(self) -> ParameterGroups:
+        """The parameters that require a gradient."""
+
+    def save_weights(self, path: str) -> None:
+        """Write the module's weights as safetensors, whole or not at all."""
+
+
+def index_bits(codes: int) -> int:
+    """Bits that an index into ``codes`` codes takes, at least 1."""
+    return max(1, (codes - 1).bit_length())
 
 
 def cells(grids: Sequence[Grid]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (method.md section 3)."""
+"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varl.policy.base import SamplingParams
+from varl.policy.base import Grid, SamplingParams, cells
 
 _MASK64 = (1 << 64) - 1
 
@@ -19,7 +19,13 @@ def guidance(params: SamplingParams, scale: int, scales: int) -> float:
     return params.cfg * scale / (scales - 1)
 
 
-def guided(conditional: Tensor, unconditional: Tensor, t: float) -> Tensor:
+def site_guidance(params: SamplingParams, grids: Sequence[Grid], scales: range, device: torch.device | None = None) -> Tensor:
+    """float32 [n]: the guidance t at every site of a range of scales."""
+    strengths = torch.tensor([guidance(params, scale, len(grids)) for scale in scales], dtype=torch.float32)
+    return torch.repeat_interleave(strengths, torch.tensor(cells(grids[scales.start : scales.stop]))).to(device)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, t: float | Tensor) -> Tensor:
     """(1 + t) * conditional - t * unconditional."""
     return (1 + t) * conditional - t * unconditional
 
@@ -48,6 +54,20 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     total = probs.double().cumsum(-1)
     target = (uniforms.double() * total[..., -1])[..., None]
     return torch.searchsorted(total, target, right=True).squeeze(-1).clamp_max(probs.shape[-1] - 1)
+
+
+def draw_bits(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Tensor:
+    """Bool [B, n, bits] by the odds of "1", given as logits float [B, n, bits] after guidance, and uniforms [B, n * bits] in [0, 1).
+
+    Each bit is a choice of two: top_k = 1 takes the likelier one and any other k keeps both, top_p takes it where it has that much
+    probability.
+    """
+    one = (logits.double() / params.temperature).sigmoid()
+    likelier = torch.maximum(one, 1 - one)
+    if params.top_k == 1:
+        return one > 0.5
+    bits = uniforms.to(one).view_as(one) < one
+    return torch.where(likelier >= params.top_p, one > 0.5, bits) if params.top_p < 1 else bits
 
 
 def uniforms(seeds: Sequence[int], scale: int, count: int) -> Tensor:

@@ -22,6 +22,7 @@ from varl.launch.machine import describe_machine
 from varl.launch.program import parse, program
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
+from varl.policy.base import layout_of
 from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
@@ -33,7 +34,7 @@ from varl.studies.report.report import (
     write_report,
 )
 from varl.studies.stages import Say, Stages, progress_bar
-from varl.trainer.evaluator import eval_settings, evaluator, held_out_prompts
+from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.objectives.vmr import Stage, stage_of
@@ -44,9 +45,9 @@ from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
 
 START = "Getting Redis, the reward services and a rollout worker ready"
-BEFORE = "Evaluating the base model on held-out words"
+BEFORE = "Evaluating the base model on held-out prompts"
 TRAIN = "Training"
-AFTER = "Evaluating the trained model on the same words"
+AFTER = "Evaluating the trained model on the same prompts"
 REPORT = "Writing the report"
 
 FIXED_S = {START: 25.0, REPORT: 10.0}
@@ -55,7 +56,7 @@ UPDATE_SHARE = 1.4  # time of an update over that of its images alone
 
 
 class DemoSettings(BaseSettings):
-    """Trains by a recipe with everything it needs on this machine, and shows what that changed on held-out words."""
+    """Trains by a recipe with everything it needs on this machine, and shows what that changed on held-out prompts."""
 
     model_config = SettingsConfigDict(
         env_prefix="VARL_DEMO_",
@@ -71,7 +72,9 @@ class DemoSettings(BaseSettings):
     seed: int | None = Field(
         default=None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays."
     )
-    prompts: PositiveInt = Field(default=512, description="Held-out prompts of both evaluations.")
+    prompts: PositiveInt | None = Field(
+        default=None, description=f"Held-out prompts of both evaluations; default: all of the recipe's, up to {MOST_PROMPTS}."
+    )
     pictures: PositiveInt = Field(default=12, description="Prompts that the report shows before and after.")
     minutes: float | None = Field(default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
     updates: PositiveInt | None = Field(default=None, description="Number of updates; default: the recipe's.")
@@ -172,7 +175,7 @@ def final_weights(recipe: Recipe) -> Path:
 
 
 def summary(before: Evaluation, after: Evaluation) -> str:
-    """The two headlines in words."""
+    """The headlines in words."""
     return "\n".join(
         f"{f.name}: {f.before.value:.3f} -> {f.after.value:.3f}, {f.change.value:+.3f} ± {f.change.error:.3f} (one standard error)"
         for f in figures(before, after)
@@ -187,7 +190,7 @@ def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], 
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
-        judge = _Judge(queue, prompts, eval_settings(recipe, trained.grids, settings.pictures))
+        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures))
         with stages.stage(BEFORE):
             before = judge.once(recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors", 0, "before")
         image_s = IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
@@ -198,7 +201,7 @@ def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], 
             expected[TRAIN] = min(expected[TRAIN], settings.minutes * 60)
         stages.expect(expected)
         with stages.stage(TRAIN):
-            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, trained.grids))
+            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, layout_of(trained)))
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
         if settings.local_services:

@@ -10,7 +10,7 @@ from typing import Any
 
 from varl.evaluation.evaluate import evaluate
 from varl.evaluation.results import Evaluation
-from varl.policy.base import SamplingParams
+from varl.policy.base import SamplingParams, layout_of
 from varl.studies.stages import progress_bar
 from varl.trainer.evaluator import eval_settings, held_out_prompts
 from varl.trainer.local_services import local_services
@@ -47,7 +47,7 @@ def parse_sampler(text: str, default: SamplingParams) -> Sampler:
     """
     if text == GREEDY:
         return Sampler(text, replace(default, top_k=1))
-    values: dict[str, Any] = {}
+    values = dict[str, Any]()
     for part in text.split(","):
         key, separator, value = part.partition("=")
         if not separator or key not in _FIELDS:
@@ -70,7 +70,7 @@ def evaluate_samplers(
     with tempfile.TemporaryDirectory(prefix="varl-evaluate-") as directory:
         away = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": Path(directory)})})
         with local_services(away, say) as services:
-            queue, settings = open_queue(away, services.redis_url), eval_settings(away, load_policies(away)[0].grids)
+            queue, settings = open_queue(away, services.redis_url), eval_settings(away, layout_of(load_policies(away)[0]))
             pairs = [(path, sampler) for path in weights for sampler in samplers]
             for number, (path, sampler) in enumerate(pairs):
                 say(f"[{number + 1}/{len(pairs)}] {path}, {sampler.name}")

@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 from varl.launch.program import program
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
+from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
@@ -57,7 +58,7 @@ def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> No
     """Load the models, connect to Redis and train."""
     trained, reference = load_policies(recipe)
     queue = open_queue(recipe, redis_url)
-    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, trained.grids), allow_changes)
+    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
 
 
 def _fail(message: str, status: int = 1) -> int:

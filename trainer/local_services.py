@@ -11,7 +11,9 @@ from varl.launch.cores import usable_cores
 from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
+from varl.services.reward.place import parse_place
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import RewardSettings
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class LocalReward:
 
 @dataclass(frozen=True)
 class LocalServices:
-    """Where the parts listen, as host:port; the rewards by name."""
+    """Where the parts listen, as host:port; the rewards that were started here by name."""
 
     redis_url: str
     rewards: Mapping[str, LocalReward]
@@ -34,7 +36,9 @@ class LocalServices:
 
 @contextmanager
 def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> Iterator[LocalServices]:
-    """Start the parts that ``recipe`` needs, each once the one before is ready; stop them in the opposite order.
+    """Start the parts that ``recipe`` names, each once the one before is ready; stop them in the opposite order.
+
+    A reward with an address is used where it is; one with ``serve`` is started from there; ocr and hpsv3 are known by name.
 
     Redis is the recipe's, else REDIS_URL, else a private server that keeps its data in the run directory's redis/; logs go to its logs/.
     ``say`` is told what comes up.
@@ -42,7 +46,7 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
     Raises:
         varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
         varl.launch.private_redis.RedisServerError: there is no Redis to use.
-        ValueError: the recipe asks for a reward that is not started here.
+        ValueError: the recipe has a reward that is not known here, or whose file is not there.
     """
     directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
     commands = _rewards(recipe, share)
@@ -53,7 +57,8 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         say("Redis: the given one" if given else "Redis: a private server")
         supervisor = stack.enter_context(Supervisor(directory / "logs"))
         rewards = {name: _start_reward(supervisor, name, command, say) for name, command in commands.items()}
-        grpc = {name: reward.grpc for name, reward in rewards.items()}
+        given_rewards = {reward.name: reward.address for reward in recipe.rollout.rewards if reward.address}
+        grpc = given_rewards | {name: reward.grpc for name, reward in rewards.items()}
         rollout = supervisor.start("rollout", _rollout(recipe, grpc, share), {"VARL_ROLLOUT_REDIS_URL": url})
         rollout_grpc = f"127.0.0.1:{rollout['grpc_port']}"
         say(f"rollout worker: gRPC {rollout_grpc}")
@@ -61,13 +66,18 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
-    """Commands of the reward services by name; OCR always runs, since every evaluation reads the words."""
-    known = {"ocr": reward_command("ocr", "--workers", str(share)), "hpsv3": reward_command("hpsv3")}
-    wanted = ["ocr", *(reward.name for reward in recipe.rollout.rewards if reward.name != "ocr")]
-    unknown = sorted(set(wanted) - known.keys())
-    if unknown:
-        raise ValueError(f"rollout.rewards: only {' and '.join(known)} are started locally, not {', '.join(unknown)}")
-    return {name: known[name] for name in wanted}
+    """Commands of the reward services that are to be started, by name; raises ValueError."""
+    return {reward.name: _command(reward, recipe.run.device, share) for reward in recipe.rollout.rewards if not reward.address}
+
+
+def _command(reward: RewardSettings, device: str, share: int) -> list[str]:
+    if reward.serve:
+        parse_place(reward.serve)  # said before anything starts
+        return reward_command(reward.serve, "--device", device)
+    try:
+        return reward_command(reward.name, *(("--workers", str(share)) if reward.name == "ocr" else ()))
+    except ValueError as error:
+        raise ValueError(f"rollout.rewards: {error}; say by serve or address where it is") from error
 
 
 def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Callable[[str], None]) -> LocalReward:
@@ -80,8 +90,9 @@ def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Ca
 def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[str]:
     run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir)]
     run += [flag for name, address in rewards.items() for flag in ("--reward", f"{name}={address}")]
-    compute = ["--device", recipe.run.device, "--threads", str(threads)]
-    return _module("varl.services.rollout", *run, *compute, "--grpc-port", "0", "--metrics-port", "0")
+    compute = ["--device", recipe.run.device, "--dtype", recipe.model.dtype, "--threads", str(threads)]
+    model = ["--plugin", recipe.model.plugin] if recipe.model.plugin else []
+    return _module("varl.services.rollout", *run, *model, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from varl.evaluation.sample_grids import save_grid
+from varl.policy.base import TrainablePolicy, layout_of
 from varl.trainer.checkpoints.checkpoint import Progress
 from varl.trainer.checkpoints.manager import Keeper
 from varl.trainer.disk.atomic import write_durably
@@ -31,7 +32,7 @@ from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.guards import GuardError
 from varl.trainer.step.metrics import reward_metrics, rollout_metrics
-from varl.trainer.step.update import Outcome, TrainablePolicy, Updater
+from varl.trainer.step.update import Outcome, Updater
 from varl.trajectories.collect import Collected, Patience, Remedies, collect, failure_name
 from varl.trajectories.prompts import load_prompts
 from varl.trajectories.queue import RunQueue
@@ -59,7 +60,7 @@ class Run:
             trained_scales(Stage.PREFIX, recipe.objective.split_scale, len(policy.grids))
         self._recipe, self._queue, self._evaluate = recipe, queue, evaluate
         self.directory = recipe.run.dir / recipe.run.name
-        self._grids = policy.grids
+        self._layout = layout_of(policy)
         self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer, recipe.guards)
         self._average = WeightAverage(policy.module, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
         self._prompts = load_prompts(recipe.prompts.train)
@@ -113,7 +114,7 @@ class Run:
         jobs = self._ahead.jobs_of(number)
         start = time.monotonic()
         logger.info("update %d: waiting for groups", number)
-        collected = collect(self._queue, jobs, self._grids, self._patience, remedies=Remedies(self._replacement, self._repair))
+        collected = collect(self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair))
         self.keeper.use(collected.entry_ids)
         fresh = [group for group in collected.groups if number - group.job.weight_version <= self._recipe.rollout.max_staleness]
         batches = [self._batch(group, number) for group in fresh]
@@ -125,7 +126,9 @@ class Run:
         if outcome is Outcome.STEPPED and self._average is not None:
             self._average.update()
         metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, len(fresh), outcome)
-        metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": self._queue.undecodable})
+        undecodable = self._queue.undecodable
+        metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": undecodable.total()})
+        metrics |= _positive({f"trajectories/undecodable/{reason}": count for reason, count in undecodable.items()})
         metrics |= _positive({"disk/refusals": self.storage.refusals, "groups/stale": len(collected.groups) - len(fresh)})
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
@@ -163,7 +166,7 @@ class Run:
         if grid:
             start = time.monotonic()
             jobs = sample_jobs(self._recipe, number, self._shown, weights)
-            collected = collect(self._queue, jobs, self._grids, self._patience)
+            collected = collect(self._queue, jobs, self._layout, self._patience)
             self._queue.acknowledge(collected.entry_ids)
             self.storage.insist(f"samples {number}", lambda: save_grid(self.directory / "samples", number, self._shown, collected.groups))
             metrics["timing/samples"] = time.monotonic() - start

@@ -8,16 +8,15 @@ import socket
 import torch
 from redis.exceptions import RedisError
 
-import varl.policy.nextflow
 from varl.evaluation.evaluate import EvaluationError
 from varl.launch.private_redis import RedisServerError, redis_url_from_environment
 from varl.launch.supervisor import ChildDiedError
-from varl.policy.nextflow import NextFlowPolicy
+from varl.policy.base import TrainablePolicy
+from varl.policy.load import load
 from varl.trainer.disk.retry import StorageError
 from varl.trainer.loop import RolloutFailedError, RunInUseError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
-from varl.trainer.step.update import is_gain
 from varl.trajectories.access import RedisAccess
 from varl.trajectories.collect import RolloutTimeoutError
 from varl.trajectories.queue import RunQueue
@@ -37,14 +36,13 @@ PROBLEMS = (
 )
 
 
-def load_policies(recipe: Recipe) -> tuple[NextFlowPolicy, NextFlowPolicy]:
+def load_policies(recipe: Recipe) -> tuple[TrainablePolicy, TrainablePolicy]:
     """Load the base model twice, to be trained and as the reference; sets torch's threads as the recipe says."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    trained, reference = (varl.policy.nextflow.load(recipe.model.dir, recipe.run.device) for _ in range(2))
-    if recipe.model.trainable == "gains":
-        for name, parameter in trained.module.named_parameters():
-            parameter.requires_grad_(is_gain(name))
+    model = recipe.model
+    trained, reference = (load(model.dir, recipe.run.device, model.dtype, model.plugin) for _ in range(2))
+    trained.select(model.trainable)
     return trained, reference
 
 

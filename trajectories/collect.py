@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from varl.policy.base import Grid
+from varl.policy.base import Layout
 from varl.trajectories.codec import job_of
 from varl.trajectories.queue import Delivery, RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -63,7 +63,7 @@ def failure_name(code: trajectory_pb2.FailureCode) -> str:
 def collect(
     queue: RunQueue,
     jobs: Sequence[rollout_pb2.RolloutJob],
-    grids: Sequence[Grid],
+    layout: Layout,
     patience: Patience,
     progress: Callable[[int, int], None] = lambda done, total: None,
     remedies: Remedies | None = None,
@@ -72,12 +72,12 @@ def collect(
 
     A job fails for good after ``max_attempts`` attempts, or as a dead letter of the workers; it is then on the dead-letter stream.
 
-    grids: those of the trained policy; a group of another model is a failure (bad_job). progress is told (groups settled, groups asked).
+    layout: the trained policy's; a group of another model is a failure (bad_job). progress is told (groups settled, groups asked).
 
     Raises:
         RolloutTimeoutError: nothing was settled for ``timeout_s``.
     """
-    collection = _Collection(queue, {job.job_id: job for job in jobs}, grids, patience, remedies or Remedies())
+    collection = _Collection(queue, {job.job_id: job for job in jobs}, layout, patience, remedies or Remedies())
     ahead, arrived = queue.take_ahead(jobs)
     queue.submit([job for job in jobs if job.job_id not in ahead])
     last = looked = time.monotonic()
@@ -102,7 +102,7 @@ class _Collection:
 
     queue: RunQueue
     pending: dict[str, rollout_pb2.RolloutJob]
-    grids: Sequence[Grid]
+    layout: Layout
     patience: Patience
     remedies: Remedies
     result: Collected = field(default_factory=Collected)
@@ -117,7 +117,7 @@ class _Collection:
                 self.result.unexpected += 1
                 self.queue.acknowledge([delivery.entry_id])
             return False
-        failure = _failure(delivery.message, self.grids)
+        failure = _failure(delivery.message, self.layout)
         if failure is None:
             self.result.groups.append(delivery.message.group)
             self.result.entry_ids.append(delivery.entry_id)
@@ -167,13 +167,14 @@ class _Collection:
         self.queue.submit([job])
 
 
-def _failure(trajectory: trajectory_pb2.Trajectory, grids: Sequence[Grid]) -> trajectory_pb2.GroupFailure | None:
+def _failure(trajectory: trajectory_pb2.Trajectory, layout: Layout) -> trajectory_pb2.GroupFailure | None:
     if trajectory.WhichOneof("outcome") == "failure":
         return trajectory.failure
     group = trajectory.group
-    if [(grid.height, grid.width) for grid in group.grids] == list(grids):
+    grids = tuple((grid.height, grid.width) for grid in group.grids)
+    if Layout(grids, group.image_height, group.image_width, group.bits_per_site, group.codes) == layout:
         return None
-    detail = "grids: the worker drew with another model than the trainer's"
+    detail = "grids, image size or codebook: the worker sampled with another model than the trainer's"
     return trajectory_pb2.GroupFailure(job=group.job, code=trajectory_pb2.FAILURE_CODE_BAD_JOB, detail=detail, worker=group.worker)
 
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.struct_pb2 import Struct
+
+from varl.services.serving.metadata import Metadata, MetadataError, check_metadata, to_struct
 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """A prompt and the words that its image should show."""
+    """A prompt, the words that its image should show, if any, and what else the rewards are told (checked metadata)."""
 
     prompt: str
-    target_words: tuple[str, ...]
+    target_words: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict, hash=False)
+
+    def metadata_message(self) -> Struct | None:
+        """The metadata as it stands in a job; None where there is none."""
+        return to_struct(self.metadata) if self.metadata else None
 
 
 def load_prompts(path: str | Path) -> list[PromptSpec]:
-    """Read JSON Lines of {"prompt": str, "target_words": [str]}.
+    """Read JSON Lines of {"prompt": str, "target_words": [str], "metadata": {…}}, the last two where there are any.
 
     Raises:
         ValueError: a line is not such an object, or there is none; the message names file and line.
@@ -37,14 +45,18 @@ def _parse(line: str, where: str) -> PromptSpec:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
-    if not isinstance(fields, dict) or set(fields) != {"prompt", "target_words"}:
-        raise ValueError(f'{where}: want {{"prompt": str, "target_words": [str]}}')
-    prompt, words = fields["prompt"], fields["target_words"]
+    if not isinstance(fields, dict) or not {"prompt"} <= set(fields) <= {"prompt", "target_words", "metadata"}:
+        raise ValueError(f'{where}: want {{"prompt": str}}, and "target_words": [str] and "metadata": {{…}} where there are any')
+    prompt, words, metadata = fields["prompt"], fields.get("target_words", []), fields.get("metadata", {})
     if not isinstance(prompt, str) or not prompt:
         raise ValueError(f"{where}: prompt must be a string that is not empty")
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
         raise ValueError(f"{where}: target_words must be a list of strings that are not empty")
-    return PromptSpec(prompt, tuple(words))
+    try:
+        check_metadata(metadata)
+    except MetadataError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return PromptSpec(prompt, tuple(words), metadata)
 
 
 def draw_prompts(prompts: Sequence[PromptSpec], seed: int, update: int, count: int) -> list[PromptSpec]:

@@ -7,6 +7,7 @@ two workers finished, or that a purge withdrew, is published once or not at all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,8 @@ from typing import Any, Generic, TypeVar, cast
 import redis
 from google.protobuf.message import Message
 
-from varl.trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.codec import decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.problems import CodecError, Problem, Reason
 from varl.trajectories.stream import Entry, GroupStream, connect
 from varl.v1 import rollout_pb2, trajectory_pb2
 
@@ -89,7 +91,7 @@ class RunQueue:
         self._held: dict[str, tuple[Key, int]] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
         self._ahead: dict[str, rollout_pb2.RolloutJob] = {}  # asked for before their update has begun, by job id
         self._parked: list[TrajectoryDelivery] = []  # what came of them meanwhile
-        self.undecodable = 0  # trajectories that this trainer dead-lettered
+        self.undecodable = Counter[Reason]()  # trajectories that this trainer dead-lettered
 
     # Trainer side.
 
@@ -130,9 +132,9 @@ class RunQueue:
     def receive(self, count: int, block_ms: int) -> list[TrajectoryDelivery]:
         """Return up to ``count`` new trajectories, waiting up to ``block_ms`` for the first (0: no wait).
 
-        A repeat of one still unacknowledged is dropped; one that cannot be decoded goes to the dead-letter stream and is counted in
-        ``undecodable``. Where nothing is new, entries are handed out again whose delivery got lost on the way (a broken connection) or
-        that an earlier trainer left.
+        A repeat of one still unacknowledged is dropped. One that cannot be decoded goes to the dead-letter stream and is counted by its
+        reason in ``undecodable``. Where nothing is new, entries are handed out again whose delivery got lost on the way (a broken
+        connection) or that an earlier trainer left.
         """
         entries = self._results.read_new(count, block_ms)
         if entries or self._results.pending() <= len(self._held):
@@ -224,21 +226,21 @@ class RunQueue:
             trajectory = decode_trajectory(entry.payload)
             self._check_run(job_of(trajectory))
         except CodecError as error:
-            self.undecodable += 1
-            self._settle(self._results, entry.entry_id, reason=error.detail, payload=entry.payload)
+            self.undecodable[error.reason] += 1
+            self._settle(self._results, entry.entry_id, reason=f"{error.reason}: {error.detail}", payload=entry.payload)
             return None
         return Delivery(entry.entry_id, trajectory, entry.deliveries)
 
     def _check_run(self, job: rollout_pb2.RolloutJob) -> None:
         if job.run_id != self._run_id:
-            raise CodecError(f"run_id must be {self._run_id!r}, got {job.run_id!r}")
+            raise CodecError(Problem(Reason.JOB, f"run_id must be {self._run_id!r}, got {job.run_id!r}"))
 
     def _open(self, entry: Entry) -> Delivery[rollout_pb2.RolloutJob] | None:
         try:
             job = decode_job(entry.payload)
             self._check_run(job)
         except CodecError as error:
-            self._bury(entry, error.detail, cast(rollout_pb2.RolloutJob | None, error.message))
+            self._bury(entry, f"{error.reason}: {error.detail}", cast(rollout_pb2.RolloutJob | None, error.message))
             return None
         if entry.deliveries <= self.max_deliveries:
             return Delivery(entry.entry_id, job, entry.deliveries)

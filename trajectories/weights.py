@@ -1,121 +1,86 @@
-"""Published weights between trainer and workers: a safetensors file and a manifest with its digest, on any URL that fsspec reads.
-
-The manifest is written last, so that whoever sees it sees all that it names. A delta names the whole version that it lies on and holds
-only the tensors that differ from it.
-"""
+"""WeightStore: published weights between trainer and workers. The trainer puts and prunes versions, a worker gets them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
+import torch
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, uint8
+from torch import Tensor
+
+from varl.policy.tensor_files import save_tensors
+from varl.trajectories.weight_files import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
 
 CACHED_FILES = 4
-DIGEST = r"^[0-9a-f]{64}$"
+DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
 
 
 class WeightsUnavailable(RuntimeError):  # noqa: N818  (as RewardUnavailable: a state of the world)
     """A published version cannot be had: not there, not reachable, or not what its manifest says; the message says which."""
 
 
-class Base(BaseModel):
-    """The whole version that a delta lies on."""
+class WeightStore:
+    """The writing side: versions at ``url``, the changed tensors alone where they are few, the newest ``keep`` of them.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The whole version that deltas lie on stays as well. Writing raises OSError, whatever kind of error the store has.
+    """
 
-    manifest: str
-    sha256: str = Field(pattern=DIGEST, description="of its file")
+    def __init__(self, url: str, keep: int) -> None:
+        self._url, self._keep = url.rstrip("/"), keep
+        self._base: tuple[Base, dict[str, Tensor]] | None = None  # what lies whole at the url
+        self._versions: list[tuple[str, str]] = []  # manifest and file of each, oldest first
 
+    def put(self, version: int, path: Path, tensors: dict[str, Tensor]) -> str:
+        """Publish the file of a version, or what differs in it; returns the URL of its manifest.
 
-class Manifest(BaseModel):
-    """What one published version consists of; ``file`` and ``base`` lie beside it. tensors: of a delta, digest of both together."""
+        tensors: what the file holds. A name that begins with v counts among the versions that are pruned.
+        """
+        name, delta = path.with_suffix(".json").name, self._delta(path, tensors)
+        file = path if delta is None else delta[1]
+        manifest = Manifest(version=version, file=file.name, sha256=file_digest(file))
+        if delta is not None:
+            manifest = manifest.model_copy(update={"base": delta[0], "tensors": tensors_digest(tensors)})
+        put(f"{self._url}/{file.name}", file)
+        put_manifest(f"{self._url}/{name}", manifest)
+        if delta is not None:
+            file.unlink()
+        elif name.startswith("v"):
+            kept = {key: value.detach().cpu().clone() for key, value in tensors.items()}
+            self._base = Base(manifest=name, sha256=manifest.sha256), kept
+        self._prune(name, file.name)
+        return f"{self._url}/{name}"
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def _delta(self, path: Path, tensors: dict[str, Tensor]) -> tuple[Base, Path] | None:
+        """The whole version below and a file with what differs from it; None where most of it does, or nothing lies there yet."""
+        if self._base is None or self._base[0].manifest == path.with_suffix(".json").name:
+            return None
+        base, below = self._base
+        changed = {name: value.contiguous() for name, value in tensors.items() if not torch.equal(value.cpu(), below[name])}
+        if _bytes(changed) > DELTA_BELOW * _bytes(tensors):
+            return None
+        file = path.with_suffix(".delta.safetensors")
+        save_tensors(changed, file)
+        return base, file
 
-    version: int = Field(ge=0)
-    file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    sha256: str = Field(pattern=DIGEST)
-    base: Base | None = None
-    tensors: str = Field(default="", pattern=rf"^$|{DIGEST}")
+    def _prune(self, manifest: str, file: str) -> None:
+        if not manifest.startswith("v"):
+            return
+        self._versions = [entry for entry in self._versions if entry[0] != manifest] + [(manifest, file)]
+        for entry in self._versions[: -self._keep]:
+            if self._base is None or entry[0] != self._base[0].manifest:
+                self._versions.remove(entry)
+                for name in entry:
+                    remove(f"{self._url}/{name}")
 
 
 def is_manifest(url: str) -> bool:
     """Whether a job's weight path names a manifest, and not a bare file of weights."""
     return url.endswith(".json")
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, whatever their order."""
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def put(url: str, local: Path) -> None:
-    """Copy a file to ``url``, whole or not at all. Raises OSError, whatever kind of error the store has."""
-
-    def copy(filesystem: Any, path: str) -> None:  # noqa: ANN401  (fsspec has no types)
-        filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
-        filesystem.put_file(str(local), path)
-
-    _place(url, copy)
-
-
-def put_manifest(url: str, manifest: Manifest) -> None:
-    """Write a manifest: the version exists from now on. Raises OSError."""
-    text = manifest.model_dump_json(indent=1).encode()
-    _place(url, lambda filesystem, path: filesystem.pipe_file(path, text))
-
-
-def _place(url: str, write: Callable[[Any, str], None]) -> None:
-    """Have ``write`` fill a URL's file: an object appears once all of it is there, a file on this machine is renamed into its place."""
-    filesystem, path = fsspec.core.url_to_fs(url)
-    if not isinstance(filesystem, LocalFileSystem):
-        with _store_errors(url):
-            write(filesystem, path)
-        return
-    part = Path(f"{path}.part")
-    try:
-        write(filesystem, str(part))
-    except OSError:
-        part.unlink(missing_ok=True)  # it takes the room that is lacking
-        raise
-    part.replace(path)
-
-
-def remove(url: str) -> None:
-    """Delete a file, if it is there. Raises OSError."""
-    filesystem, path = fsspec.core.url_to_fs(url)
-    with _store_errors(url):
-        if filesystem.exists(path):
-            filesystem.rm_file(path)
-
-
-@contextmanager
-def _store_errors(url: str) -> Iterator[None]:
-    """Every store has errors of its own for being away, full or forbidden: all are an OSError here."""
-    try:
-        yield
-    except Exception as error:
-        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def read_manifest(url: str) -> Manifest:
@@ -142,7 +107,7 @@ def fetch(url: str, manifest: Manifest, cache: Path) -> Path:
             raise WeightsUnavailable(f"{url}: base and delta together are not the weights that the manifest names")
         _write(tensors, whole)
     whole.touch()
-    _prune(cache)
+    _prune_cache(cache)
     return whole
 
 
@@ -178,7 +143,7 @@ def _cached(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # no
     if not local.exists() or file_digest(local) != sha256:  # damaged here, it would be refused for ever
         _download(filesystem, path, sha256, local)
     local.touch()
-    _prune(cache)
+    _prune_cache(cache)
     return local
 
 
@@ -207,7 +172,7 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
     part.replace(path)
 
 
-def _prune(cache: Path) -> None:
+def _prune_cache(cache: Path) -> None:
     files = sorted(cache.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
     for old in files[:-CACHED_FILES]:
         old.unlink(missing_ok=True)
@@ -215,3 +180,7 @@ def _prune(cache: Path) -> None:
 
 def _beside(url: str, name: str) -> str:
     return f"{url.rpartition('/')[0]}/{name}"
+
+
+def _bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(value.nbytes for value in tensors.values())

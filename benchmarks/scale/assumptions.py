@@ -27,7 +27,7 @@ EMPTY_TEXT_TOKENS = 1  # of the unconditional branch: <boi> alone
 PROMPTS, GROUP, CONTINUATIONS, SPLIT_SCALE, PREFIX_PER_SUFFIX = 16, 16, 2, 12, 3
 WORDS_AN_IMAGE = 8  # read by the OCR; CVTG-2K asks for two to five regions of about two words
 
-# TokenFlow's enlarged pixel decoder (reference method.md section 5): channels, their multiples from fine to coarse, blocks a level.
+# TokenFlow's enlarged pixel decoder (arXiv 2601.02204, section 2): channels, their multiples from fine to coarse, blocks a level.
 DECODER_CHANNELS, DECODER_MULTIPLES, DECODER_BLOCKS = 256, (1, 1, 2, 2, 4), 4
 
 # HPSv3's forward for one image and the README prompt (reference hpsv3.md section 7): language model, its attention, ViT, its attention.

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scale import assumptions as given
 from benchmarks.scale.measured import line
 from benchmarks.scale.redis_load import redis_cpu
-from benchmarks.scale.traffic import job_of_kind, trajectory_bytes, trajectory_of
+from benchmarks.scale.traffic import LAYOUT, job_of_kind, trajectory_bytes, trajectory_of
 from benchmarks.shared import Row
 from varl.launch.supervisor import tied_to_this_process
 from varl.trajectories.codec import encode_trajectory
 from varl.trajectories.collect import Patience, collect
 from varl.trajectories.queue import RunQueue, connect
+from varl.v1 import rollout_pb2
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -93,8 +93,8 @@ def updates(url: str, load: Load, prompts: int, count: int) -> Iterator[Row]:
     yield line("updates", f"{load.case}, {prompts} prompts an update", count * prompts / wall, "groups/s", load.workers)
 
 
-def _collect(trainer: RunQueue, jobs: Sequence[object]) -> None:
-    collected = collect(trainer, jobs, given.NEXTFLOW_7B.grids, Patience(timeout_s=60, max_attempts=1))  # type: ignore[arg-type]
+def _collect(trainer: RunQueue, jobs: Sequence[rollout_pb2.RolloutJob]) -> None:
+    collected = collect(trainer, jobs, LAYOUT, Patience(timeout_s=60, max_attempts=1))
     if len(collected.groups) != len(jobs):
         raise RuntimeError(f"{len(collected.groups)} of {len(jobs)} groups came back")
     trainer.acknowledge(collected.entry_ids)

@@ -1,5 +1,5 @@
 """Which passes a group takes in the rollout worker, and a candidate in the trainer: the loops of services/rollout/generation and of
-varl.policy.nextflow's ``draw`` and ``logits``, counted instead of run. tests/deploy/test_scale_flops.py holds them to the real ones.
+varl.policy.nextflow's ``draw`` and ``distribution``, counted instead of run. tests/deploy/test_scale_flops.py holds them to the real ones.
 """
 
 from __future__ import annotations

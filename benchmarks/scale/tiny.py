@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from benchmarks.scale import simulation
 from benchmarks.scale.measured import line
 from benchmarks.shared import Row
+from varl.policy.base import layout_of
+from varl.policy.nextflow import load
 from varl.trainer.local_services import local_services
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
@@ -32,11 +34,11 @@ def measure(url: str) -> list[Row]:
 
 
 def _timed(recipe: Recipe, queue: RunQueue, update: int) -> tuple[float, list[trajectory_pb2.Group]]:
-    grids = [(side, side) for side in (1, 2, 4, 6, 8)]
+    layout = layout_of(load(recipe.model.dir))
     weights = PublishedWeights(0, recipe.model.dir / "policy.safetensors")
     jobs = training_jobs(recipe, update, load_prompts(recipe.prompts.train), weights)
     start = time.perf_counter()
-    collected = collect(queue, jobs, grids, Patience(timeout_s=120, max_attempts=1))
+    collected = collect(queue, jobs, layout, Patience(timeout_s=120, max_attempts=1))
     queue.acknowledge(collected.entry_ids)
     if len(collected.groups) != len(jobs):
         raise RuntimeError(f"{len(collected.groups)} of {len(jobs)} groups came back: {collected.failures}")

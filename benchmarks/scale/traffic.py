@@ -10,11 +10,13 @@ import numpy as np
 from benchmarks.scale import assumptions as given
 from benchmarks.scale.flops import sizes
 from benchmarks.scale.stages import SUFFIX, Task
-from varl.policy.base import cells
+from varl.policy.base import Layout, cells
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
-from varl.trajectories.codec import continuations_of, encode_job, encode_trajectory, optimised_scales
+from varl.trajectories.codec import encode_job, encode_trajectory
+from varl.trajectories.job_checks import continuations_of, optimised_scales
 from varl.trajectories.prompts import PromptSpec
+from varl.trajectories.tokens import pack
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "paper_ocr.toml"
@@ -55,6 +57,9 @@ def _task(kind: str) -> Task:
     return Task(job.stage, job.split_scale, job.group_size, continuations_of(job))
 
 
+CODES = given.NEXTFLOW_7B.tokenizer.codes
+BITS = (CODES - 1).bit_length()
+LAYOUT = Layout(given.NEXTFLOW_7B.grids, given.IMAGE_SIDE, given.IMAGE_SIDE, BITS, CODES)
 TASKS = {kind: _task(kind) for kind in KINDS}
 
 
@@ -67,13 +72,16 @@ def trajectory_of(job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
     group = trajectory_pb2.Group(
         job=job,
         grids=[trajectory_pb2.Grid(height=height, width=width) for height, width in grids],
-        prefix_tokens=_codes(rng, shared),
+        bits_per_site=BITS,
+        codes=given.NEXTFLOW_7B.tokenizer.codes,
+        prefix_tokens=pack(_codes(rng, shared), BITS),
         candidates=[_candidate(rng, trained, continuations_of(job)) for _ in range(job.group_size)],
         models={name: reward_pb2.Model(engine="torch", name=name, revision="0" * 40) for name in job.rewards},
         worker="rollout-7d9f8b6c5-abcde-1-0a1b2c",
         generate_seconds=rng.random(),
         score_seconds=rng.random(),
-        image_size=given.IMAGE_SIDE,
+        image_height=given.IMAGE_SIDE,
+        image_width=given.IMAGE_SIDE,
     )
     return trajectory_pb2.Trajectory(group=group)
 
@@ -85,16 +93,18 @@ def _codes(rng: np.random.Generator, count: int) -> list[int]:
 
 def _candidate(rng: np.random.Generator, tokens: int, images: int) -> trajectory_pb2.Candidate:
     log_probs = -rng.exponential(3.0, tokens).astype(np.float32)
-    return trajectory_pb2.Candidate(tokens=_codes(rng, tokens), log_probs=log_probs, continuations=[_scored(rng) for _ in range(images)])
+    return trajectory_pb2.Candidate(
+        tokens=pack(_codes(rng, tokens), BITS), log_probs=log_probs, continuations=[_scored(rng) for _ in range(images)]
+    )
 
 
 def _scored(rng: np.random.Generator) -> trajectory_pb2.Continuation:
     words = [_word(rng) for _ in range(given.WORDS_AN_IMAGE)]
-    return trajectory_pb2.Continuation(rewards={name: rng.random() for name in REWARDS}, words=words)
+    return trajectory_pb2.Continuation(rewards={name: rng.random() for name in REWARDS}, regions=words)
 
 
-def _word(rng: np.random.Generator) -> reward_pb2.Word:
-    return reward_pb2.Word(text="MILK", confidence=rng.random(), polygon=rng.random(8) * given.IMAGE_SIDE)
+def _word(rng: np.random.Generator) -> trajectory_pb2.LocatedRegion:
+    return trajectory_pb2.LocatedRegion(reward="ocr", text="MILK", confidence=rng.random(), polygon=rng.random(8) * given.IMAGE_SIDE)
 
 
 @cache

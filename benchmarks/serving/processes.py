@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+
+from varl.launch.ports import reserve_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVER_CORE, CLIENT_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
@@ -48,7 +49,7 @@ class Server:
 @contextmanager
 def running(module: str, *flags: str) -> Iterator[Server]:
     """``python -m module`` on the server's core, once it is ready to answer."""
-    http_port, grpc_port = free_port(), free_port()
+    http_port, grpc_port = reserve_port(), reserve_port()
     ports = ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
     process = start([sys.executable, "-m", module, *ports, *flags])
     try:
@@ -82,13 +83,6 @@ def on_core(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def free_port() -> int:
-    """A TCP port that nothing listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:

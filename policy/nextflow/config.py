@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class TokenizerConfig(_Frozen):
-    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (method.md section 5)."""
+    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (arXiv 2601.02204, section 2)."""
 
     codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
     semantic_dim: int = 8  # TokenFlow: 32
@@ -34,7 +35,7 @@ class TokenizerConfig(_Frozen):
 
 
 class TransformerConfig(_Frozen):
-    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (method.md section 5)."""
+    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2)."""
 
     dim: int = 256
     depth: int = 6
@@ -60,6 +61,7 @@ class TransformerConfig(_Frozen):
 class NextFlowConfig(_Frozen):
     """A whole model: tokenizer, transformer and the scale schedule."""
 
+    architecture: Literal["nextflow"] = "nextflow"
     tokenizer: TokenizerConfig = TokenizerConfig()
     transformer: TransformerConfig = TransformerConfig()
     scales: tuple[int, ...] = (1, 2, 4, 6, 8)

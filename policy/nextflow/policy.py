@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,63 +12,41 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from varl.policy.base import Drawn, Grid, SamplerState, SamplingParams, cells
+from varl.policy import parameters
+from varl.policy.base import (
+    Drawn,
+    Grid,
+    LogProbs,
+    ParameterGroups,
+    SamplerState,
+    SamplingParams,
+    Trainable,
+    cells,
+    index_bits,
+)
+from varl.policy.distributions import Categorical, Guidance
 from varl.policy.nextflow.config import NextFlowConfig
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
+from varl.policy.nextflow.state import Branch, NextFlowState, repeat
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
-from varl.policy.nextflow.transformer import KeyValue, NextFlowTransformer
-from varl.policy.sampling import draw, guidance, guided, probabilities, uniforms
+from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
+from varl.policy.sampling import draw, guidance, guided, probabilities, site_guidance, uniforms
 from varl.policy.tensor_files import save_tensors
-
-Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branch's cache. text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>."""
-
-    text: Segment
-    hidden: Tensor
-    counter: int
-    scales: tuple[Segment, ...] = ()
-
-    def fork(self, copies: int) -> Branch:
-        """Repeat the visual part for every candidate; what all candidates share (the text, a common prefix) stays one row."""
-        return replace(self, scales=tuple(_spread(segment, copies) for segment in self.scales))
-
-
-@dataclass(frozen=True)
-class NextFlowState:
-    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale drawn."""
-
-    conditional: Branch
-    unconditional: Branch | None
-    last: Tensor | None = None  # int64 [B, h, w]
-    next_scale: int = 0
-
-    @property
-    def batch(self) -> int:
-        """Number of candidates; 1 before the first scale."""
-        return 1 if self.last is None else int(self.last.shape[0])
-
-    def fork(self, copies: int) -> NextFlowState:
-        """Every candidate ``copies`` times, next to each other; nothing is recomputed."""
-        if self.last is None:
-            raise ValueError("nothing is drawn yet: seeds share a prefilled state without forking it")
-        uncond = self.unconditional and self.unconditional.fork(copies)
-        return replace(self, conditional=self.conditional.fork(copies), unconditional=uncond, last=_repeat(self.last, copies))
 
 
 class NextFlowPolicy:
-    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.Policy."""
+    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
+
+    The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other codes.
+    """
 
     def __init__(self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu") -> None:
         self.config = config
         self.device = torch.device(device)
-        self.tokenizer = tokenizer.to(self.device).float().eval().requires_grad_(False)
-        self.module = module.to(self.device).float()
+        self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
+        self.module = module.to(self.device)
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -80,13 +58,25 @@ class NextFlowPolicy:
         """(height, width) of a decoded image in pixels."""
         return self.config.image_size
 
+    @property
+    def codes(self) -> int:
+        """Entries of the codebook."""
+        return self.config.tokenizer.codes
+
+    @property
+    def bits_per_site(self) -> int:
+        """Bits of a code's index."""
+        return index_bits(self.codes)
+
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> NextFlowState:
         """Read the prompt, and the empty prompt if ``guided``; the state has batch 1."""
         return NextFlowState(self._read_text(prompt), self._read_text("") if guided else None)
 
     @torch.no_grad()
-    def draw(self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> tuple[NextFlowState, Drawn]:
+    def draw(
+        self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs = "plain"
+    ) -> tuple[NextFlowState, Drawn]:
         """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.draw).
 
         Raises:
@@ -95,12 +85,11 @@ class NextFlowPolicy:
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
         self._check(state, to_scale, seeds, params)
-        tokens, log_probs = [], []
+        scales = []
         for scale in range(state.next_scale, to_scale):
-            state, drawn, log_prob = self._draw_scale(state, scale, seeds, params)
-            tokens.append(drawn)
-            log_probs.append(log_prob)
-        return state, Drawn(torch.cat(tokens, 1), torch.cat(log_probs, 1))
+            state, drawn = self._draw_scale(state, scale, seeds, params, log_probs)
+            scales.append(drawn)
+        return state, Drawn(torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
@@ -112,23 +101,26 @@ class NextFlowPolicy:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
         return _pixels(self.tokenizer.decode(tokens.to(self.device)))
 
-    def logits(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
-        """Teacher-forced conditional logits float32 [B, n, codes] of scales from_scale … end of tokens; differentiable.
+    def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> Categorical:
+        """Teacher-forced distribution at scales from_scale … end of tokens (see varl.policy.base.Policy.distribution)."""
+        scales = split_scales(tokens.to(self.device), self.grids)
+        first, weight = sum(cells(self.grids[:from_scale])), self.module.visual_head()
+        hidden = self._teach(prompt, scales)[:, first:]
+        if sampling is None:
+            return Categorical(hidden, weight)
+        guidance = None
+        if sampling.cfg > 0:
+            strength = site_guidance(sampling, self.grids, range(from_scale, len(scales)), self.device)
+            guidance = Guidance(self._teach("", scales)[:, first:], strength)
+        return Categorical(hidden, weight, temperature=sampling.temperature, guidance=guidance)
 
-        What the candidates share, the prompt and a common prefix, is computed once for all of them.
-        """
-        tokens = tokens.to(self.device)
-        scales = split_scales(tokens, self.grids)
-        text = self._read_text(prompt)
-        shared, hidden, past = _shared_scales(scales), text.hidden[:, None], [text.text]
-        if shared:
-            out, segment = self._teach([codes[:1] for codes in scales[:shared]], 1, text.counter, past)
-            hidden, past = torch.cat([hidden, out], 1), [*past, segment]
-        hidden = hidden.expand(len(tokens), -1, -1)
-        if shared + 1 < len(scales):
-            out, _ = self._teach(scales[shared:-1], shared + 1, text.counter, past)
-            hidden = torch.cat([hidden, out], 1)
-        return self.module.visual_logits(hidden[:, sum(cells(self.grids[:from_scale])) :])
+    def select(self, trainable: Trainable) -> None:
+        """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
+        parameters.select(self.module, trainable)
+
+    def parameter_groups(self) -> ParameterGroups:
+        """The parameters that require a gradient; the gains are those of the normalisation layers."""
+        return parameters.parameter_groups(self.module)
 
     def load_weights(self, path: str) -> None:
         """Replace the transformer's weights.
@@ -142,30 +134,27 @@ class NextFlowPolicy:
         wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(n for n in own if own[n].shape != loaded[n].shape)
         if wrong:
             raise ValueError(f"{path} does not fit this model: {', '.join(wrong[:5])}")
-        self.module.load_state_dict({name: value.float() for name, value in loaded.items()})
+        self.module.load_state_dict(loaded)  # which converts to the module's dtype
 
     def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
         """Write the transformer's weights as safetensors, whole or not at all."""
         _save(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, policy.safetensors and tokenizer.safetensors; floats as ``dtype`` (they are read back to float32)."""
+        """Write config.json, policy.safetensors and tokenizer.safetensors; floats as ``dtype``, read back as the reader wants them."""
         folder = Path(model_dir)
         self.config.write(folder)
         _save(self.tokenizer, folder / "tokenizer.safetensors", dtype)
         _save(self.module, folder / "policy.safetensors", dtype)
 
     def _read_text(self, prompt: str) -> Branch:
-        ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
-        n = ids.shape[1]
-        turn = self._rotation(text_positions(n))
-        mask = torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
-        hidden, cache = self.module.run(self.module.embed_text(ids), turn, [], mask)
-        return Branch(cache, hidden[:, -1], n - 1)
+        text = self._text(prompt)
+        (hidden,), (cache,) = self.module([text])
+        return Branch(cache, hidden[:, -1], text.ids.shape[1] - 1)
 
     def _draw_scale(
-        self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams
-    ) -> tuple[NextFlowState, Tensor, Tensor]:
+        self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
+    ) -> tuple[NextFlowState, Drawn]:
         copies = len(seeds) // state.batch
         conditional, logits = self._advance(state.conditional, state.last, scale)
         unconditional, chosen_from = state.unconditional, logits
@@ -173,30 +162,50 @@ class NextFlowPolicy:
             unconditional, other = self._advance(unconditional, state.last, scale)
             chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
-        probs = _repeat(probabilities(chosen_from, params), copies)
+        probs = repeat(probabilities(chosen_from, params), copies)
         tokens = draw(probs, uniforms(seeds, scale, h * w).to(self.device))
-        log_probs = _repeat(logits.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
+        reported = logits if log_probs == "plain" else chosen_from / params.temperature
+        found = repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
         branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
-        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), tokens, log_probs
+        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Drawn(tokens, found)
 
     def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
         """The branch with this scale's inputs in its cache, and its logits [B, h*w, codes]."""
         if last is None:
             return branch, self.module.visual_logits(branch.hidden[:, None])
         grid = self.grids[scale]
-        codes = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
-        x = self.module.embed_codes(codes, self._scale_index((grid,), scale))
-        out, cache = self.module.run(x, self._turn((grid,), scale, branch.counter), [branch.text, *branch.scales], None)
+        vectors = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
+        codes = Codes(vectors, self._scale_index((grid,), scale), self._turn((grid,), scale, branch.counter))
+        (out,), (cache,) = self.module([codes], [branch.text, *branch.scales])
         return replace(branch, scales=(*branch.scales, cache)), self.module.visual_logits(out)
 
-    def _teach(self, inputs: Sequence[Tensor], first: int, counter: int, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
-        """Outputs [B, N, dim] and cache of the scales from ``first`` on, whose inputs are the codes of the scales before them."""
+    def _teach(self, prompt: str, scales: Sequence[Tensor]) -> Tensor:
+        """Outputs [B, N, dim] that predict every token of the given scales, from their codes int64 [B, h, w].
+
+        What the candidates share, the prompt and a common prefix, is computed once for all of them.
+        """
+        text, shared = self._text(prompt), _shared_scales(scales)
+        width = text.ids.shape[1]
+        parts: list[Text | Codes] = [text]
+        if shared:
+            parts.append(self._codes([codes[:1] for codes in scales[:shared]], 1, width, width))
+        if shared + 1 < len(scales):
+            seen = width + sum(cells(self.grids[1 : shared + 1]))
+            parts.append(self._codes(scales[shared:-1], shared + 1, width, seen))
+        (read, *outputs), _ = self.module(parts)
+        return torch.cat([out.expand(len(scales[0]), -1, -1) for out in (read[:, -1:], *outputs)], 1)
+
+    def _text(self, prompt: str) -> Text:
+        ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
+        n = ids.shape[1]
+        return Text(ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril())
+
+    def _codes(self, inputs: Sequence[Tensor], first: int, width: int, seen: int) -> Codes:
+        """The scales from ``first`` on, whose inputs are the codes of the scales before them, after ``seen`` places, ``width`` of text."""
         grids = self.grids[first : first + len(inputs)]
-        codes = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
-        x = self.module.embed_codes(codes, self._scale_index(grids, first))
-        seen = torch.ones(x.shape[1], sum(segment[0][0].shape[2] for segment in past), dtype=torch.bool)
-        mask = torch.cat([seen, block_causal(grids)], 1).to(self.device)
-        return self.module.run(x, self._turn(grids, first, counter), past, mask)
+        vectors = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
+        mask = torch.cat([torch.ones(vectors.shape[1], seen, dtype=torch.bool), block_causal(grids)], 1).to(self.device)
+        return Codes(vectors, self._scale_index(grids, first), self._turn(grids, first, width - 1), mask)
 
     def _check(self, state: NextFlowState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> None:
         if not state.next_scale < to_scale <= len(self.grids):
@@ -221,15 +230,6 @@ class NextFlowPolicy:
 def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
     """Images float [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
     return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _repeat(x: Tensor, copies: int) -> Tensor:
-    return x.repeat_interleave(copies, dim=0) if copies > 1 else x
-
-
-def _spread(segment: Segment, copies: int) -> Segment:
-    """Keys and values for every copy; a single row serves all candidates as it is."""
-    return [(k, v) if k.shape[0] == 1 else (_repeat(k, copies), _repeat(v, copies)) for k, v in segment]
 
 
 def _shared_scales(scales: Sequence[Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Multi-scale residual quantiser with dual codebooks: a semantic and a pixel half that share one index (TokenFlow; method.md section 5)."""
+"""Multi-scale residual quantiser with dual codebooks: a semantic and a pixel half that share one index (TokenFlow)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from varl.policy.nextflow.config import TokenizerConfig
 
 @dataclass(frozen=True)
 class SelfCorrection:
-    """While encoding, a share of codes is drawn from the nearest few instead of taken as the nearest (method.md section 5).
+    """While encoding, a share of codes is drawn from the nearest few instead of taken as the nearest (arXiv 2601.02204, section 2).
 
     fraction: share of the tokens of every scale that are drawn, in [0, 1]; top_k: among how many nearest, >= 1; temperature: of the
     multinomial over negative squared distances, > 0 (the paper names neither; at 1.0 half of the tiny tokenizer's targets move).

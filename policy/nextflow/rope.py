@@ -1,4 +1,4 @@
-"""Multiscale 3D rotary positions (method.md section 5, P2 Eq. 1)."""
+"""Multiscale 3D rotary positions (arXiv 2601.02204, Eq. 1)."""
 
 from __future__ import annotations
 

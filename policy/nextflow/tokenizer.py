@@ -1,4 +1,4 @@
-"""The vision tokenizer: a CNN pixel branch and a semantic branch into one dual codebook, and decoders for both (method.md section 5)."""
+"""The vision tokenizer: a CNN pixel branch and a semantic branch into one dual codebook, and decoders for both."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The decoder-only transformer: text causal, each scale bidirectional inside and seeing all earlier scales (method.md section 5)."""
+"""The decoder-only transformer: text causal, each scale bidirectional inside and seeing all earlier scales."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +14,28 @@ from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
 
 KeyValue = tuple[Tensor, Tensor]  # each [B or 1, kv_heads, N, head size]
+Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
 BOI, EOI, PAD = 0, 1, 2  # special tokens, after the bytes
 SPECIALS = 3
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stretch of text: token ids int64 [B, N], rotations, and the mask over all that came before and itself."""
+
+    ids: Tensor
+    turn: KeyValue
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A stretch of scales: upsampled code vectors float [B, N, C] and the scale index that each belongs to, int64 [N]."""
+
+    vectors: Tensor
+    scale: Tensor
+    turn: KeyValue
+    mask: Tensor | None = None
 
 
 class RMSNorm(nn.RMSNorm):
@@ -111,9 +132,24 @@ class NextFlowTransformer(nn.Module):
 
     def embed_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
         """Float [B, N, dim] of upsampled code vectors [B, N, C] and the index of the scale that each belongs to, int64 [N]."""
-        return self.adapter(codes) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
+        vectors = codes.to(self.scale_embedding.weight.dtype)  # the tokenizer's are float32
+        return self.adapter(vectors) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
 
-    def run(self, x: Tensor, turn: KeyValue, past: Sequence[Sequence[KeyValue]], mask: Tensor | None) -> tuple[Tensor, list[KeyValue]]:
+    def forward(self, stretches: Sequence[Text | Codes], past: Sequence[Segment] = ()) -> tuple[list[Tensor], list[Segment]]:
+        """One job, whole: stretches one after another, each seeing the cached ``past`` and the stretches before it.
+
+        A prompt, a scale that is drawn and a teacher-forced pass are each one call, the place where FSDP2 and torch.compile attach.
+        A stretch of one row is shared by all rows of those after it. Returns the normalised outputs [B, N, dim] and the cache of each.
+        """
+        outputs, caches = list[Tensor](), list[Segment]()
+        for part in stretches:
+            x = self.embed_text(part.ids) if isinstance(part, Text) else self.embed_codes(part.vectors, part.scale)
+            out, cache = self.run(x, part.turn, [*past, *caches], part.mask)
+            outputs.append(out)
+            caches.append(cache)
+        return outputs, caches
+
+    def run(self, x: Tensor, turn: KeyValue, past: Sequence[Segment], mask: Tensor | None) -> tuple[Tensor, Segment]:
         """All blocks over x [B, N, dim]; ``past`` holds, per earlier segment, one (keys, values) a layer. Normalised output."""
         cache = []
         for index, layer in enumerate(self.layers):
@@ -121,9 +157,13 @@ class NextFlowTransformer(nn.Module):
             cache.append(kv)
         return self.norm(x), cache
 
+    def visual_head(self) -> Tensor:
+        """[codes, dim]: the head's rows of the visual codes."""
+        return self.lm_head.weight[self.text_size :]
+
     def visual_logits(self, hidden: Tensor) -> Tensor:
-        """float32 [..., codes]: the head's visual rows, of normalised outputs [..., dim]."""
-        return F.linear(hidden, self.lm_head.weight[self.text_size :]).float()
+        """float32 [..., codes] of normalised outputs [..., dim]."""
+        return F.linear(hidden, self.visual_head()).float()
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., text vocabulary]: the head's text rows."""

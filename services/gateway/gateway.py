@@ -21,7 +21,7 @@ from varl.services.serving.admission import Admission
 from varl.services.serving.grpc.client import RewardClient
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
-from varl.services.serving.service import State, check_samples
+from varl.services.serving.service import State, check_samples, metadata_refusal
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.v1 import reward_pb2
 
@@ -145,6 +145,10 @@ def _backends(settings: GatewaySettings) -> dict[str, Backend]:
 
 
 def _bounded(sample: RawSample, max_bytes: int) -> RawSample:
+    """The sample, or in place of its image why no service is sent it."""
+    refused = metadata_refusal(sample)
+    if refused and not isinstance(sample.image, SampleError):
+        return replace(sample, image=refused, metadata={})
     if isinstance(sample.image, SampleError) or len(sample.image) <= max_bytes:
         return sample
     detail = f"image: {len(sample.image)} bytes, at most {max_bytes} are taken"

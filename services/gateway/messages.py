@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, SampleScore, ScoredWord
+from varl.services.serving.metadata import to_struct
+from varl.services.serving.scoring import (
+    BatchResult,
+    ErrorCode,
+    ModelInfo,
+    Outcome,
+    RawSample,
+    Region,
+    SampleError,
+    SampleScore,
+    ScoredWord,
+    polygon_fault,
+)
 from varl.v1 import reward_pb2
 
 
@@ -21,6 +33,7 @@ def sample_messages(samples: Sequence[RawSample]) -> list[reward_pb2.Sample]:
             prompt=sample.prompt,
             image=sample.image if isinstance(sample.image, bytes) else b"",
             target_words=sample.target_words,
+            metadata=to_struct(sample.metadata) if sample.metadata and not isinstance(sample.metadata, SampleError) else None,
         )
         for sample in samples
     ]
@@ -59,8 +72,15 @@ def _outcome(result: reward_pb2.Result) -> Outcome:
 def _score(score: reward_pb2.Score) -> Outcome:
     if not all(map(math.isfinite, (score.value, *score.components.values()))):
         return SampleError(ErrorCode.NOT_FINITE, "the service's answer is not a finite number")
+    faults = [fault for region in score.regions if (fault := polygon_fault(region.polygon))]
+    if faults:
+        return SampleError(ErrorCode.ENGINE_FAILED, f"the service's answer has a region of {faults[0]}")
     words = tuple(ScoredWord(word.text, word.confidence, tuple(word.polygon)) for word in score.words)
-    return SampleScore(score.value, dict(score.components), words)
+    return SampleScore(score.value, dict(score.components), words, tuple(map(_region, score.regions)))
+
+
+def _region(region: reward_pb2.Region) -> Region:
+    return Region(tuple(region.polygon), region.label)
 
 
 def _code(code: int) -> ErrorCode:

@@ -1,4 +1,4 @@
-"""Word Accuracy and NED as the CVTG-2K evaluation script computes them (method.md section 4); pool over images by summing."""
+"""Word Accuracy and NED as the CVTG-2K evaluation script computes them; pool over images by summing."""
 
 from __future__ import annotations
 

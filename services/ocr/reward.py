@@ -1,7 +1,7 @@
 """OCR rewards as pure functions: what was read against what was asked for, both lower-cased.
 
 ``comp_sim_pen`` is the reward of *VAR RL Done Right* (arXiv 2601.02256, section 4.2.1, equations 11-15). The paper
-leaves the bag distance, eps and the case of nothing read open; the choices here are those of method.md section 1.6.
+leaves the bag distance, eps and the case of nothing read open; the choices here are those of docs/method.md.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from grpc_health.v1 import health
 from redis.exceptions import AuthenticationError, RedisError
 from safetensors import SafetensorError
 
-from varl.policy.nextflow import load
+from varl.policy.load import load
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
@@ -139,7 +139,9 @@ class Service:
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(
-            thread.call(load, settings.model_dir, settings.device), self._connect(stack), self._rewards_ready(list(clients.values()))
+            thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin),
+            self._connect(stack),
+            self._rewards_ready(list(clients.values())),
         )
         cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
         weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from varl.policy.base import Policy
 from varl.services.rollout.generation import Place, TokensStep
-from varl.services.rollout.scoring import Failure, ScoredBatch, ScoredImage, enter_scores
-from varl.trajectories.codec import continuations_of
+from varl.services.rollout.scoring import Failure, ScoredBatch, sample_id
+from varl.trajectories.job_checks import continuations_of
+from varl.trajectories.tokens import pack
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 
 @dataclass
-class Drawn:
+class SampledGroup:
     """The tokens of a group, gathered step by step."""
 
     prefix: list[int] = field(default_factory=list)
@@ -36,45 +37,76 @@ class Timings:
 
 
 def build_group(
-    job: rollout_pb2.RolloutJob, policy: Policy, drawn: Drawn, batches: Sequence[ScoredBatch], worker: str, timings: Timings
+    job: rollout_pb2.RolloutJob, policy: Policy, sampled: SampledGroup, batches: Sequence[ScoredBatch], worker: str, timings: Timings
 ) -> trajectory_pb2.Group | Failure:
     """Assemble the group; a Failure where two models answered for the same reward, whose values must not be compared."""
-    absent = [name for name in job.optional_rewards if not _enter_optional(name, batches)]
-    models: dict[str, reward_pb2.Model] = {}
-    for name, model in ((name, model) for batch in batches for name, model in batch.models.items()):
-        if models.setdefault(name, model) != model:
-            detail = f"reward {name!r} answered with two models: {models[name].revision!r} and {model.revision!r}"
-            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, detail)
-    images = {place: image for batch in batches for place, image in batch.images.items()}
+    answers = {name: [batch.required[name] for batch in batches] for name in job.rewards}
+    for name, given in answers.items():
+        if not _same_model(given):
+            revisions = " and ".join(sorted({repr(answer.model.revision) for answer in given}))
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r} answered with two models: {revisions}")
+    answers |= {name: found for name in job.optional_rewards if (found := _optional(name, batches))}
+    images = _images(batches, answers, job.want_images)
+    bits = policy.bits_per_site
     return trajectory_pb2.Group(
         job=job,
         grids=[trajectory_pb2.Grid(height=height, width=width) for height, width in policy.grids],
-        prefix_tokens=drawn.prefix,
-        candidates=[_candidate(job, index, drawn, images) for index in range(job.group_size)],
-        models=models,
-        absent_rewards=absent,
+        bits_per_site=bits,
+        codes=policy.codes or 0,
+        prefix_tokens=pack(sampled.prefix, bits),
+        candidates=[_candidate(job, index, sampled, images, bits) for index in range(job.group_size)],
+        models={name: given[0].model for name, given in answers.items()},
+        absent_rewards=[name for name in job.optional_rewards if name not in answers],
         worker=worker,
         generate_seconds=timings.generate,
         score_seconds=timings.score,
-        image_size=policy.image_size[0],
+        image_height=policy.image_size[0],
+        image_width=policy.image_size[1],
     )
 
 
-def _enter_optional(name: str, batches: Sequence[ScoredBatch]) -> bool:
-    """Give all images of a group an optional reward, or none where one has none: parts of a group could not be compared."""
-    answers = [batch.optional.get(name) for batch in batches]
-    found = [answer for answer in answers if answer is not None]
-    if len(found) < len(answers) or any(answer.model != found[0].model for answer in found):
-        return False
-    for batch, answer in zip(batches, found, strict=True):
-        enter_scores(batch, name, answer)
-    return True
+def _same_model(answers: Sequence[reward_pb2.ScoreResponse]) -> bool:
+    return all(answer.model == answers[0].model for answer in answers)
 
 
-def _candidate(job: rollout_pb2.RolloutJob, index: int, drawn: Drawn, images: dict[Place, ScoredImage]) -> trajectory_pb2.Candidate:
-    scored = [_continuation(images[index, k], job.want_images and k == 0) for k in range(continuations_of(job))]
-    return trajectory_pb2.Candidate(tokens=drawn.tokens[index], log_probs=drawn.log_probs[index], continuations=scored)
+def _optional(name: str, batches: Sequence[ScoredBatch]) -> list[reward_pb2.ScoreResponse]:
+    """An optional reward's answers for all images of a group, or none where one lacks it: parts of a group could not be compared."""
+    found = [batch.optional[name] for batch in batches if name in batch.optional]
+    return found if len(found) == len(batches) and _same_model(found) else []
 
 
-def _continuation(image: ScoredImage, wanted: bool) -> trajectory_pb2.Continuation:
-    return trajectory_pb2.Continuation(rewards=image.rewards, words=image.words, image=image.png if wanted else b"")
+def _images(
+    batches: Sequence[ScoredBatch], answers: Mapping[str, Sequence[reward_pb2.ScoreResponse]], wanted: bool
+) -> dict[Place, trajectory_pb2.Continuation]:
+    """Every scored image by its place, with its file where it is wanted: a candidate's first."""
+    images = dict[Place, trajectory_pb2.Continuation]()
+    for index, batch in enumerate(batches):
+        scores = {name: {result.id: result.score for result in given[index].results} for name, given in answers.items()}
+        for place, file in batch.files.items():
+            image = trajectory_pb2.Continuation(image=file if wanted and place[1] == 0 else b"")
+            for name, by_id in scores.items():
+                _enter_score(image, name, by_id[sample_id(place)])
+            images[place] = image
+    return images
+
+
+def _enter_score(image: trajectory_pb2.Continuation, name: str, score: reward_pb2.Score) -> None:
+    image.rewards[name] = score.value
+    for word in score.words:
+        image.regions.add(reward=name, polygon=word.polygon, text=word.text, confidence=word.confidence)
+    for region in score.regions:
+        image.regions.add(reward=name, polygon=region.polygon, text=region.label, confidence=1)
+
+
+def _candidate(
+    job: rollout_pb2.RolloutJob,
+    index: int,
+    sampled: SampledGroup,
+    images: Mapping[Place, trajectory_pb2.Continuation],
+    bits: int,
+) -> trajectory_pb2.Candidate:
+    return trajectory_pb2.Candidate(
+        tokens=pack(sampled.tokens[index], bits),
+        log_probs=sampled.log_probs[index],
+        continuations=[images[index, k] for k in range(continuations_of(job))],
+    )

@@ -1,4 +1,4 @@
-"""From a job to tokens and images: the three stages of method.md section 2, as steps that one thread works off."""
+"""From a job to tokens and images: the three stages of docs/method.md, as steps that one thread works off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from varl.policy.base import Drawn, Policy, SamplingParams
 from varl.services.rollout.seeds import candidate_seed
-from varl.trajectories.codec import continuations_of
+from varl.trajectories.job_checks import continuations_of
+from varl.trajectories.sampling import log_probs_of, sampling_params
 from varl.v1 import rollout_pb2
 
 Place = tuple[int, int]  # (candidate, continuation)
@@ -55,11 +56,6 @@ class _Chunk:
 Step = TokensStep | ImagesStep
 
 
-def sampling_params(sampling: rollout_pb2.Sampling) -> SamplingParams:
-    """Convert, checking ranges. Raises ValueError naming the field."""
-    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.cfg, sampling.cfg_constant)
-
-
 def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Iterator[Step]:
     """Draw and decode a job's group; every step is one piece of model work.
 
@@ -100,7 +96,8 @@ def decode(policy: Policy, whole: Tensor, places: Sequence[Place], batch: int) -
 def _full(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
     state = policy.prefill(job.prompt, guided=params.cfg > 0)
     for candidates in _slices(job.group_size, batch):
-        _, drawn = policy.draw(state, len(policy.grids), [candidate_seed(job.seed, i) for i in candidates], params)
+        seeds = [candidate_seed(job.seed, i) for i in candidates]
+        _, drawn = policy.draw(state, len(policy.grids), seeds, params, log_probs_of(job))
         yield _Chunk(candidates.start, [], drawn, drawn.tokens)
 
 
@@ -108,7 +105,8 @@ def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
     start = policy.prefill(job.prompt, guided=params.cfg > 0)
     copies = job.continuations
     for candidates in _slices(job.group_size, batch):
-        state, drawn = policy.draw(start, job.split_scale, [candidate_seed(job.seed, i) for i in candidates], params)
+        seeds = [candidate_seed(job.seed, i) for i in candidates]
+        state, drawn = policy.draw(start, job.split_scale, seeds, params, log_probs_of(job))
         seeds = [candidate_seed(job.seed, i, k + 1) for i in candidates for k in range(copies)]
         _, rest = policy.draw(state, len(policy.grids), seeds, params)
         yield _Chunk(candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
@@ -119,7 +117,7 @@ def _suffix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
     state, shared = policy.draw(start, job.split_scale, [candidate_seed(job.seed, 0)], params)
     for candidates in _slices(job.group_size, batch):
         seeds = [candidate_seed(job.seed, i, 1) for i in candidates]
-        _, drawn = policy.draw(state, len(policy.grids), seeds, params)
+        _, drawn = policy.draw(state, len(policy.grids), seeds, params, log_probs_of(job))
         whole = torch.cat([shared.tokens.expand(len(seeds), -1), drawn.tokens], 1)
         yield _Chunk(candidates.start, shared.tokens[0].tolist(), drawn, whole)
 

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+from google.protobuf.struct_pb2 import Struct
 
 from varl.services.rollout.generation import ImagesStep, Place
 from varl.services.rollout.images import encode_png
 from varl.services.serving.grpc.client import RewardRejected, RewardUnavailable
+from varl.trajectories.problems import MAX_REGIONS, polygon_problem
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
 _log = logging.getLogger("varl.rollout")
@@ -32,22 +35,13 @@ class Failure:
     detail: str
 
 
-@dataclass
-class ScoredImage:
-    """One image's rewards by name, the words that were read with their boxes, and the file that was sent."""
-
-    png: bytes
-    rewards: dict[str, float] = field(default_factory=dict)
-    words: list[reward_pb2.Word] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class ScoredBatch:
-    """The images of one step, and which model answered for each reward; optional: sound answers of rewards that may be absent, by name."""
+    """The images of one step, as the files that were sent, and every reward's sound answer to them by name."""
 
-    images: dict[Place, ScoredImage]
-    models: dict[str, reward_pb2.Model]
-    optional: dict[str, reward_pb2.ScoreResponse] = field(default_factory=dict)
+    files: dict[Place, bytes]
+    required: dict[str, reward_pb2.ScoreResponse]
+    optional: dict[str, reward_pb2.ScoreResponse]  # those of rewards that failed are missing
 
 
 class Scorer:
@@ -73,18 +67,15 @@ class Scorer:
         samples = [_sample(job, place, png) for place, png in zip(step.places, files, strict=True)]
         asked = [*job.rewards, *(name for name in job.optional_rewards if name in self._rewards)]
         answers = dict(zip(asked, await asyncio.gather(*(self._ask(name, samples) for name in asked)), strict=True))
-        batch = ScoredBatch({place: ScoredImage(png) for place, png in zip(step.places, files, strict=True)}, {})
-        for name in job.rewards:
-            answer = answers.pop(name)
-            failure = answer if isinstance(answer, Failure) else add_scores(batch, name, answer)
-            if failure is not None:
-                return failure
+        batch = ScoredBatch(dict(zip(step.places, files, strict=True)), {}, {})
         for name, answer in answers.items():
-            problem = answer if isinstance(answer, Failure) else find_problem(batch, name, answer)
-            if isinstance(answer, Failure) or problem is not None:
-                _log.warning("job %s goes on without an optional reward: %s", job.job_id, problem.detail if problem else "")
-            else:
-                batch.optional[name] = answer
+            problem = answer if isinstance(answer, Failure) else find_problem(step.places, name, answer)
+            if isinstance(answer, reward_pb2.ScoreResponse) and problem is None:
+                (batch.required if name in job.rewards else batch.optional)[name] = answer
+            elif problem is not None and name in job.rewards:
+                return problem
+            elif problem is not None:
+                _log.warning("job %s goes on without an optional reward: %s", job.job_id, problem.detail)
         return batch
 
     async def _ask(self, name: str, samples: Sequence[reward_pb2.Sample]) -> reward_pb2.ScoreResponse | Failure:
@@ -96,32 +87,14 @@ class Scorer:
             return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}: {error}")
 
 
-def find_problem(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
-    """What is wrong with one reward's answer to a batch: an error, a missing sample, a value that is not finite; or None."""
+def find_problem(places: Sequence[Place], name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
+    """What is wrong with one reward's answer to a batch: an error, a missing sample, a value or a polygon of no use; or None."""
     results = {result.id: result for result in answer.results}
-    for place in batch.images:
-        problem = _problem(results.get(_sample_id(place)))
+    for place in places:
+        problem = _problem(results.get(sample_id(place)))
         if problem is not None:
-            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {_sample_id(place)}: {problem}")
+            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {sample_id(place)}: {problem}")
     return None
-
-
-def add_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
-    """Enter one reward's answer into a batch, all of it, or say what is wrong with it."""
-    failure = find_problem(batch, name, answer)
-    if failure is None:
-        enter_scores(batch, name, answer)
-    return failure
-
-
-def enter_scores(batch: ScoredBatch, name: str, answer: reward_pb2.ScoreResponse) -> None:
-    """Enter one reward's answer, in which ``find_problem`` has found none."""
-    results = {result.id: result for result in answer.results}
-    for place, image in batch.images.items():
-        result = results[_sample_id(place)]
-        image.rewards[name] = result.score.value
-        image.words.extend(result.score.words)
-    batch.models[name] = answer.model
 
 
 def _problem(result: reward_pb2.Result | None) -> str | None:
@@ -129,12 +102,22 @@ def _problem(result: reward_pb2.Result | None) -> str | None:
         return "no result"
     if result.WhichOneof("outcome") != "score":
         return f"{reward_pb2.ErrorCode.Name(result.error.code)}: {result.error.detail}"
-    return None if math.isfinite(result.score.value) else f"value is {result.score.value}"
+    if not math.isfinite(result.score.value):
+        return f"value is {result.score.value}"
+    polygons = [word.polygon for word in result.score.words if word.polygon] + [region.polygon for region in result.score.regions]
+    if len(polygons) > MAX_REGIONS:
+        return f"words and regions must be at most {MAX_REGIONS}, got {len(polygons)}"
+    return next((problem for polygon in polygons if (problem := polygon_problem(polygon)) is not None), None)
 
 
 def _sample(job: rollout_pb2.RolloutJob, place: Place, png: bytes) -> reward_pb2.Sample:
-    return reward_pb2.Sample(id=_sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words)
+    return reward_pb2.Sample(id=sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words, metadata=_metadata(job))
 
 
-def _sample_id(place: Place) -> str:
+def _metadata(job: rollout_pb2.RolloutJob) -> Struct | None:
+    return job.metadata if job.metadata.fields else None
+
+
+def sample_id(place: Place) -> str:
+    """Name of an image in a request: its candidate and its continuation."""
     return f"{place[0]}/{place[1]}"

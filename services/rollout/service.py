@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import grpc
 
 from varl.policy.base import Policy, SamplingParams
-from varl.services.rollout.generation import Limits, generate_images, sampling_params
+from varl.services.rollout.generation import Limits, generate_images
 from varl.services.rollout.images import encode_png
 from varl.services.rollout.model import ModelThread, Weights
+from varl.trajectories.sampling import sampling_params
 from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name

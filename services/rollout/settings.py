@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from varl.launch.resources import BundledPath
 from varl.policy.base import SamplingParams
+from varl.policy.load import DtypeName
 from varl.services.serving.credentials import ClientFiles, ServerFiles
 from varl.services.serving.settings import Port
 from varl.trajectories.access import RedisAccess
@@ -62,6 +63,8 @@ class RolloutSettings(BaseSettings):
     reward_key_file: Path | None = Field(None, description="PEM file of its key.")
     weights_cache: Path | None = Field(None, description="Folder for published weights that come from elsewhere; default: a temporary one.")
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
+    dtype: DtypeName = Field("float32", description="Of the policy's weights and arithmetic.")
+    plugin: str = Field("", description="package.module:function that loads model_dir; default: config.json names the architecture.")
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")

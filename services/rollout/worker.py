@@ -14,12 +14,12 @@ import torch
 from redis.exceptions import RedisError
 
 from varl.policy.base import Policy
-from varl.services.rollout.assembly import Drawn, Timings, build_group
+from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer
-from varl.trajectories.codec import CodecError
+from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import Delivery, RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
 
@@ -127,9 +127,9 @@ class Worker:
         lacking = self._parts.scorer.lacking(job.rewards)
         if lacking:
             return Failure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}")
-        drawn, tasks, clock = Drawn(), list[ScoreTask](), _Clock()
+        sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
         async with self._parts.model.exclusive():
-            failure = await self._generate(job, drawn, tasks, clock)
+            failure = await self._generate(job, sampled, tasks, clock)
         batches = await asyncio.gather(*tasks)
         failures = [batch for batch in batches if isinstance(batch, Failure)]
         if failure is not None or failures:
@@ -138,12 +138,12 @@ class Worker:
         self._parts.metrics.generate_seconds.observe(timings.generate)
         self._parts.metrics.score_seconds.observe(timings.score)
         scored = [batch for batch in batches if isinstance(batch, ScoredBatch)]
-        group = build_group(job, self._parts.policy, drawn, scored, self._settings.name, timings)
+        group = build_group(job, self._parts.policy, sampled, scored, self._settings.name, timings)
         for name in () if isinstance(group, Failure) else group.absent_rewards:
             self._parts.metrics.absent.labels(name).inc()
         return group
 
-    async def _generate(self, job: rollout_pb2.RolloutJob, drawn: Drawn, tasks: list[ScoreTask], clock: _Clock) -> Failure | None:
+    async def _generate(self, job: rollout_pb2.RolloutJob, sampled: SampledGroup, tasks: list[ScoreTask], clock: _Clock) -> Failure | None:
         detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
         if detail is not None:
             return Failure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
@@ -153,7 +153,7 @@ class Worker:
             async for step in self._parts.model.steps(generate(self._parts.policy, job, self._settings.limits)):
                 clock.generated()
                 if isinstance(step, TokensStep):
-                    drawn.add(step)
+                    sampled.add(step)
                 else:
                     self._parts.metrics.images.inc(len(step.places))
                     tasks.append(await self._parts.scorer.start(job, step))

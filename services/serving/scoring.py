@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varl.services.serving.batching.batcher import Batcher
+from varl.services.serving.metadata import Metadata
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
@@ -48,12 +50,28 @@ class ScoredWord:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Where in the image something is that the reward depends on; polygon as in ``ScoredWord``, at least three corners."""
+
+    polygon: tuple[float, ...]
+    label: str = ""
+
+
+def polygon_fault(polygon: Sequence[float]) -> str | None:
+    """Why these are not the corners x0 y0 x1 y1 … of a polygon; None where they are."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        return f"{len(polygon)} numbers, want x and y of at least three corners"
+    return None if all(map(math.isfinite, polygon)) else "a corner that is not finite"
+
+
+@dataclass(frozen=True)
 class SampleScore:
     """One sample's reward with the terms that make it up."""
 
     value: float
-    components: Mapping[str, float]
+    components: Mapping[str, float] = field(default_factory=dict)
     words: tuple[ScoredWord, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 Outcome = SampleScore | SampleError
@@ -61,22 +79,31 @@ Outcome = SampleScore | SampleError
 
 @dataclass(frozen=True)
 class RawSample:
-    """A sample as it came in; ``image`` is a whole PNG, JPEG or WebP file, or the reason why there are no bytes."""
+    """A sample as it came in; ``image`` is a whole PNG, JPEG or WebP file, or the reason why there are no bytes.
+
+    ``metadata`` is not checked yet, or the reason why it cannot be read.
+    """
 
     id: str
     prompt: str
     image: bytes | SampleError
     target_words: tuple[str, ...] = ()
+    metadata: Metadata | SampleError = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ScorerSample:
-    """A sample that passed every check, its image decoded; ``deadline`` is on the monotonic clock."""
+    """A sample that passed every check, its image decoded; ``deadline`` is on the monotonic clock.
+
+    ``metadata`` is what the caller gave beside the prompt (varl.services.serving.metadata has its bounds), {} where nothing.
+    """
 
     prompt: str
     pixels: Pixels
     target_words: tuple[str, ...]
     deadline: float | None = None
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
 from varl.services.serving.batching.spans import BatchSpans
 from varl.services.serving.images import ImageLimits, decode_image
+from varl.services.serving.metadata import MetadataError, check_metadata
 from varl.services.serving.metrics import Metrics
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
@@ -182,16 +183,20 @@ class ScoringService:
             return SampleError(ErrorCode.INVALID_FIELD, detail)
         if sum(map(len, sample.target_words)) > limits.max_prompt_chars:
             return SampleError(ErrorCode.INVALID_FIELD, f"target_words: more than {limits.max_prompt_chars} characters together")
+        refused = metadata_refusal(sample)
+        if refused:
+            return refused
         return self.scorer.check(sample.prompt, sample.target_words)
 
     async def _score_one(self, sample: RawSample, formula: str, deadline: float) -> Outcome:
-        assert isinstance(sample.image, bytes)  # noqa: S101 - _refusal answered for the rest
+        assert isinstance(sample.image, bytes) and not isinstance(sample.metadata, SampleError)  # noqa: S101 - _refusal answered for the rest
         async with self._decoded:
             size = len(sample.image)
             pixels = await self._decoder.submit(sample.image, cost=max(1, size), size=size, deadline=deadline)
             if isinstance(pixels, SampleError):
                 return pixels
-            return await self.scorer.score(ScorerSample(sample.prompt, pixels, sample.target_words, deadline), formula)
+            checked = ScorerSample(sample.prompt, pixels, sample.target_words, deadline, sample.metadata, sample.id)
+            return await self.scorer.score(checked, formula)
 
     def _decode(self, images: Sequence[bytes]) -> list[Pixels | SampleError]:
         """On a decoding thread."""
@@ -214,6 +219,17 @@ def check_samples(samples: Sequence[RawSample], most: int) -> None:
         if fault:
             raise invalid(FieldFault(f"samples[{index}].id", fault))
         seen.add(sample.id)
+
+
+def metadata_refusal(sample: RawSample) -> SampleError | None:
+    """What is wrong with a sample's metadata, naming the field; None where nothing is."""
+    if isinstance(sample.metadata, SampleError):
+        return sample.metadata
+    try:
+        check_metadata(sample.metadata)
+    except MetadataError as error:
+        return SampleError(ErrorCode.INVALID_FIELD, str(error))
+    return None
 
 
 def _finite(outcome: Outcome) -> Outcome:

@@ -46,7 +46,6 @@ class Chart:
 CHARTS = (
     Chart("Reward", "mean over the images of an update", ("reward/total",)),
     Chart("Reward spread", "standard deviation within a group, mean over groups: what the advantages are made of", ("reward_std",)),
-    Chart("Held-out words while training", "a fixed part of the held-out prompts, fixed seeds", ("eval/word_accuracy", "eval/ned")),
     Chart("KL to the reference policy", "nats a token", ("kl",)),
     Chart("Entropy by scale", "nats a token, scales numbered from the coarsest", ("entropy/scale_*",)),
     Chart("Gradient norm", "before clipping", ("grad_norm",)),
@@ -58,6 +57,15 @@ CHARTS = (
         ("timing/total", "timing/rollout", "timing/update", "timing/generate", "timing/score"),
     ),
 )
+
+
+def held_out_charts(measures: Sequence[str]) -> list[Chart]:
+    """Charts of an evaluation's measures while training: what was read in one, every reward in one of its own, for their units differ."""
+    note = "a fixed part of the held-out prompts, fixed seeds"
+    words = tuple(f"eval/{name}" for name in ("word_accuracy", "ned") if name in measures)
+    rewards = [name for name in measures if name.startswith("reward/") and not (words and name == "reward/ocr")]
+    charts = [Chart("Held-out words while training", note, words)] if words else []
+    return charts + [Chart(f"Held-out {name.removeprefix('reward/')} while training", note, (f"eval/{name}",)) for name in rewards]
 
 
 def draw(chart: Chart, rows: Sequence[Row]) -> str | None:

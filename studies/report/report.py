@@ -22,13 +22,14 @@ from pydantic import BaseModel, ConfigDict
 from varl.evaluation.estimates import Estimate
 from varl.evaluation.results import Evaluation, Picture, PromptResult, ReadWord, difference
 from varl.launch.machine import Machine
-from varl.studies.report.charts import CHARTS, draw
+from varl.studies.report.charts import CHARTS, draw, held_out_charts
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
 from varl.trainer.recipe.config import Recipe
 
 CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
 TEMPLATE = "report.html.j2"
+TITLES = {"word_accuracy": "Word Accuracy", "ned": "NED"}
 
 
 class Facts(BaseModel):
@@ -126,7 +127,8 @@ def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, 
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": _duration, "points": _points}
-    drawn = [(chart, svg) for chart in CHARTS if (svg := draw(chart, rows)) is not None]
+    charts = [*CHARTS, *held_out_charts(after.measures())]
+    drawn = [(chart, svg) for chart in charts if (svg := draw(chart, rows)) is not None]
     values: dict[str, Any] = {
         "recipe": recipe,
         "facts": facts,
@@ -135,6 +137,7 @@ def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, 
         "figures": figures(before, after),
         "common": difference(before, after).prompts,
         "charts": drawn,
+        "reads": "word_accuracy" in after.measures(),
         "pairs": pairs(before, after),
         "failed": [(side.tag, failed) for side in (before, after) for failed in side.failed],
         "recipe_text": recipe_text,
@@ -144,12 +147,19 @@ def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, 
 
 
 def figures(before: Evaluation, after: Evaluation) -> list[Figure]:
-    """The headlines: Word Accuracy and NED."""
-    change = difference(before, after)
-    return [
-        Figure("Word Accuracy", before.word_accuracy(), after.word_accuracy(), change.word_accuracy),
-        Figure("NED", before.ned(), after.ned(), change.ned),
-    ]
+    """The headlines: the measures that both sides have, Word Accuracy and NED standing for the reward that reads."""
+    changes = difference(before, after).changes
+    return [Figure(title(name), before.estimate(name), after.estimate(name), changes[name]) for name in headlines(tuple(changes))]
+
+
+def headlines(measures: Sequence[str]) -> list[str]:
+    """The measures to show first: not the weighted sum, and of OCR what was read in place of its reward."""
+    return [name for name in measures if name != "reward" and not (name == "reward/ocr" and "word_accuracy" in measures)]
+
+
+def title(measure: str) -> str:
+    """A measure's name for readers."""
+    return TITLES.get(measure, measure.removeprefix("reward/"))
 
 
 def pairs(before: Evaluation, after: Evaluation) -> list[Pair]:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from chaos.home import free_ports
 from chaos.proxy import CHUNK, Link, link_to
+from varl.launch.ports import reserve_port
 
 PATIENCE_S = 30.0
 
@@ -82,6 +82,6 @@ async def test_while_it_refuses_nobody_gets_through(link: Link) -> None:
 
 
 async def test_without_a_server_behind_a_connection_is_reset() -> None:
-    async with link_to(free_ports(1)[0]) as link:
+    async with link_to(reserve_port()) as link:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await ask(link, b"x")

@@ -18,7 +18,7 @@ from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task, drawing, teachin
 from tests.support.trajectory_builders import make_job
 from varl.policy.base import cells
 from varl.policy.nextflow import NextFlowPolicy, build_random
-from varl.policy.nextflow.transformer import KeyValue
+from varl.policy.nextflow.transformer import KeyValue, Segment
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.v1 import rollout_pb2
 
@@ -37,9 +37,7 @@ def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]
     """What the transformer is asked for: ("run", rows, new, seen) and ("head", rows, positions)."""
     seen, run, head = Counter[tuple[str | int, ...]](), policy.module.run, policy.module.visual_logits
 
-    def spy_run(
-        x: torch.Tensor, turn: KeyValue, past: Sequence[Sequence[KeyValue]], mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, list[KeyValue]]:
+    def spy_run(x: torch.Tensor, turn: KeyValue, past: Sequence[Segment], mask: torch.Tensor | None) -> tuple[torch.Tensor, Segment]:
         seen["run", x.shape[0], x.shape[1], sum(segment[0][0].shape[2] for segment in past)] += 1
         return run(x, turn, past, mask)
 
@@ -82,7 +80,7 @@ def test_a_candidate_is_trained_in_the_flops_that_are_counted(policy: NextFlowPo
     tokens = sum(counts[: task.split] if task.stage == PREFIX else counts)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        policy.logits(PROMPT, torch.zeros(1, tokens, dtype=torch.int64), task.split if task.stage == SUFFIX else 0)
+        policy.distribution(PROMPT, torch.zeros(1, tokens, dtype=torch.int64), task.split if task.stage == SUFFIX else 0).logits()
     expected = sum(flops.flops(policy.config, run) for run in teaching(counts, task, TEXT))
     assert counter.get_total_flops() == expected
 

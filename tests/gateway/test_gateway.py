@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.support.compat_rig import grey
-from tests.support.gateway_rig import Rig, Toy, free_port, gateway, sample, toy, until
+from tests.support.gateway_rig import Rig, Toy, gateway, sample, toy, until
+from varl.launch.ports import reserve_port
 from varl.services.serving.batching.batcher import Batcher
 
 MODEL = {"engine": "toy", "name": "brightness", "revision": "1"}
@@ -209,7 +210,7 @@ async def test_the_gateway_itself_takes_in_no_more_than_it_may(first: Toy) -> No
 
 
 async def test_a_reward_that_was_never_there_is_listed_without_a_model(first: Toy) -> None:
-    async with gateway({"first": first.port, "absent": free_port()}) as rig:
+    async with gateway({"first": first.port, "absent": reserve_port()}) as rig:
         await rig.until("absent", "unavailable")
         info = (await rig.http.get("/v1/info")).json()["rewards"]["absent"]
     assert info == {"state": "unavailable", "model": None, "formulas": [], "max_samples": None, "max_image_bytes": None}

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from clients.varl_client import RewardClient, Score, ScoreError
-from tests.support.gateway_rig import free_port
 from tests.support.ocr_builders import ENVIRONMENT, OCRProcess, json_sample, png, render, running
 from tests.support.paths import ROOT
+from varl.launch.ports import reserve_port
 
 PATIENCE = 240
 BREAD = png(render(["BREAD"]))
@@ -66,7 +66,7 @@ def state(url: str, reward: str) -> str:
 
 
 def test_the_client_scores_by_the_rewards_that_are_there(ocr_service: OCRProcess) -> None:
-    flags = ("--reward", f"ocr=dns:///{ocr_service.grpc}", "--reward", f"absent=127.0.0.1:{free_port()}")
+    flags = ("--reward", f"ocr=dns:///{ocr_service.grpc}", "--reward", f"absent=127.0.0.1:{reserve_port()}")
     with gateway(*flags) as (url, process):
         with RewardClient(url, attempts=2) as client:
             assert client.info().rewards == ("ocr", "absent")
@@ -85,13 +85,13 @@ def test_the_client_scores_by_the_rewards_that_are_there(ocr_service: OCRProcess
 
 
 def test_a_service_that_comes_back_is_asked_again(ocr_model_cache: Path) -> None:
-    port = free_port()
+    port = reserve_port()
     with running(ocr_model_cache, "--grpc-port", str(port)), gateway("--reward", f"ocr=127.0.0.1:{port}") as (url, process):
         code, _, err = stop(process, signal.SIGINT)
     assert code == 0, err
     with socket.create_server(("127.0.0.1", 0)) as taken:  # nobody answers gRPC there
         flags = ("--reward", f"ocr=127.0.0.1:{port}", "--reward", f"mute=127.0.0.1:{taken.getsockname()[1]}")
-        process = spawn("--http-port", str(http := free_port()), *flags)
+        process = spawn("--http-port", str(http := reserve_port()), *flags)
         url = f"http://127.0.0.1:{http}"
         try:
             until(lambda: listens(http))
@@ -126,7 +126,7 @@ def listens(port: int) -> bool:
 
 
 def test_it_can_be_stopped_before_any_reward_is_there() -> None:
-    process = spawn("--http-port", str(port := free_port()), "--reward", f"absent=127.0.0.1:{free_port()}")
+    process = spawn("--http-port", str(port := reserve_port()), "--reward", f"absent=127.0.0.1:{reserve_port()}")
     try:
         until(lambda: listens(port))
         code, out, err = stop(process)

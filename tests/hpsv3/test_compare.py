@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hpsv3.test_scorer import POISON, Scripted, sample
+from tests.support.hpsv3_scripted import POISON, Scripted, sample
 from tests.support.ocr_builders import png
 from varl.services.hpsv3.compare import preference_probability, routes
 from varl.services.hpsv3.scorer import HPSv3Scorer

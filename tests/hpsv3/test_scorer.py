@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.support.hpsv3_builders import noise, settings_for
+from tests.support.hpsv3_scripted import HUGE, LONG, LOST, POISON, SLOW, Scripted, Thing, sample
 from varl.services.hpsv3.__main__ import build_scorer
 from varl.services.hpsv3.engine import Preference
 from varl.services.hpsv3.faults import device_faults
@@ -21,54 +19,7 @@ from varl.services.hpsv3.golden import FILE, PICTURES, PROMPT, Golden
 from varl.services.hpsv3.native import NativeEngine
 from varl.services.hpsv3.scorer import HPSv3Scorer
 from varl.services.serving.batching.queue import BatchLimits, FatalModelError, ItemFailedError, UnavailableError
-from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
-
-POISON, HUGE, LOST, SLOW, LONG = 1, 2, 3, 4, 5  # value of an image's first pixel
-
-
-@dataclass(frozen=True)
-class Thing:
-    value: int
-    tokens: int = 10
-    size: int = 100
-
-
-class Scripted:
-    """Scores an image by its first pixel; some values break the forward of the whole batch, as a bad item breaks a real one."""
-
-    model = ModelInfo("scripted", "none", "0")
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.started = threading.Event()
-        self.preparing: set[int] = set()
-        self.scoring: set[int] = set()
-
-    def refusal(self, prompt: str) -> SampleError | None:
-        return SampleError(ErrorCode.INVALID_FIELD, "prompt: no") if prompt == "no" else None
-
-    def prepare(self, pixels: Pixels, prompt: str) -> Thing:
-        self.preparing.add(threading.get_ident())
-        if pixels[0, 0, 0] == LONG:
-            raise ValueError("too long")
-        return Thing(int(pixels[0, 0, 0]))
-
-    def score(self, items: Sequence[Thing]) -> list[Preference]:
-        self.scoring.add(threading.get_ident())
-        values = [item.value for item in items]
-        self.batches.append(values)
-        if SLOW in values:
-            self.started.set()
-            self.gate.wait(20)
-        if POISON in values:
-            raise RuntimeError("poison")
-        with device_faults():
-            if HUGE in values and len(values) > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            if LOST in values:
-                raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return [Preference(float(value), -1.0) for value in values]
+from varl.services.serving.scoring import ErrorCode, Outcome, SampleError, SampleScore, ScorerSample, StartError
 
 
 async def start(engine: Scripted, folder: Path | None = None, dtype: str = "float32") -> HPSv3Scorer:
@@ -87,10 +38,6 @@ async def together(scorer: HPSv3Scorer, engine: Scripted, values: Sequence[int])
     engine.gate.set()
     await holding
     return await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def sample(value: int) -> ScorerSample:
-    return ScorerSample("a cat", np.full((8, 8, 3), value, np.uint8), ())
 
 
 async def test_samples_that_wait_together_share_a_forward_and_keep_their_scores_apart() -> None:

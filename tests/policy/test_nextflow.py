@@ -33,9 +33,9 @@ def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: Samplin
     tokens = torch.zeros(len(seeds), 0, dtype=torch.long)
     for scale, size in enumerate(cells(policy.grids)):
         probe = torch.cat([tokens, torch.zeros(len(seeds), size, dtype=torch.long)], 1)
-        logits = policy.logits(PROMPT, probe, scale)
+        logits = policy.distribution(PROMPT, probe, scale).logits()
         if params.cfg > 0:
-            logits = guided(logits, policy.logits("", probe, scale), guidance(params, scale, len(policy.grids)))
+            logits = guided(logits, policy.distribution("", probe, scale).logits(), guidance(params, scale, len(policy.grids)))
         chosen = draw(probabilities(logits.detach(), params), uniforms(seeds, scale, size))
         tokens = torch.cat([tokens, chosen], 1)
     return tokens
@@ -50,7 +50,7 @@ def test_cache_and_no_cache_agree_token_for_token(policy: NextFlowPolicy, params
 @pytest.mark.parametrize("params", SAMPLERS)
 def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, params: SamplingParams) -> None:
     drawn = draw_all(policy, [1, 2, 3, 4, 5], params)
-    log_probs = policy.logits(PROMPT, drawn.tokens, 0).log_softmax(-1).gather(-1, drawn.tokens[..., None]).squeeze(-1)
+    log_probs = policy.distribution(PROMPT, drawn.tokens, 0).log_prob(drawn.tokens)
     assert (log_probs - drawn.log_probs).abs().max() <= 1e-4
     assert drawn.log_probs.exp().std() > 0  # not a constant that would agree with anything
 
@@ -62,7 +62,7 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> No
     _, rest = policy.draw(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
     whole = torch.cat([prefix.tokens.repeat_interleave(2, 0), rest.tokens], 1)
     assert torch.equal(policy.draw(state, len(policy.grids), [21, 22, 23, 24], params)[1].tokens, rest.tokens)
-    teacher = policy.logits(PROMPT, whole, split).log_softmax(-1).gather(-1, rest.tokens[..., None]).squeeze(-1)
+    teacher = policy.distribution(PROMPT, whole, split).log_prob(rest.tokens)
     assert (teacher - rest.log_probs).abs().max() <= 1e-4
     alone = policy.draw(policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params)[1]
     assert torch.equal(alone.tokens[0], rest.tokens[2])
@@ -74,8 +74,8 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(policy: NextFlowPo
     state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5], SamplingParams())
     _, rest = policy.draw(state, len(policy.grids), [21, 22, 23], SamplingParams())
     whole = torch.cat([prefix.tokens.expand(3, -1), rest.tokens], 1)
-    together = policy.logits(PROMPT, whole, 0)
-    alone = torch.cat([policy.logits(PROMPT, whole[i : i + 1], 0) for i in range(3)])
+    together = policy.distribution(PROMPT, whole, 0).logits()
+    alone = torch.cat([policy.distribution(PROMPT, whole[i : i + 1], 0).logits() for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-5)
     loss = together.logsumexp(-1).mean()
     gradients = torch.autograd.grad(loss, list(policy.module.layers.parameters()))
@@ -95,7 +95,7 @@ def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy) 
     with torch.no_grad():
         batched = forward_batch(policy, prompts, split_scales(tokens, policy.grids))[0]
         for row, prompt in enumerate(prompts):
-            assert torch.allclose(batched[row], policy.logits(prompt, tokens[row : row + 1], 0)[0], atol=1e-5)
+            assert torch.allclose(batched[row], policy.distribution(prompt, tokens[row : row + 1], 0).logits()[0], atol=1e-5)
 
 
 def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy) -> None:
@@ -103,7 +103,7 @@ def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy) ->
     scale = scale_of_token(policy.grids)
     changed = tokens.clone()
     changed[:, scale >= 3] = (changed[:, scale >= 3] + 1) % 32
-    before, after = policy.logits(PROMPT, tokens, 0), policy.logits(PROMPT, changed, 0)
+    before, after = (policy.distribution(PROMPT, given, 0).logits() for given in (tokens, changed))
     assert torch.equal(before[:, scale <= 3], after[:, scale <= 3])
     assert not torch.allclose(before[:, scale == 4], after[:, scale == 4])
 

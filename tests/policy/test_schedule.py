@@ -1,4 +1,4 @@
-"""The scale schedule rule against the printed rows of P2 Table 14."""
+"""The scale schedule rule against the printed rows of arXiv 2601.02204, Table 14."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from varl.policy.base import cells
 from varl.policy.schedule import PAPER_BASES, SQUARE_SCALES, base_for_aspect, scale_schedule
 
-# Twelfth grids of the printed rows at or below 1:1 (method.md section 5).
+# Twelfth grids of the printed rows at or below 1:1 (arXiv 2601.02204, section 2).
 ROWS = [
     (8, 32), (8, 31), (8, 30), (8, 29), (9, 28), (9, 26), (9, 27), (10, 25), (10, 24), (11, 23), (11, 22),
     (11, 21), (12, 21), (12, 20), (13, 19), (13, 18), (14, 18), (14, 17), (15, 17), (15, 16), (16, 16),

@@ -17,6 +17,7 @@ from varl.policy.nextflow import NextFlowPolicy, build_random
 from varl.services.rollout.generation import ImagesStep, Limits, TokensStep, generate, generate_images
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.seeds import WHOLE, candidate_seed
+from varl.trajectories.sampling import trained_sampling
 from varl.v1 import rollout_pb2
 
 WIDE = Limits(draw=64, decode=64)
@@ -102,14 +103,18 @@ def test_suffix_candidates_share_one_prefix(policy: NextFlowPolicy) -> None:
     assert len(set(map(tuple, drawn.tokens))) == 3
 
 
+@pytest.mark.parametrize("kind", [rollout_pb2.LOG_PROBS_UNSPECIFIED, rollout_pb2.LOG_PROBS_PLAIN, rollout_pb2.LOG_PROBS_SAMPLED])
 @pytest.mark.parametrize("stage", [FULL, PREFIX, SUFFIX])
-def test_log_probs_are_those_of_the_teacher_forced_pass(policy: NextFlowPolicy, stage: rollout_pb2.Stage) -> None:
+def test_log_probs_are_those_of_the_teacher_forced_pass(
+    policy: NextFlowPolicy, stage: rollout_pb2.Stage, kind: rollout_pb2.LogProbs
+) -> None:
     job = stage_job(stage, continuations=2 if stage == PREFIX else 1)
+    job.log_probs, job.sampling.temperature, job.sampling.cfg = kind, 1.6, 2.0
     drawn, _ = run(policy, job)
     tokens = torch.tensor([drawn.prefix + row for row in drawn.tokens])
     with torch.no_grad():
-        logits = policy.logits(job.prompt, tokens, 3 if stage == SUFFIX else 0)
-    expected = logits.log_softmax(-1).gather(-1, torch.tensor(drawn.tokens)[..., None]).squeeze(-1)
+        scored = policy.distribution(job.prompt, tokens, 3 if stage == SUFFIX else 0, trained_sampling(job))
+        expected = scored.log_prob(torch.tensor(drawn.tokens))
     assert torch.allclose(torch.tensor(drawn.log_probs), expected, atol=1e-4)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.test_images import encode, gradient, png_header, webp_header
+from tests.support.image_files import encode, gradient, png_header, webp_header
 from tests.support.toy_process import ToyProcess, toy_service
 
 GOOD = encode(Image.new("RGB", (16, 16), (255, 0, 0)), "PNG")

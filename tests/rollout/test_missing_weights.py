@@ -13,9 +13,9 @@ import redis
 
 from chaos.data_faults import flip
 from tests.support.rollout_helpers import WAIT_S, RolloutProcess, RunningReward, rollout_process, running_reward
+from tests.support.same_runs import assert_same_run, write_recipe
 from tests.support.trainer_process import trainer_process
 from tests.support.trainer_rig import make_model, read_metrics
-from tests.trainer.test_resume_kill import assert_same_run, write_recipe
 from varl.trainer.recipe.config import Recipe
 
 UPDATES = 5

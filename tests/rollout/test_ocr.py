@@ -25,9 +25,9 @@ async def test_words_and_boxes_of_rendered_images_reach_the_group(ocr_service: O
         batch = await (await scorer.start(make_job(target_words=["BREAD"]), ImagesStep([(0, 0), (0, 1)], pixels)))
         no_target = await (await scorer.start(make_job(target_words=[], prompt="a sign"), ImagesStep([(0, 0)], pixels[:1])))
     assert isinstance(batch, ScoredBatch)
-    right, wrong = batch.images[0, 0], batch.images[0, 1]
+    right, wrong = (result.score for result in batch.required["ocr"].results)
     assert [word.text.upper() for word in right.words] == ["BREAD"]
-    assert right.rewards["ocr"] > 1 > wrong.rewards["ocr"]
+    assert right.value > 1 > wrong.value
     assert len(right.words[0].polygon) >= 6 and all(-8 <= xy <= 72 for xy in right.words[0].polygon)
     assert isinstance(no_target, Failure)
     assert no_target.code == trajectory_pb2.FAILURE_CODE_SCORE_FAILED
@@ -47,5 +47,8 @@ async def test_worker_publishes_what_the_ocr_service_says(
     async with RewardClient(ocr_service.grpc, 60) as client:
         answer = await client.score([grpc_sample(str(i), full.prompt, first.image, ["BREAD"]) for i, first in enumerate(firsts)])
     assert [first.rewards["ocr"] for first in firsts] == [result.score.value for result in answer.results]
-    assert [list(first.words) for first in firsts] == [list(result.score.words) for result in answer.results]
+    for first, result in zip(firsts, answer.results, strict=True):
+        assert [(word.text, list(word.polygon)) for word in first.regions] == [
+            (word.text, list(word.polygon)) for word in result.score.words
+        ]
     assert all(group.models["ocr"] == answer.model for group in groups)

@@ -16,10 +16,10 @@ import pytest
 import redis
 
 from tests.support.rollout_helpers import WAIT_S, RolloutProcess, rollout_process
+from tests.support.same_runs import assert_same_final_weights, measured, write_recipe
 from tests.support.toy_process import ToyProcess, toy_service
 from tests.support.trainer_process import trainer_process
 from tests.support.trainer_rig import PROMPTS, make_model, read_metrics
-from tests.trainer.test_resume_kill import assert_same_final_weights, measured, write_recipe
 from varl.policy.base import SamplingParams
 from varl.policy.nextflow import load
 from varl.services.rollout.generation import Limits, generate_images

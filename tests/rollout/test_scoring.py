@@ -13,12 +13,12 @@ import torch
 from tests.support.rollout_helpers import HOLD, POISON, RunningReward, brightness, running_reward
 from tests.support.trajectory_builders import make_job
 from varl.policy.nextflow import NextFlowPolicy, build_random
-from varl.policy.nextflow.policy import NextFlowState
-from varl.services.rollout.assembly import Drawn, Timings, build_group
+from varl.policy.nextflow.state import NextFlowState
+from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import ImagesStep, Limits, TokensStep
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
-from varl.services.rollout.scoring import Failure, ScoredBatch, ScoredImage, Scorer, add_scores
+from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer, find_problem
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.services.serving.grpc.client import RewardClient
 from varl.trajectories.codec import encode_trajectory, job_of
@@ -41,8 +41,18 @@ def images_step(count: int = 2, first: int = 0) -> ImagesStep:
     return ImagesStep([(first + i, 0) for i in range(count)], pixels)
 
 
-def empty_batch(count: int = 2) -> ScoredBatch:
-    return ScoredBatch({(i, 0): ScoredImage(b"") for i in range(count)}, {})
+PLACES = [(0, 0), (1, 0)]
+
+
+def scored_group(batches: Sequence[ScoredBatch]) -> trajectory_pb2.Group | Failure:
+    sampled = SampledGroup()
+    sampled.add(TokensStep([], [[0] * 121] * 2, [[-1.0] * 121] * 2))
+    return build_group(JOB, build_random(), sampled, batches, "worker", Timings(1, 1))
+
+
+def scored_batches(results: Sequence[reward_pb2.Result], revisions: Sequence[str]) -> list[ScoredBatch]:
+    """A batch for each candidate, answered by models of these revisions."""
+    return [ScoredBatch({place: b""}, {"bright": answer(results, revision)}, {}) for place, revision in zip(PLACES, revisions, strict=True)]
 
 
 def answer(results: Sequence[reward_pb2.Result], revision: str = "1") -> reward_pb2.ScoreResponse:
@@ -53,13 +63,18 @@ def result(name: str, value: float) -> reward_pb2.Result:
     return reward_pb2.Result(id=name, score=reward_pb2.Score(value=value))
 
 
+def located(name: str, *polygon: float) -> reward_pb2.Result:
+    return reward_pb2.Result(id=name, score=reward_pb2.Score(value=0, regions=[reward_pb2.Region(polygon=polygon)]))
+
+
 async def test_scores_are_those_of_the_very_pixels(reward: RunningReward) -> None:
     step = images_step()
     async with RewardClient(reward.target, TIMEOUT_S) as client:
         batch = await (await Scorer({"bright": client}, 1).start(JOB, step))
     assert isinstance(batch, ScoredBatch)
-    assert [image.rewards["bright"] for image in batch.images.values()] == [brightness(pixels) for pixels in step.pixels]
-    assert [image.words[0].text for image in batch.images.values()] == [str(len(image.png)) for image in batch.images.values()]
+    scores = [result.score for result in batch.required["bright"].results]
+    assert [score.value for score in scores] == [brightness(pixels) for pixels in step.pixels]
+    assert [score.words[0].text for score in scores] == [str(len(file)) for file in batch.files.values()]
 
 
 async def test_every_named_reward_is_asked_and_one_error_fails_the_batch(reward: RunningReward) -> None:
@@ -69,8 +84,7 @@ async def test_every_named_reward_is_asked_and_one_error_fails_the_batch(reward:
         batch = await (await scorer.start(both, images_step()))
         poisoned = await (await scorer.start(make_job(rewards=["bright"], prompt=POISON), images_step()))
     assert isinstance(batch, ScoredBatch)
-    assert set(batch.models) == {"bright", "again"}
-    assert all(set(image.rewards) == {"bright", "again"} for image in batch.images.values())
+    assert set(batch.required) == {"bright", "again"} and not batch.optional
     assert poisoned == Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, "reward 'bright', sample 1/0: ERROR_CODE_ENGINE_FAILED: poisoned")
 
 
@@ -104,32 +118,45 @@ async def test_batches_in_flight_are_bounded(reward: RunningReward) -> None:
         ([result("0/0", 1.0), result("1/0", math.nan)], "sample 1/0: value is nan"),
         ([result("0/0", math.inf), result("1/0", 0.0)], "sample 0/0: value is inf"),
         ([result("0/0", 1.0), reward_pb2.Result(id="1/0")], "sample 1/0: ERROR_CODE_UNSPECIFIED"),
+        ([result("0/0", 1.0), located("1/0", 0, 0, 9, 0, 9)], "sample 1/0: polygon must hold 3..64 corners"),
+        ([located("0/0", 0, 0, 9, 0, 9, math.nan), result("1/0", 1.0)], "sample 0/0: polygon must be finite"),
     ],
 )
 def test_answer_with_a_hole_is_a_failure_not_a_number(results: list[reward_pb2.Result], detail: str) -> None:
-    failure = add_scores(empty_batch(), "bright", answer(results))
+    failure = find_problem(PLACES, "bright", answer(results))
     assert failure is not None
     assert failure.code == trajectory_pb2.FAILURE_CODE_SCORE_FAILED
     assert detail in failure.detail
 
 
 def test_results_are_matched_by_id_not_by_order() -> None:
-    batch = empty_batch()
-    assert add_scores(batch, "bright", answer([result("1/0", 1.0), result("0/0", -2.0)])) is None
-    assert {place: image.rewards["bright"] for place, image in batch.images.items()} == {(0, 0): -2.0, (1, 0): 1.0}
+    results = [result("1/0", 1.0), result("0/0", -2.0)]
+    assert find_problem(PLACES, "bright", answer(results)) is None
+    group = scored_group([ScoredBatch(dict.fromkeys(PLACES, b""), {"bright": answer(results)}, {})])
+    assert isinstance(group, trajectory_pb2.Group)
+    assert [candidate.continuations[0].rewards["bright"] for candidate in group.candidates] == [-2.0, 1.0]
+
+
+def test_words_and_regions_of_a_score_become_regions_of_its_image() -> None:
+    score = reward_pb2.Score(
+        words=[reward_pb2.Word(text="CAT", confidence=0.5, polygon=[0, 0, 9, 0, 9, 9])],
+        regions=[reward_pb2.Region(label="hand", polygon=[1, 1, 2, 1, 2, 2])],
+    )
+    results = [reward_pb2.Result(id=name, score=score) for name in ("0/0", "1/0")]
+    group = scored_group([ScoredBatch(dict.fromkeys(PLACES, b""), {"bright": answer(results)}, {})])
+    assert isinstance(group, trajectory_pb2.Group)
+    word, hand = group.candidates[1].continuations[0].regions
+    assert (word.reward, word.text, word.confidence, list(word.polygon)) == ("bright", "CAT", 0.5, [0, 0, 9, 0, 9, 9])
+    assert (hand.reward, hand.text, hand.confidence, list(hand.polygon)) == ("bright", "hand", 1, [1, 1, 2, 1, 2, 2])
 
 
 def test_group_scored_by_two_models_is_a_failure() -> None:
-    policy = build_random()
-    drawn = Drawn()
-    drawn.add(TokensStep([], [[0] * 121] * 2, [[-1.0] * 121] * 2))
-    batches = [ScoredBatch({(i, 0): ScoredImage(b"", {"bright": 0.0})}, {"bright": reward_pb2.Model(revision=str(i))}) for i in range(2)]
-    failure = build_group(JOB, policy, drawn, batches, "worker", Timings(1, 1))
+    results = [result("0/0", 0.0), result("1/0", 0.0)]
+    failure = scored_group(scored_batches(results, ["0", "1"]))
     assert isinstance(failure, Failure)
     assert failure.code == trajectory_pb2.FAILURE_CODE_SCORE_FAILED
     assert "two models" in failure.detail
-    same = [ScoredBatch(batch.images, {"bright": reward_pb2.Model(revision="0")}) for batch in batches]
-    group = build_group(JOB, policy, drawn, same, "worker", Timings(1, 1))
+    group = scored_group(scored_batches(results, ["0", "0"]))
     assert isinstance(group, trajectory_pb2.Group)
     assert encode_trajectory(trajectory_pb2.Trajectory(group=group))
 

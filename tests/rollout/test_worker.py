@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -34,10 +33,12 @@ from tests.support.rollout_helpers import (
     wait_until_ready,
 )
 from tests.support.trajectory_builders import make_job
+from varl.launch.ports import reserve_port
 from varl.policy.base import cells
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.trajectories.queue import RunQueue, connect
+from varl.trajectories.tokens import unpack
 from varl.v1 import rollout_pb2, rollout_pb2_grpc, trajectory_pb2
 
 RUN = "rollout-test"
@@ -120,7 +121,7 @@ def test_groups_of_all_stages_hold_what_the_policy_drew_and_the_reward_saw(
         group = trajectory.group
         assert group.job == job
         assert [(grid.height, grid.width) for grid in group.grids] == list(policy.grids)
-        assert group.image_size == policy.image_size[0] == 64
+        assert (group.image_height, group.image_width) == policy.image_size == (64, 64)
         assert group.models["bright"].name == "brightness"
         assert group.worker and group.generate_seconds > 0 and group.score_seconds > 0
         check_tokens(group, policy)
@@ -129,14 +130,18 @@ def test_groups_of_all_stages_hold_what_the_policy_drew_and_the_reward_saw(
     assert max(reward.servicer.requests) == 2  # images leave as soon as they are decoded, not when the group is done
 
 
+def tokens_of(group: trajectory_pb2.Group, data: bytes) -> list[int]:
+    return [int(token) for token in unpack(data, group.bits_per_site)]
+
+
 def check_tokens(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
     counts = cells(policy.grids)
     expected = {FULL: sum(counts), PREFIX: sum(counts[:SPLIT]), SUFFIX: sum(counts[SPLIT:])}[group.job.stage]
-    assert [len(candidate.tokens) for candidate in group.candidates] == [expected] * 3
-    tokens = torch.tensor([list(group.prefix_tokens) + list(candidate.tokens) for candidate in group.candidates])
+    assert [len(tokens_of(group, candidate.tokens)) for candidate in group.candidates] == [expected] * 3
+    tokens = torch.tensor([tokens_of(group, group.prefix_tokens + candidate.tokens) for candidate in group.candidates])
     with torch.no_grad():
-        logits = policy.logits(group.job.prompt, tokens, SPLIT if group.job.stage == SUFFIX else 0)
-    log_probs = logits.log_softmax(-1).gather(-1, tokens[:, -expected:, None]).squeeze(-1)
+        scored = policy.distribution(group.job.prompt, tokens, SPLIT if group.job.stage == SUFFIX else 0)
+        log_probs = scored.log_prob(tokens[:, -expected:])
     assert torch.allclose(torch.tensor([list(candidate.log_probs) for candidate in group.candidates]), log_probs, atol=1e-4)
 
 
@@ -146,8 +151,8 @@ def check_reproduced(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> Non
     torch.set_num_threads(1)
     (step,) = (step for step in generate(policy, group.job, Limits(64, 2)) if isinstance(step, TokensStep))
     torch.set_num_threads(threads)
-    assert step.prefix == list(group.prefix_tokens)
-    assert step.tokens == [list(candidate.tokens) for candidate in group.candidates]
+    assert step.prefix == tokens_of(group, group.prefix_tokens)
+    assert step.tokens == [tokens_of(group, candidate.tokens) for candidate in group.candidates]
     assert step.log_probs == [list(candidate.log_probs) for candidate in group.candidates]
 
 
@@ -158,9 +163,9 @@ def check_images(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
         first = candidate.continuations[0]
         pixels = png(first.image)
         assert first.rewards["bright"] == brightness(pixels)
-        assert (first.words[0].text, list(first.words[0].polygon)) == (str(len(first.image)), [0, 0, 64, 0, 64, 64, 0, 64])
+        assert (first.regions[0].text, list(first.regions[0].polygon)) == (str(len(first.image)), [0, 0, 64, 0, 64, 64, 0, 64])
         if group.job.stage != PREFIX:
-            whole = torch.tensor([list(group.prefix_tokens) + list(candidate.tokens)])
+            whole = torch.tensor([tokens_of(group, group.prefix_tokens + candidate.tokens)])
             assert np.abs(policy.decode(whole)[0].astype(int) - pixels).max() <= 1  # rounding: decoded in another batch
     values = [value for row in rewards_of(group) for value in row]
     assert len(values) == 3 * copies == len(set(values))
@@ -316,7 +321,7 @@ def test_sigterm_finishes_the_jobs_in_hand_and_leaves_the_rest(redis_server: str
 def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id: str, model_dir: Path, policy: NextFlowPolicy) -> None:
     with running_reward() as reward:
         reward.set_serving(False)
-        port = free_port()
+        port = reserve_port()
         process = start_rollout(redis_server, run_id, model_dir, {"bright": reward.target}, "--grpc-port", str(port))
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -332,11 +337,6 @@ def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id:
             process.communicate()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [(("--ready-timeout-s", "0.5"), "RewardUnavailable"), (("--model-dir", "/nonexistent"), "config.json")],
@@ -344,7 +344,7 @@ def free_port() -> int:
 def test_worker_that_cannot_start_says_why_and_exits(
     redis_server: str, run_id: str, model_dir: Path, flags: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{free_port()}"}, *flags)
+    process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{reserve_port()}"}, *flags)
     assert process.wait(WAIT_S) == 1
     process.communicate()
     assert told in capfd.readouterr().err

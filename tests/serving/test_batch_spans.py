@@ -11,8 +11,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from tests.serving.test_service import POISON, BrightnessScorer, batch, until_in_model
 from tests.support.batcher_rig import Rig, Step, Thing, held, inside, until
+from tests.support.service_rig import POISON, BrightnessScorer, batch, until_in_model
 from tests.support.span_rig import Recorder, figures
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.image_files import encode, gradient, png_header, webp_header
 from varl.services.serving.images import ImageLimits, decode_image
 from varl.services.serving.scoring import ErrorCode, Pixels, SampleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module does outside pytest
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=256 * 256, max_aspect_ratio=4, min_side=8)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's own
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def gradient(width: int = 32, height: int = 16) -> Image.Image:
-    ramp = np.linspace(0, 255, width, dtype=np.uint8)
-    return Image.fromarray(
-        np.stack([np.tile(ramp, (height, 1)), np.full((height, width), 9, np.uint8), np.tile(ramp[::-1], (height, 1))], axis=2)
-    )
 
 
 def decoded(data: bytes, limits: ImageLimits = LIMITS) -> Pixels:
@@ -91,16 +76,6 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6  # turn by 90 degrees to show
     pixels = decoded(encode(image, "PNG", exif=exif))
     assert (pixels == np.asarray(image.transpose(Image.Transpose.ROTATE_270))).all()
-
-
-def png_header(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 0) + b"IDAT"
-
-
-def webp_header(width: int, height: int) -> bytes:
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 @pytest.mark.parametrize("header", [png_header, webp_header])

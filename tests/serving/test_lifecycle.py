@@ -18,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.ocr_builders import OCRProcess, grpc_sample, json_sample, png, render, running, spawn
+from varl.launch.ports import reserve_port
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 PATIENCE = 240  # seconds that any one wait may take on a busy machine; no test asserts a duration
@@ -123,14 +124,8 @@ def test_workers_give_the_same_scores_as_one(ocr_model_cache: Path, ocr_service:
         )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_until_the_model_is_loaded_nothing_is_taken(ocr_model_cache: Path) -> None:
-    http_port, grpc_port = free_port(), free_port()
+    http_port, grpc_port = reserve_port(), reserve_port()
     process = spawn(ocr_model_cache, "--http-port", str(http_port), "--grpc-port", str(grpc_port))
     url = f"http://127.0.0.1:{http_port}"
     try:

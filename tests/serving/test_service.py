@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import numpy as np
 import pytest
 
-from tests.support.ocr_builders import png
-from varl.services.serving.batching.batcher import Batcher
-from varl.services.serving.batching.forward import Model
-from varl.services.serving.batching.queue import FatalModelError
+from tests.support.service_rig import FATAL, POISON, BrightnessScorer, batch, until_in_model
 from varl.services.serving.scoring import (
     BatchResult,
     ErrorCode,
-    ModelInfo,
-    Outcome,
-    Pixels,
-    RawSample,
     SampleError,
     SampleScore,
     ScoreBatch,
-    ScorerSample,
 )
 from varl.services.serving.service import ScoringService, State
 from varl.services.serving.settings import ServingSettings
 from varl.services.serving.status import RejectionCode, RequestRejectedError
-
-POISON, FATAL = 200, 201
-
-
-class BrightnessScorer:
-    """The value of the first pixel; 200 is poison, 201 ends the model. ``gate`` holds every forward."""
-
-    reward = "brightness"
-    formulas = ("plain",)
-    model = ModelInfo("test", "brightness", "0")
-
-    def __init__(self, settings: ServingSettings, max_items: int) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.forwards: list[list[int]] = []
-        self.batcher: Batcher[Pixels, float] = Batcher(self.build, settings.batch_limits(max_items))
-
-    def build(self) -> Model[Pixels, float]:
-        return self.run
-
-    def run(self, images: Sequence[Pixels]) -> list[float]:
-        values = [int(image[0, 0, 0]) for image in images]
-        self.forwards.append(values)
-        self.gate.wait(60)
-        if FATAL in values:
-            raise FatalModelError("gone")
-        if POISON in values:
-            raise ValueError("poison")
-        return [float("nan") if value == 99 else float(value) for value in values]
-
-    async def start(self) -> None:
-        await self.batcher.start()
-
-    def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
-        return None
-
-    async def score(self, sample: ScorerSample, formula: str) -> Outcome:
-        return SampleScore(await self.batcher.submit(sample.pixels, deadline=sample.deadline), {})
-
-    async def close(self) -> None:
-        await self.batcher.close()
 
 
 @asynccontextmanager
@@ -84,20 +33,10 @@ async def serving(max_items: int = 32, **changes: float) -> AsyncIterator[tuple[
     await service.close()
 
 
-def batch(*values: int, deadline: float | None = None) -> ScoreBatch:
-    images = [png(np.full((8, 8, 3), value, np.uint8)) for value in values]
-    return ScoreBatch(tuple(RawSample(str(index), "", image) for index, image in enumerate(images)), deadline=deadline)
-
-
 async def rejected(service: ScoringService, request: ScoreBatch) -> RequestRejectedError:
     with pytest.raises(RequestRejectedError) as rejection:
         await service.score(request)
     return rejection.value
-
-
-async def until_in_model(scorer: BrightnessScorer) -> None:
-    while not scorer.forwards:  # noqa: ASYNC110 - what a thread does is looked at
-        await asyncio.sleep(0)
 
 
 async def test_one_poison_among_32_leaves_31_right_answers() -> None:

@@ -98,11 +98,7 @@ def result(index: int, hits: int, words: tuple[ReadWord, ...] | None = None, pro
         prompt=prompt or f"a sign that says '{target}'",
         target_words=(target,),
         images=4,
-        hits=hits,
-        words=4,
-        ned_sum=hits + 0.5,
-        reward_sum=float(hits),
-        reward_sums={"ocr": float(hits)},
+        shares={"word_accuracy": (hits, 4), "ned": (hits + 0.5, 4), "reward": (hits, 4), "reward/ocr": (hits, 4)},
         picture=shown,
     )
 
@@ -146,8 +142,8 @@ def page(run: Path) -> Element:
 
 def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
     cards = page.by_id("headlines").all("article")
-    change = difference(BEFORE, AFTER)
-    pairs_ = ((BEFORE.word_accuracy(), AFTER.word_accuracy(), change.word_accuracy), (BEFORE.ned(), AFTER.ned(), change.ned))
+    changes = difference(BEFORE, AFTER).changes
+    pairs_ = [(BEFORE.estimate(name), AFTER.estimate(name), changes[name]) for name in ("word_accuracy", "ned")]
     for card, (before, after, moved) in zip(cards, pairs_, strict=False):
         text = card.words()
         assert f"{before.value:.3f} → {after.value:.3f}" in text
@@ -157,7 +153,7 @@ def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
         assert "over 3 prompts" in text
     assert "Word Accuracy" in cards[0].words()
     assert "NED" in cards[1].words()
-    assert f"{BEFORE.reward().value:.3f} → {AFTER.reward().value:.3f}" in cards[2].words()
+    assert f"{BEFORE.estimate('reward').value:.3f} → {AFTER.estimate('reward').value:.3f}" in cards[2].words()
     assert "failed groups: 0 before, 1 after" in cards[2].words()
 
 
@@ -247,7 +243,23 @@ def test_pairs_and_figures_agree_with_the_evaluations() -> None:
     assert shown == [(True, True), (True, True), (True, False)]
     accuracy, ned = figures(BEFORE, AFTER)
     assert (accuracy.name, ned.name) == ("Word Accuracy", "NED")
-    assert accuracy.relative == pytest.approx(accuracy.change.value / BEFORE.word_accuracy().value)
+    assert accuracy.relative == pytest.approx(accuracy.change.value / BEFORE.estimate("word_accuracy").value)
+
+
+def test_a_run_without_ocr_shows_its_own_rewards_and_nothing_of_words(run: Path) -> None:
+    """The same images, scored by another reward alone."""
+    for side in (BEFORE, AFTER):
+        bright = [
+            result.model_copy(update={"shares": {"reward": (2.0, 4), "reward/bright": (1 + side.weight_version / 30 + result.index, 4)}})
+            for result in side.prompts
+        ]
+        save_evaluation(run, side.model_copy(update={"prompts": tuple(bright)}))
+    (run / METRICS_FILE).write_text("".join(f'{{"update": {u}, "eval/reward/bright": {u / 9}}}\n' for u in range(9)))
+    text = write_report(run).read_text()
+    card = Page(text).stack[0].by_id("headlines").all("article")[0].words()
+    assert card.startswith("bright")
+    assert "Held-out bright while training" in text
+    assert "Word Accuracy" not in text and "nothing read" not in text and "what the OCR read" not in text
 
 
 def chart(*metrics: str) -> Chart:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import tarfile
 import time
@@ -16,6 +15,7 @@ import docker
 from docker.models.containers import Container
 
 from tests.support.paths import ROOT
+from varl.launch.ports import reserve_port
 
 T = TypeVar("T")
 
@@ -31,12 +31,6 @@ def engine() -> docker.DockerClient | str:
     return client if plugin.returncode == 0 else "the docker command has no Compose"
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @dataclass
 class Project:
     """One Compose project; ``settings`` are the variables of docker-compose.yml."""
@@ -47,7 +41,7 @@ class Project:
 
     def __post_init__(self) -> None:
         ports = ("GATEWAY_PORT", "OCR_GRPC_PORT", "HPSV3_GRPC_PORT", "TENSORBOARD_PORT")
-        self.settings = {port: free_port() for port in ports} | self.settings
+        self.settings = {port: str(reserve_port()) for port in ports} | self.settings
         if self.client.images.list("local/wheels"):
             self.settings.setdefault("WHEELS", "local/wheels")
 

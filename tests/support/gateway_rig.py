@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 
 from tests.support.compat_rig import ToyScorer, base64_of, grey
+from varl.launch.ports import reserve_port
 from varl.services.gateway.gateway import Gateway
 from varl.services.gateway.http_face import build_gateway_app
 from varl.services.gateway.settings import GatewaySettings
@@ -61,16 +62,10 @@ class Toy:
         await self.service.close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def toy(reward: str, **changes: Any) -> AsyncIterator[Toy]:  # noqa: ANN401
     """A service that is up."""
-    service = Toy(reward, free_port(), **changes)
+    service = Toy(reward, reserve_port(), **changes)
     await service.start()
     yield service
     await service.stop()

@@ -73,9 +73,9 @@ class Container:
         return {entry["name"]: _value(entry, objects) for entry in self.spec.get("env", [])}
 
     def command(self, objects: Sequence[Object]) -> list[str]:
-        """What runs: an image of ours has "python -m services.NAME" as its entry point; $(NAME) is replaced as Kubernetes does it."""
+        """What runs: an image of ours has "python -m varl.services.NAME" as its entry point; $(NAME) is replaced as Kubernetes does it."""
         environment = self.environment(objects)
-        entry = ["python", "-m", f"services.{self.image[0].removeprefix('varl-')}"]
+        entry = ["python", "-m", f"varl.services.{self.image[0].removeprefix('varl-')}"]
         words = [*self.spec.get("command", entry), *self.spec.get("args", [])]
         return [re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], word) for word in words]
 

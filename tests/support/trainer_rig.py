@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,14 @@ MODEL = reward_pb2.Model(engine="pixels", name="left-half", revision="1")
 
 
 @contextmanager
-def rollout_workers(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, count: int = 1) -> Iterator[None]:
-    """Real rollout workers, each with its own copy of the model, on one event loop in a thread of its own."""
+def rollout_workers(
+    redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, count: int = 1, name: str = "brightness"
+) -> Iterator[None]:
+    """Real rollout workers, each with its own copy of the model, on one event loop in a thread of its own; ``name`` is the reward's."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(_work(redis_url, run_id, model_dir, reward, count, stop),), daemon=True)
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(_work(redis_url, run_id, model_dir, {name: reward}, count, stop),), daemon=True
+    )
     thread.start()
     try:
         yield
@@ -70,18 +74,22 @@ def rollout_workers(redis_url: str, run_id: str, model_dir: Path, reward: Bright
         loop.close()
 
 
-async def _work(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, count: int, stop: asyncio.Event) -> None:
-    workers = [_worker(redis_url, run_id, model_dir, reward, f"worker-{index}", stop) for index in range(count)]
+async def _work(
+    redis_url: str, run_id: str, model_dir: Path, rewards: Mapping[str, BrightnessReward], count: int, stop: asyncio.Event
+) -> None:
+    workers = [_worker(redis_url, run_id, model_dir, rewards, f"worker-{index}", stop) for index in range(count)]
     await asyncio.gather(*(worker.run() for worker in workers))
 
 
-def _worker(redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, name: str, stop: asyncio.Event) -> Worker:
+def _worker(
+    redis_url: str, run_id: str, model_dir: Path, rewards: Mapping[str, BrightnessReward], name: str, stop: asyncio.Event
+) -> Worker:
     model = varl.policy.nextflow.load(model_dir)
     parts = Parts(
         policy=model,
         weights=Weights(model, model_dir / "policy.safetensors", model_dir / "cache"),
         model=ModelThread(1),
-        scorer=Scorer({"brightness": reward}, 4),
+        scorer=Scorer(rewards, 4),
         queue=RunQueue(connect(redis_url), run_id, name),
         metrics=Metrics(),
     )

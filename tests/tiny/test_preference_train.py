@@ -81,10 +81,12 @@ def test_checkpoint_is_small_and_scores_its_golden_picture(trained: bases.Base) 
     assert found == pytest.approx([golden.mu, golden.log_sigma], abs=1e-3)
 
 
+@pytest.mark.heavy
 def test_checkpoint_prefers_the_undamaged_of_held_out_pairs(trained: bases.Base) -> None:
     assert share_in_order(trained, DAMAGES, 6) >= 0.9
 
 
+@pytest.mark.heavy
 def test_checkpoint_prefers_what_the_prompt_asks_for(trained: bases.Base) -> None:
     assert share_in_order(trained, CONTENT_SHARES, 10) >= 0.75
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.full_disks import Filled, Limited, Scarce, largest_file, small_disk
 from tests.support.rollout_helpers import WAIT_S, RunningReward, rollout_process, running_reward
+from tests.support.same_runs import assert_same_final_weights, measured, write_recipe
 from tests.support.trainer_process import trainer_process
 from tests.support.trainer_rig import make_model, make_updater, read_metrics
-from tests.trainer.test_resume_kill import assert_same_final_weights, measured, write_recipe
 from varl.trainer.checkpoints.checkpoint import checkpoints
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
 from varl.trainer.disk.retry import Storage, StorageError

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import varl.policy.nextflow
 from varl.policy.nextflow import NextFlowPolicy
-from varl.trainer.objectives.grpo import token_log_probs
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
 from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
@@ -57,7 +56,7 @@ def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) ->
     steps = tuple(model.grids[scale][0] * model.grids[scale][1] for scale in scales)
     tokens = torch.randint(32, (len(values), sum(steps)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        reported = token_log_probs(model.logits("a prompt", tokens, 0), tokens)
+        reported = model.distribution("a prompt", tokens, 0).log_prob(tokens)
     total = torch.tensor(values, dtype=torch.float64)
     mask = torch.ones(reported.shape, dtype=torch.bool)
     fields = GroupBatch("a prompt", scales, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)

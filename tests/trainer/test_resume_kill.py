@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from safetensors.torch import load_file
 
-from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.rollout_helpers import RunningReward, rollout_process, running_reward
-from tests.support.trainer_rig import METHOD, make_model, make_recipe, read_metrics
-from varl.trainer.checkpoints.checkpoint import checkpoints
-from varl.trainer.recipe.config import Recipe
-from varl.trainer.recipe.describe import to_toml
+from tests.support.same_runs import (
+    UPDATES,
+    assert_same_run,
+    run_trainers,
+    write_recipe,
+)
+from tests.support.trainer_rig import make_model, read_metrics
 
-UPDATES = 7
 # Where the trainer dies, in this order, each time going on from where the one before it died.
 DEATHS = {
     "before the first group came": "varl.trajectories.queue:RunQueue.receive:1:before",
@@ -42,52 +37,6 @@ DEATHS = {
 def reward() -> Iterator[RunningReward]:
     with running_reward() as running:
         yield running
-
-
-def run_trainers(recipe: Path, redis_url: str, *deaths: str) -> list[int]:
-    """Exit statuses of one trainer after another, each a process of its own dying as ``deaths`` say, and of a last one that does not."""
-    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "REDIS_URL": redis_url}
-    command = [sys.executable, "-m", "tests.support.killing", str(recipe), *deaths]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)
-    statuses: list[int] = json.loads(done.stdout)
-    assert statuses[-1] == 0, done.stderr[-3000:]
-    return statuses
-
-
-def write_recipe(directory: Path, name: str, **sections: Any) -> tuple[Path, Recipe]:  # noqa: ANN401  (settings of any type)
-    settings: dict[str, Any] = {
-        "run": {"updates": UPDATES},
-        "rollout": {"prompts_per_update": 2, "group_size": 4, "rewards": [{"name": "bright"}]},
-        "objective": METHOD | {"kl_anchor": "previous"},
-        "optimizer": {"ema_decay": 0.5},
-        "checkpoint": {"every": 2, "keep": 1},
-        "evaluation": {"every": 3, "prompts": 2},
-    }
-    recipe = make_recipe(directory, name, **(settings | sections))
-    path = directory / f"{name}.toml"
-    path.write_text(to_toml(recipe))
-    return path, recipe
-
-
-def measured(run: Path) -> list[dict[str, float]]:
-    """All metrics that do not tell the time."""
-    return [{name: value for name, value in line.items() if not name.startswith("timing/")} for line in read_metrics(run)]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert measured(one) == measured(other)
-    assert_same_final_weights(one, other)
-    assert_same_tensors(*(checkpoints(run / "checkpoints")[-1] / "policy.safetensors" for run in (one, other)))
-
-
-def assert_same_final_weights(one: Path, other: Path) -> None:
-    assert_same_tensors(*(run / "weights" / "final.safetensors" for run in (one, other)))
-
-
-def assert_same_tensors(one: Path, other: Path) -> None:
-    first, second = load_file(one), load_file(other)
-    assert first.keys() == second.keys()
-    assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
 @pytest.mark.timeout(900)  # a dozen trainers one after another, on a machine that may be busy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +26,7 @@ from tests.support.trainer_rig import (
     read_metrics,
     rollout_workers,
 )
-from tests.support.trajectory_builders import make_job, make_trajectory
+from tests.support.trajectory_builders import LAYOUT, make_job, make_trajectory
 from varl.trainer.loop import Evaluate, RolloutFailedError, Run, RunInUseError, train
 from varl.trainer.recipe.config import Recipe
 from varl.trajectories.collect import Patience, RolloutTimeoutError, collect
@@ -207,7 +208,7 @@ def test_a_group_of_another_model_is_a_failure_not_a_crash(redis_server: str, ru
 
     with ThreadPoolExecutor(1) as pool:
         answered = pool.submit(answer_twice)
-        result = collect(trainer, jobs, ((1, 1), (2, 2), (4, 4)), Patience(timeout_s=30, max_attempts=2))
+        result = collect(trainer, jobs, replace(LAYOUT, grids=((1, 1), (2, 2), (4, 4))), Patience(timeout_s=30, max_attempts=2))
         answered.result()
     assert result.groups == [] and result.failures == {"bad_job": 2}
     assert "another model" in result.dropped[0].detail

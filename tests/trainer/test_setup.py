@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import varl.policy.nextflow
 from tests.support.trainer_rig import METHOD, make_recipe
 from tests.support.trajectory_builders import make_group, make_job
+from varl.policy.base import SamplingParams
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from varl.trainer.disk.atomic import COMPLETE
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
-from varl.trainer.objectives.grpo import token_log_probs
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
 from varl.trainer.step.batch import GroupBatch, to_batch
@@ -27,7 +27,7 @@ from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.update import Outcome, Updater, build_optimizer, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 
@@ -46,7 +46,17 @@ def test_prompt_order_depends_on_the_seed_and_changes_between_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"prompt": "x"}', '{"prompt": "", "target_words": []}', '{"prompt": "x", "target_words": [""]}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"target_words": ["x"]}',
+        '{"prompt": "x", "words": []}',
+        '{"prompt": "", "target_words": []}',
+        '{"prompt": "x", "target_words": [""]}',
+        '{"prompt": "x", "metadata": []}',
+        '{"prompt": "x", "metadata": {"a": [[[[[[[[]]]]]]]]}}',
+    ],
 )
 def test_a_bad_prompt_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "prompts.jsonl"
@@ -56,6 +66,16 @@ def test_a_bad_prompt_line_is_refused_with_its_number(tmp_path: Path, line: str)
     path.write_text("\n")
     with pytest.raises(ValueError, match="no prompts"):
         load_prompts(path)
+
+
+def test_a_prompt_needs_neither_words_nor_metadata_and_hands_both_to_its_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "x"}\n{"prompt": "y", "metadata": {"tone": "dark", "count": 3}}\n')
+    specs = load_prompts(path)
+    assert specs == [PromptSpec("x"), PromptSpec("y", (), {"tone": "dark", "count": 3})]
+    recipe = make_recipe(tmp_path, "run", objective=METHOD)
+    jobs = sample_jobs(recipe, 0, specs, PublishedWeights(5, tmp_path / "v5.safetensors"))
+    assert [dict(job.metadata) for job in jobs] == [{}, {"tone": "dark", "count": 3.0}]
 
 
 def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> None:
@@ -71,8 +91,18 @@ def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> 
     assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [job.seed for job in sample_jobs(recipe, 50, SPECS, weights)]
 
 
-def _word(*polygon: float) -> reward_pb2.Word:
-    return reward_pb2.Word(text="x", confidence=1, polygon=polygon)
+@pytest.mark.parametrize(("setting", "kind"), [("plain", rollout_pb2.LOG_PROBS_PLAIN), ("sampled", rollout_pb2.LOG_PROBS_SAMPLED)])
+def test_jobs_say_which_log_probs_are_wanted_and_batches_follow(tmp_path: Path, setting: str, kind: rollout_pb2.LogProbs) -> None:
+    sections = {"objective": METHOD | {"log_probs": setting}, "rollout": {"sampling": {"temperature": 1.5, "cfg": 2.0, "top_k": 3}}}
+    recipe = make_recipe(tmp_path, "run", **sections)
+    job = training_jobs(recipe, 0, SPECS, PublishedWeights(5, tmp_path / "v5.safetensors"))[0]
+    assert job.log_probs == kind
+    sampling = to_batch(make_group(make_job(sampling=job.sampling, log_probs=job.log_probs)), {"ocr": 1.0}, ObjectiveSettings()).sampling
+    assert sampling == (None if setting == "plain" else SamplingParams(temperature=1.5, cfg=2.0, top_k=3))
+
+
+def _word(*polygon: float) -> trajectory_pb2.LocatedRegion:
+    return trajectory_pb2.LocatedRegion(reward="ocr", text="x", confidence=1, polygon=polygon)
 
 
 def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
@@ -80,13 +110,21 @@ def test_a_prefix_batch_has_middle_values_and_the_union_of_its_masks() -> None:
     group = make_group(job)  # grids 1x1, 2x2, 3x4 of a 64-pixel image
     first, second = group.candidates[0].continuations
     first.rewards["ocr"], first.rewards["hps"], second.rewards["ocr"], second.rewards["hps"] = 0.0, 5.0, 2.0, 5.0
-    first.words.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
-    second.words.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
+    first.regions.append(_word(1, 1, 15, 1, 15, 20, 1, 20))  # top left
+    second.regions.append(_word(49, 44, 63, 44, 63, 63, 49, 63))  # bottom right
     batch = to_batch(group, {"ocr": 1.0, "hps": 0.0}, ObjectiveSettings())
     assert batch.scales == range(2) and batch.steps == (1, 4) and batch.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert float(batch.values[0]) == pytest.approx(1.434, abs=5e-4) and batch.rewards["hps"][0].tolist() == [5.0, 5.0]
     assert batch.mask[0].tolist() == [True, True, False, False, True]
     assert batch.mask[1].all()  # nothing was read in the other candidate's images
+
+
+def test_masks_of_an_image_that_is_not_square_lie_where_its_regions_are() -> None:
+    group = make_group(make_job(), grids=((1, 1), (2, 4)))
+    group.image_height, group.image_width = 32, 64
+    for candidate in group.candidates:
+        candidate.continuations[0].regions.append(_word(50, 18, 62, 18, 62, 30, 50, 30))  # bottom right
+    assert to_batch(group, {"ocr": 1.0}, ObjectiveSettings()).mask[0].tolist() == [True] + [False] * 7 + [True]
 
 
 def test_a_suffix_batch_puts_the_shared_prefix_before_every_candidate() -> None:
@@ -116,7 +154,7 @@ def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), 
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(32, (len(values), sum(h * w for h, w in model.grids[: stage.stop])), generator=generator)
     with torch.no_grad():
-        reported = token_log_probs(model.logits("a prompt", tokens, stage.start), tokens[:, -sum(steps) :])
+        reported = model.distribution("a prompt", tokens, stage.start).log_prob(tokens[:, -sum(steps) :])
     total = torch.tensor(values, dtype=torch.float64)
     mask = torch.rand(reported.shape, generator=generator) < 0.5
     return GroupBatch("a prompt", stage, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)
@@ -170,13 +208,13 @@ def test_update_without_groups_changes_nothing() -> None:
     assert _same(before, _weights(model))
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() -> None:
     model = _policy()
-    updater, before, logits = _updater(model), _weights(model), NextFlowPolicy.logits
+    updater, before, transformer = _updater(model), _weights(model), model.module
     batches = [_batch(model, [0.0, 1.0]), _batch(model, [0.0, 1.0], seed=1)]
-    with monkeypatch.context() as patch:
-        patch.setattr(model, "logits", lambda prompt, tokens, start: logits(model, prompt, tokens, start) * math.nan)
-        outcome, metrics = updater.update(batches, 0, by_scale=False)
+    broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
+    outcome, metrics = updater.update(batches, 0, by_scale=False)
+    broken.remove()
     assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
     assert _same(before, _weights(model)) and not updater.optimizer.state
     outcome, _ = updater.update(batches, 1, by_scale=False)  # and the next update is unharmed
@@ -204,6 +242,18 @@ def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
         _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings(), guards).update([stale], 0, by_scale=False)
         assert metrics["ratio_mean"] == pytest.approx(math.e, rel=1e-4)
         assert metrics["clip_ratio/high"] == clipped
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingParams(temperature=1.8, top_k=5, top_p=0.9, cfg=2.0)], ids=["plain", "sampled"])
+@pytest.mark.parametrize("stage", [range(3), range(3, 5)], ids=["prefix", "suffix"])
+def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingParams | None, stage: range) -> None:
+    model, params = _policy(), sampling or SamplingParams(temperature=1.8)
+    _, drawn = model.draw(model.prefill("a prompt", params.cfg > 0), stage.stop, [1, 2], params, "plain" if sampling is None else "sampled")
+    batch = _batch(model, [0.0, 1.0], stage)
+    batch = GroupBatch(**vars(batch) | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling})
+    outcome, metrics = _updater(model).update([batch], 0, by_scale=False)
+    assert outcome is Outcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
+    assert abs(metrics["kl"]) < 1e-6  # the reference has the same weights
 
 
 def test_the_previous_anchor_is_the_weights_before_the_last_step() -> None:
@@ -245,9 +295,10 @@ def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
 
 def test_a_gain_factor_of_one_steps_as_one_group_would() -> None:
     rates = OptimizerSettings(lr=1e-2)
-    grouped, plain = _policy().module, _policy().module
+    policy, plain = _policy(), _policy().module
+    grouped = policy.module
     optimizers = (
-        build_optimizer(grouped, rates),
+        build_optimizer(policy.parameter_groups(), rates),
         torch.optim.AdamW(plain.parameters(), rates.lr, rates.betas, rates.eps, rates.weight_decay),
     )
     generator = torch.Generator().manual_seed(0)

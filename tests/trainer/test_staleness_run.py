@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.rollout_helpers import RunningReward, rollout_process, running_reward
+from tests.support.same_runs import assert_same_run, run_trainers, write_recipe
 from tests.support.trainer_rig import column, make_model
-from tests.trainer.test_resume_kill import assert_same_run, run_trainers, write_recipe
 
 DEATHS = [
     "varl.trajectories.queue:RunQueue.receive:2:before",

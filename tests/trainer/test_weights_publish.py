@@ -22,7 +22,7 @@ from varl.trainer.disk.retry import Storage, StorageError
 from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trainer.rollouts.publish import Publisher
 from varl.trainer.step.ema import WeightAverage
-from varl.trainer.step.update import Updater, is_gain
+from varl.trainer.step.update import Updater
 from varl.trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
 
@@ -40,9 +40,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def move(updater: Updater, gains_only: bool = False) -> None:
     with torch.no_grad():
-        for name, parameter in updater.policy.module.named_parameters():
-            if is_gain(name) or not gains_only:
-                parameter.add_(0.5)
+        trained = updater.policy.parameter_groups()
+        for parameter in trained.gains + ([] if gains_only else trained.others):
+            parameter.add_(0.5)
 
 
 def names(url: str) -> set[str]:
@@ -83,7 +83,7 @@ def test_a_delta_holds_only_what_changed(store: str, tmp_path: Path, updater: Up
     publisher.publish(1)
     filesystem, path = fsspec.core.url_to_fs(f"{store}/v000001.delta.safetensors")
     filesystem.get_file(path, str(tmp_path / "delta"))
-    assert all(is_gain(name) for name in load_file(tmp_path / "delta"))
+    assert all("norm" in name for name in load_file(tmp_path / "delta"))
     assert (tmp_path / "delta").stat().st_size < (tmp_path / "w" / "v000001.safetensors").stat().st_size / 4
 
 
@@ -108,7 +108,7 @@ def test_a_version_without_its_manifest_does_not_exist(tmp_path: Path, updater: 
         if url.startswith("file://"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("varl.trainer.rollouts.publish.put_manifest", killed)
+    monkeypatch.setattr("varl.trajectories.weights.put_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         Publisher(tmp_path / "w", updater, None, 2, store).publish(0)
     assert names(store) == {"v000000.safetensors"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from tests.support.trajectory_builders import make_group, make_job, make_trajectory
-from varl.trajectories.codec import CodecError, decode_job, decode_trajectory, encode_job, encode_trajectory, job_of, optimised_scales
-from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
+from tests.support.trajectory_builders import BITS, make_group, make_job, make_trajectory
+from varl.trajectories.codec import decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.job_checks import optimised_scales
+from varl.trajectories.problems import CodecError, Reason
+from varl.trajectories.tokens import pack
+from varl.v1 import rollout_pb2, trajectory_pb2
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 FINITE32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -41,13 +46,13 @@ def jobs(draw: st.DrawFn) -> rollout_pb2.RolloutJob:
 def groups(draw: st.DrawFn) -> trajectory_pb2.Trajectory:
     group = make_group(draw(jobs()))
     for candidate in group.candidates:
-        size = len(candidate.tokens)
-        candidate.tokens[:] = draw(st.lists(st.integers(0, 2**32 - 1), min_size=size, max_size=size))
+        size = len(candidate.log_probs)
+        candidate.tokens = pack(draw(st.lists(st.integers(0, 2**BITS - 1), min_size=size, max_size=size)), BITS)
         candidate.log_probs[:] = draw(st.lists(FINITE32, min_size=size, max_size=size))
         for continuation in candidate.continuations:
             for name in group.job.rewards:
                 continuation.rewards[name] = draw(FINITE)
-            continuation.words.append(reward_pb2.Word(text=draw(st.text(max_size=5)), confidence=0.5, polygon=[0, 0, 9, 0, 9, 9]))
+            continuation.regions.add(reward=group.job.rewards[0], text=draw(st.text(max_size=5)), polygon=[0, 0, 9, 0, 9, 9])
     return trajectory_pb2.Trajectory(group=group)
 
 
@@ -89,7 +94,7 @@ def test_failure_round_trip_keeps_the_job() -> None:
 
 
 def drop_token(group: trajectory_pb2.Group) -> None:
-    del group.candidates[0].tokens[-1]
+    group.candidates[0].tokens = group.candidates[0].tokens[:-2]
 
 
 def drop_token_and_log_prob(group: trajectory_pb2.Group) -> None:
@@ -130,39 +135,136 @@ def split_beyond_the_grids(group: trajectory_pb2.Group) -> None:
 
 
 def unwanted_prefix(group: trajectory_pb2.Group) -> None:
-    group.prefix_tokens.append(1)
+    group.prefix_tokens = b"12"
 
 
 def no_image_size(group: trajectory_pb2.Group) -> None:
-    group.image_size = 0
+    group.image_width = 0
+
+
+def no_bits(group: trajectory_pb2.Group) -> None:
+    group.bits_per_site = 0
+
+
+def more_codes_than_bits_hold(group: trajectory_pb2.Group) -> None:
+    group.codes = 2**16 + 1
+
+
+def token_beyond_the_codebook(group: trajectory_pb2.Group) -> None:
+    group.codes = 4  # the last of its tokens is 4
+
+
+def token_beyond_its_bits(group: trajectory_pb2.Group) -> None:
+    group.bits_per_site = 9
+    group.candidates[1].tokens = pack([0, 1, 2, 3, 2**9], 16)
+
+
+def odd_polygon(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[0].regions.add(reward="ocr", polygon=[0, 0, 9, 0, 9, 9, 0])
+
+
+def edge_for_a_polygon(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[0].regions.add(reward="ocr", polygon=[0, 0, 9, 0])
+
+
+def infinite_polygon(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[0].regions.add(reward="ocr", polygon=[0, 0, 9, 0, 9, math.inf])
+
+
+def region_of_no_reward(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[0].regions.add(reward="else", polygon=[0, 0, 9, 0, 9, 9])
+
+
+def more_regions_than_any_image(group: trajectory_pb2.Group) -> None:
+    for _ in range(4097):
+        group.candidates[0].continuations[0].regions.add(reward="ocr")
+
+
+def image_missing(group: trajectory_pb2.Group) -> None:
+    group.job.want_images = True
+
+
+def image_unwanted(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[0].image = png(64, 64)
+
+
+def image_that_is_none(group: trajectory_pb2.Group) -> None:
+    give_image(group, b"no PNG")
+
+
+def bomb(group: trajectory_pb2.Group) -> None:
+    give_image(group, png(16_000, 16_000))
+
+
+def image_of_another_size(group: trajectory_pb2.Group) -> None:
+    give_image(group, png(64, 32))
+
+
+def image_cut_short(group: trajectory_pb2.Group) -> None:
+    give_image(group, png(64, 64)[:-40])
+
+
+def give_image(group: trajectory_pb2.Group, image: bytes) -> None:
+    group.job.want_images = True
+    group.candidates[0].continuations[0].image = image
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "field"),
+    ("spoil", "reason", "field"),
     [
-        (drop_token, "candidates[0].log_probs"),
-        (drop_token_and_log_prob, "candidates[0].tokens must be 5"),
-        (drop_candidate, "group.candidates"),
-        (drop_continuation, "candidates[1].continuations"),
-        (drop_reward, "continuations[0].rewards"),
-        (nan_reward, "continuations[1].rewards"),
-        (infinite_log_prob, "candidates[1].log_probs"),
-        (empty_grid, "group.grids"),
-        (no_grids, "group.grids"),
-        (split_beyond_the_grids, "split_scale"),
-        (unwanted_prefix, "prefix_tokens"),
-        (no_image_size, "image_size"),
+        (drop_token, Reason.TOKENS, "candidates[0].tokens must be 5 sites of 2 bytes"),
+        (drop_token_and_log_prob, Reason.TOKENS, "candidates[0].tokens must be 5"),
+        (drop_candidate, Reason.CANDIDATES, "group.candidates"),
+        (drop_continuation, Reason.CANDIDATES, "candidates[1].continuations"),
+        (drop_reward, Reason.REWARDS, "continuations[0].rewards"),
+        (nan_reward, Reason.REWARDS, "continuations[1].rewards"),
+        (infinite_log_prob, Reason.LOG_PROBS, "candidates[1].log_probs"),
+        (empty_grid, Reason.GRIDS, "group.grids"),
+        (no_grids, Reason.GRIDS, "group.grids"),
+        (split_beyond_the_grids, Reason.GRIDS, "split_scale"),
+        (unwanted_prefix, Reason.TOKENS, "prefix_tokens"),
+        (no_image_size, Reason.IMAGE, "image_width"),
+        (no_bits, Reason.TOKENS, "group.bits_per_site"),
+        (more_codes_than_bits_hold, Reason.TOKENS, "group.codes"),
+        (token_beyond_the_codebook, Reason.TOKENS, "candidates[0].tokens must lie in 0..3, got 4"),
+        (token_beyond_its_bits, Reason.TOKENS, "candidates[1].tokens must lie in 0..511, got 512"),
+        (odd_polygon, Reason.REGIONS, "continuations[0].regions[0].polygon"),
+        (edge_for_a_polygon, Reason.REGIONS, "continuations[0].regions[0].polygon"),
+        (infinite_polygon, Reason.REGIONS, "continuations[0].regions[0].polygon must be finite"),
+        (region_of_no_reward, Reason.REGIONS, "continuations[0].regions[0].reward"),
+        (more_regions_than_any_image, Reason.REGIONS, "continuations[0].regions must be at most 4096"),
+        (image_missing, Reason.IMAGE, "continuations[0].image must be a PNG"),
+        (image_unwanted, Reason.IMAGE, "continuations[0].image must be empty"),
+        (image_that_is_none, Reason.IMAGE, "continuations[0].image must be a PNG"),
+        (bomb, Reason.IMAGE, "continuations[0].image"),
+        (image_of_another_size, Reason.IMAGE, "continuations[0].image must be an RGB image of 64 x 64 pixels"),
+        (image_cut_short, Reason.IMAGE, "continuations[0].image"),
     ],
 )
-def test_bad_group_is_rejected_both_ways_by_field(spoil: Callable[[trajectory_pb2.Group], None], field: str) -> None:
+def test_bad_group_is_rejected_both_ways_by_field(spoil: Callable[[trajectory_pb2.Group], None], reason: Reason, field: str) -> None:
     group = make_group(make_job(stage=rollout_pb2.STAGE_PREFIX, split_scale=2, continuations=2))
     spoil(group)
     trajectory = trajectory_pb2.Trajectory(group=group)
     with pytest.raises(CodecError) as raised:
         decode_trajectory(trajectory.SerializeToString())
-    assert field in raised.value.detail
+    assert field in raised.value.detail and raised.value.reason is reason
     with pytest.raises(CodecError):
         encode_trajectory(trajectory)
+
+
+def test_a_message_of_the_schema_before_is_known_by_its_schema() -> None:
+    """Schema 1 had tokens as a packed list in fields that are bytes or reserved now."""
+    trajectory = make_trajectory(make_job(schema=1))
+    trajectory.group.candidates[0].tokens = b"\x01\x02\x03"
+    with pytest.raises(CodecError, match="schema must be 2, got 1") as raised:
+        decode_trajectory(trajectory.SerializeToString())
+    assert raised.value.reason is Reason.SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -180,6 +282,8 @@ def test_bad_group_is_rejected_both_ways_by_field(spoil: Callable[[trajectory_pb
         ({"stage": rollout_pb2.STAGE_SUFFIX}, "split_scale"),
         ({"continuations": 0}, "continuations"),
         ({"continuations": 2}, "continuations"),
+        ({"log_probs": 0}, "log_probs"),
+        ({"metadata": {"k": "v" * 17_000}}, "metadata"),
     ],
 )
 def test_bad_job_is_rejected_both_ways_by_field(fields: dict[str, Any], field: str) -> None:
@@ -210,7 +314,7 @@ def test_a_group_is_no_bigger_than_its_arrays() -> None:
     grids = tuple((n, n) for n in (1, 2, 4, 8, 16, 32))
     size = len(encode_trajectory(trajectory_pb2.Trajectory(group=make_group(job, grids))))
     tokens = 16 * sum(h * w for h, w in grids)
-    assert size < tokens * (4 + 2) + 16 * 64 + 512  # packed: 4 bytes a log-prob, 2 a small code, some for each candidate
+    assert size < tokens * (4 + 2) + 16 * 64 + 512  # 4 bytes a log-prob, 2 a code of 16 bits, some for each candidate
 
 
 def test_make_trajectory_is_valid() -> None:

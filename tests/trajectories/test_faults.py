@@ -9,12 +9,13 @@ from typing import Any, cast
 import pytest
 import redis
 
-from tests.support.trajectory_builders import make_group, make_job, make_trajectory
+from tests.support.trajectory_builders import LAYOUT, make_group, make_job, make_trajectory
 from varl.launch.private_redis import private_redis
 from varl.trajectories import codec
 from varl.trajectories.access import RedisAccess
-from varl.trajectories.codec import CodecError, decode_trajectory, encode_job, encode_trajectory
+from varl.trajectories.codec import decode_trajectory, encode_job, encode_trajectory
 from varl.trajectories.collect import Patience, collect
+from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import RunQueue
 from varl.v1 import trajectory_pb2
 
@@ -47,22 +48,22 @@ def test_messages_of_another_run_are_dead_letters(trainer: RunQueue, worker: Run
     redis_client.xadd(f"varl:{run_id}:jobs", {"m": encode_job(foreign)})
     redis_client.xadd(f"varl:{run_id}:trajectories", {"m": encode_trajectory(make_trajectory(foreign))})
     assert worker.take_job(0, LONG_MS) is None
-    assert trainer.receive(10, 0) == [] and trainer.undecodable == 1
-    assert [f"run_id must be '{run_id}', got 'another-run'"] * 2 == reasons(redis_client, run_id)
+    assert trainer.receive(10, 0) == [] and trainer.undecodable.total() == 1
+    assert [f"job: run_id must be '{run_id}', got 'another-run'"] * 2 == reasons(redis_client, run_id)
 
 
 def test_messages_of_another_schema_are_dead_letters(
     trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "SCHEMA", 999)  # as a later version of this code would write
+        patch.setattr("varl.trajectories.job_checks.SCHEMA", 999)  # as a later version of this code would write
         later = make_job(run_id, schema=999)
         redis_client.xadd(f"varl:{run_id}:jobs", {"m": encode_job(later)})
         redis_client.xadd(f"varl:{run_id}:trajectories", {"m": encode_trajectory(make_trajectory(later))})
     assert worker.take_job(0, LONG_MS) is None
     (told,) = trainer.receive(10, 0)
     assert told.message.failure.code == trajectory_pb2.FAILURE_CODE_DEAD_LETTER
-    assert all("schema must be 1, got 999" in reason for reason in reasons(redis_client, run_id)) and trainer.undecodable == 1
+    assert all("schema must be 2, got 999" in reason for reason in reasons(redis_client, run_id)) and trainer.undecodable.total() == 1
 
 
 def test_sizes_are_looked_at_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +72,8 @@ def test_sizes_are_looked_at_before_anything_is_made_of_them(monkeypatch: pytest
     with pytest.raises(CodecError, match="cells"):
         decode_trajectory(make_message(group))
     group = make_group(make_job())
-    group.image_size = 2**31
-    with pytest.raises(CodecError, match="image_size"):
+    group.image_height = group.image_width = 2**14
+    with pytest.raises(CodecError, match="image_height"):
         decode_trajectory(make_message(group))
     monkeypatch.setattr(codec, "MAX_MESSAGE_BYTES", 10)
     with pytest.raises(CodecError, match="bytes are more than"):
@@ -149,9 +150,9 @@ def test_trajectories_asked_for_ahead_wait_for_their_update(
     work_off(worker, 2)
     patience = Patience(timeout_s=5, max_attempts=1)
     trainer.submit_ahead(now)  # as if it, too, had been asked for before
-    found = collect(trainer, now, GRIDS, patience)
+    found = collect(trainer, now, LAYOUT, patience)
     assert [group.job.job_id for group in found.groups] == ["train/1/0"] and found.unexpected == 0
-    later = collect(trainer, ahead, GRIDS, patience)
+    later = collect(trainer, ahead, LAYOUT, patience)
     assert [group.job.job_id for group in later.groups] == ["train/2/0"]
     trainer.acknowledge(found.entry_ids + later.entry_ids)
     assert redis_client.xlen(f"varl:{run_id}:trajectories") <= 1  # the repeat of the job that was queued twice

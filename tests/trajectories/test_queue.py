@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.support.trajectory_builders import make_job, make_trajectory
 from varl.launch import private_redis as server
 from varl.launch.private_redis import private_redis, redis_url_from_environment
-from varl.trajectories.codec import CodecError, encode_trajectory
+from varl.trajectories.codec import encode_trajectory
+from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import Delivery, RunQueue, connect, split_duplicates
 from varl.v1 import rollout_pb2, trajectory_pb2
 
@@ -202,7 +203,7 @@ def test_undecodable_trajectory_is_a_counted_dead_letter(trainer: RunQueue, redi
     redis_client.xadd(key, {b"x": b"no payload"})
     redis_client.xadd(key, {b"m": encode_trajectory(make_trajectory(make_job(run_id)))})
     assert job_ids(trainer.receive(10, AT_ONCE)) == ["train/1/0"]
-    assert trainer.undecodable == 2
+    assert trainer.undecodable.total() == 2
     assert redis_client.xlen(f"varl:{run_id}:dead") == 2
     assert RunQueue(redis_client, run_id, "later").recover()[0].message.group.job.job_id == "train/1/0"
 
@@ -211,7 +212,7 @@ def test_publish_refuses_an_invalid_trajectory_and_keeps_the_job(trainer: RunQue
     trainer.submit(jobs_of(run_id, 1))
     delivery = take(worker)
     broken = make_trajectory(delivery.message)
-    del broken.group.candidates[0].tokens[-1]
+    broken.group.candidates[0].tokens = b""
     with pytest.raises(CodecError):
         worker.publish(delivery, broken)
     assert take(other, min_idle_ms=0).message == delivery.message

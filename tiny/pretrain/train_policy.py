@@ -1,4 +1,4 @@
-"""Pretrains the tiny policy by likelihood alone: scale reweighting, self-correction, dropped prompts for guidance (method.md section 5)."""
+"""Pretrains the tiny policy by likelihood alone: scale reweighting, self-correction, dropped prompts for guidance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Rendered, render_batch
 from varl.trainer.objectives.panw import step_weights, token_weights
 
-ALPHA = 0.5  # scale reweighting exponent of P2 Eq. 2; the paper's 0.9 is for 18 scales, where letters do not sit in the last two
+ALPHA = (
+    0.5  # scale reweighting exponent of arXiv 2601.02204, Eq. 2; the paper's 0.9 is for 18 scales, where letters do not sit in the last two
+)
 DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance
 TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
 MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for embeddings, norms and head
@@ -53,7 +55,7 @@ def forward_batch(
 def pretraining_loss(
     policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None
 ) -> tuple[Tensor, list[float]]:
-    """Cross-entropy on the nearest codes given perturbed ones, each scale weighted by 1 / (h w)^alpha at constant total (P2 Eq. 2).
+    """Cross-entropy on the nearest codes given perturbed ones, scales weighted by 1 / (h w)^alpha (arXiv 2601.02204, Eq. 2).
 
     Also the plain mean cross-entropy of every scale, in nats.
     """

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from varl.trajectories.weights import file_digest
+from varl.trajectories.weight_files import file_digest
 
 COMPLETE = "COMPLETE"  # written last, with the digests of all other files: a folder without it is nothing
 

@@ -26,11 +26,6 @@ def is_zero_std(values: Tensor, eps: float) -> bool:
     return bool(values.std(correction=0) <= eps)
 
 
-def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log pi(token) over the whole codebook: logits [..., n, V] and int64 tokens [..., n] give [..., n]."""
-    return logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
 def grid_log_ratios(log_ratios: Tensor, steps: Sequence[int]) -> Tensor:
     """Sum token log-ratios [..., n] over each grid and give the sum to its tokens: the ratio of whole grids, 2601.02204, Eq. 5.
 
@@ -65,29 +60,10 @@ def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, clip_low: float, c
     return Surrogate(loss=loss, ratio=ratio, clipped_low=low, clipped_high=high)
 
 
-def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(pi_theta || pi_ref) of every token, summed over the whole codebook: two [..., n, V] give [..., n], >= 0.
-
-    Free of the bias that a sampled estimate has when tokens come from a guided, truncated sampler (method.md section 9, point 2).
-    """
-    log_p = logits.log_softmax(dim=-1)
-    return (log_p.exp() * (log_p - reference_logits.log_softmax(dim=-1))).sum(dim=-1)
-
-
 def k3_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """The sampled estimate exp(d) - d - 1 with d = log pi_ref - log pi_theta of the drawn token: two [..., n] give [..., n], >= 0."""
+    """The sampled estimate exp(d) - d - 1 with d = log pi_ref - log pi_theta of the drawn token: two [..., n] give [..., n], >= 0.
+
+    Biased where tokens come from a guided, truncated sampler; the exact KL of varl.policy.distributions is not.
+    """
     difference = reference_log_probs - log_probs
     return difference.exp() - difference - 1
-
-
-def token_kl(logits: Tensor, reference_logits: Tensor, tokens: Tensor, estimator: KlEstimator) -> Tensor:
-    """Divergence of every token from the reference policy by the named estimator: [..., n]."""
-    if estimator == "exact":
-        return exact_kl(logits, reference_logits)
-    return k3_kl(token_log_probs(logits, tokens), token_log_probs(reference_logits, tokens))
-
-
-def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of every token's distribution: [..., n, V] gives [..., n], 0 to log V."""
-    log_p = logits.log_softmax(dim=-1)
-    return -(log_p.exp() * log_p).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The loss of one group (method.md section 2): weighted token losses over the number of trained tokens, mean over candidates."""
+"""The loss of one group (docs/method.md): weighted token losses over the number of trained tokens, mean over candidates."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Mask Propagation (arXiv 2601.02256, section 3.5): only tokens under what fixed the reward get its gradient.
 
 The paper says that the mask starts at the finest grid from, for instance, predicted boxes and goes back to the coarsest. The rules for
-rasterising, pooling, merging and empty masks are this project's choice (method.md section 1.5).
+rasterising, pooling, merging and empty masks are this project's choice (docs/method.md).
 """
 
 from __future__ import annotations

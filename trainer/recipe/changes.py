@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.weights import file_digest, tensors_digest
+from varl.trajectories.weight_files import file_digest, tensors_digest
 
 # Keys that decide where and how long a run goes and what it leaves behind, but none of its numbers.
 FREE = ("run.dir", "run.updates", "rollout.redis", "rollout.group_timeout_s", "checkpoint.", "metrics.")
@@ -26,8 +26,9 @@ def module_digest(module: torch.nn.Module) -> str:
 
 
 def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
-    """Digests of what a recipe only names: the base model, which is the first reference policy, and the training prompts."""
-    return {"model": module_digest(reference), "prompts": file_digest(recipe.prompts.train)}
+    """Digests of what a recipe only names: the base model, which is the first reference policy, the training prompts and own rewards."""
+    rewards = {f"reward {reward.name}": file_digest(reward.file) for reward in recipe.rollout.rewards if reward.file is not None}
+    return {"model": module_digest(reference), "prompts": file_digest(recipe.prompts.train), **rewards}
 
 
 def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
@@ -47,7 +48,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _matters(key: str) -> bool:
-    return not key.startswith(FREE)
+    return not key.startswith(FREE) and not (key.startswith("rollout.rewards.") and key.endswith(".address"))
 
 
 def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, P
 
 from varl.launch.program import parse
 from varl.launch.resources import MissingFilesError, find
+from varl.trainer.recipe.places import locate_model, locate_prompts, locate_rewards
 from varl.trainer.recipe.sections import (
     CheckpointSettings,
     EvaluationSettings,
@@ -88,7 +89,7 @@ class Command(Recipe):
     local_services: CliImplicitFlag[bool] = Field(
         default=False,
         validation_alias=AliasChoices("local-services", "local_services"),
-        description="start the OCR reward service, a rollout worker and, unless one is given, Redis on this machine for the run",
+        description="start the recipe's reward services, a rollout worker and, unless one is given, Redis on this machine for the run",
     )
     dry_run: CliImplicitFlag[bool] = Field(
         default=False,
@@ -109,12 +110,12 @@ class Command(Recipe):
         return init_settings, env_settings, _RecipeFile(settings_cls)
 
     def settings(self) -> Recipe:
-        """The recipe alone, without the flags of the command; model and prompts may be those that the package carries."""
-        found = {
-            "model": self.model.model_copy(update={"dir": find(self.model.dir)}),
-            "prompts": self.prompts.model_copy(update={"train": find(self.prompts.train), "held_out": find(self.prompts.held_out)}),
-        }
-        return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields} | found)
+        """The recipe alone, without the flags of the command, its files found (``varl.trainer.recipe.places``)."""
+        fields, folder = {name: getattr(self, name) for name in Recipe.model_fields}, self.recipe.parent
+        fields["model"] = locate_model(self.model, folder)
+        fields["prompts"] = locate_prompts(self.prompts, folder)
+        fields["rollout"] = locate_rewards(self.rollout, folder)
+        return Recipe.model_construct(**fields)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

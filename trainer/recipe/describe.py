@@ -8,6 +8,7 @@ from typing import Any
 
 from varl.trainer.objectives.vmr import Stage, stage_of
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import RewardSettings
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -45,8 +46,14 @@ def describe(recipe: Recipe) -> str:
         if stage in stages:
             lines.append(f"  {stages.count(stage)} {stage.value} updates of {images} images each, {stages.count(stage) * images} in all")
     lines.append(f"  groups: {rollout.prompts_per_update} prompts x {rollout.group_size} candidates an update from {recipe.prompts.train}")
-    lines.append(f"  rewards: {', '.join(f'{reward.weight:g} {reward.name}' for reward in rollout.rewards)}")
+    lines.append(f"  rewards: {', '.join(f'{reward.weight:g} {reward.name}{_where(reward)}' for reward in rollout.rewards)}")
     lines.append(
         f"  PANW alpha {objective.alpha:g}, masks {objective.mask_propagation}, KL {objective.kl_beta:g} ({objective.kl_estimator})"
     )
     return "\n".join(lines)
+
+
+def _where(reward: RewardSettings) -> str:
+    if reward.serve:
+        return f" (of {reward.serve})"
+    return f" (at {reward.address})" if reward.address else ""

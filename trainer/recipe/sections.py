@@ -1,6 +1,6 @@
 """The tables of a recipe: every setting of a run with its range, default and meaning.
 
-Numbers in brackets, as in [9.3], name the open points of the method (method.md section 9) that a setting decides.
+Numbers in brackets, as in [point 3], name the open points of the method (docs/method.md) that a setting decides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from varl.policy.base import SamplingParams
+from varl.policy.base import LogProbs, SamplingParams, Trainable
+from varl.policy.load import DtypeName
 from varl.trainer.objectives.grpo import KlEstimator
 from varl.trainer.objectives.loss import LossSettings, RatioGranularity
 from varl.trainer.objectives.mask_propagation import MaskPropagation
@@ -45,13 +46,18 @@ class ModelSettings(Section):
     """The policy that is trained."""
 
     dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
-    trainable: Literal["all", "gains"] = Field(
-        default="all", description="which parameters are trained: all, or the gains of the normalisation layers alone"
+    dtype: DtypeName = Field(
+        default="float32", description="of weights and arithmetic; bfloat16 keeps no float32 copy, so steps below its rounding are lost"
     )
+    plugin: str = Field(
+        default="",
+        description="package.module:function that loads the directory, for a model of your own; empty: config.json names the architecture",
+    )
+    trainable: Trainable = Field(default="all", description="which parameters are trained: all, or the model's gains alone")
 
 
 class PromptSettings(Section):
-    """JSON Lines files of {"prompt": str, "target_words": [str]}."""
+    """JSON Lines files of {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it."""
 
     train: Path = Field(
         default=Path("recipes/prompts/tiny_train.jsonl"), description="prompts of the updates, drawn without replacement in seeded epochs"
@@ -62,13 +68,13 @@ class PromptSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How rollouts draw a token; log-probabilities are always those of the plain conditional distribution [9.10]."""
+    """How rollouts draw a token; ``objective.log_probs`` says of which distribution the log-probabilities are."""
 
     temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
     top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability")
     cfg: NonNegative = Field(default=0.0, description="classifier-free guidance at the last scale; 0: off")
-    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [9.11]")
+    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [point 11]")
 
     def params(self) -> SamplingParams:
         """The same values as the policy takes them."""
@@ -84,6 +90,26 @@ class RewardSettings(Section):
         default=True,
         description="true: a group without it is dropped; false: where it fails for an image it is left out of the sum for the whole group",
     )
+    serve: str = Field(
+        default="",
+        pattern=r"^$|^.+:[A-Za-z_]\w*$",
+        description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; empty: ocr or hpsv3, by name",
+    )
+    address: str = Field(
+        default="", pattern=r"^$|^.+:\d+$", description="host:port (gRPC) of a service that runs already; none is started then"
+    )
+
+    @property
+    def file(self) -> Path | None:
+        """The Python file that ``serve`` names, if any."""
+        module = self.serve.rpartition(":")[0]
+        return Path(module) if module.endswith(".py") else None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> RewardSettings:
+        if self.serve and self.address:
+            raise ValueError(f"reward {self.name!r}: serve and address: one of them says where it is")
+        return self
 
 
 class RolloutSettings(Section):
@@ -129,30 +155,37 @@ class ObjectiveSettings(Section):
         default="sum", description="several rewards: weighted sum, or each divided by its spread within the group before that"
     )
     eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
-    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [9.6]")
+    alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [point 6]")
     panw_normaliser: Normaliser = Field(
-        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [9.5]"
+        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [point 5]"
     )
     mask_propagation: MaskPropagation = Field(
-        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [9.7]"
+        default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [point 7]"
     )
-    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [9.7]")
-    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [9.2]; 0: only measured")
-    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [9.2]")
+    mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [point 7]")
+    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [point 2]; 0: only measured")
+    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [point 2]")
     kl_anchor: Literal["initial", "previous"] = Field(
-        default="initial", description="reference: the base model, or the weights one update ago [9.3]"
+        default="initial", description="reference: the base model, or the weights one update ago [point 3]"
     )
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [9.4]")
-    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [9.4]")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [point 4]")
+    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [point 4]")
     ratio: RatioGranularity = Field(
-        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [9.15]"
+        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [point 15]"
+    )
+    log_probs: LogProbs = Field(
+        default="plain",
+        description="the distribution that is trained: plain, the conditional one at temperature 1, or sampled, with the rollouts' "
+        "temperature and guidance (one more pass) but without their truncation, which has no gradient [point 10]",
     )
     old_log_probs: Literal["recomputed", "reported"] = Field(
         default="recomputed",
-        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [9.10]",
+        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [point 10]",
     )
-    zero_std: Literal["skip", "keep"] = Field(default="skip", description="groups of equal values: leave out, or keep for their KL [9.16]")
-    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [9.16]")
+    zero_std: Literal["skip", "keep"] = Field(
+        default="skip", description="groups of equal values: leave out, or keep for their KL [point 16]"
+    )
+    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]")
 
     def loss(self) -> LossSettings:
         """The coefficients that the loss takes."""
@@ -162,12 +195,12 @@ class ObjectiveSettings(Section):
 class OptimizerSettings(Section):
     """AdamW, its learning rate and what follows a step."""
 
-    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [9.1]")
+    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
     gain_lr_factor: PositiveFloat = Field(
         default=1.0, description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes"
     )
-    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [9.1]")
-    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [9.1]")
+    warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [point 1]")
+    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [point 1]")
     decay_from: Count = Field(default=0, description="update from which the learning rate falls")
     decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
@@ -238,7 +271,7 @@ class MetricsSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Word Accuracy and NED on held-out prompts while training; always the same prompts and seeds."""
+    """The rewards' measures on held-out prompts while training; always the same prompts and seeds."""
 
     every: Count = Field(default=0, description="updates between evaluations; 0: off")
     prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")

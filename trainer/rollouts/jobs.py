@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from varl.policy.base import SamplingParams
 from varl.trainer.objectives.vmr import Stage, stage_of
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.codec import SCHEMA
+from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec, draw_prompts
+from varl.trajectories.sampling import KINDS, sampling_message
 from varl.v1 import rollout_pb2
 
 STAGES = {Stage.FULL: rollout_pb2.STAGE_FULL, Stage.PREFIX: rollout_pb2.STAGE_PREFIX, Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX}
@@ -36,13 +36,6 @@ class PublishedWeights:
 def group_seed(run_seed: int, purpose: int, update: int, index: int, *more: int) -> int:
     """A 64-bit seed of a group; workers derive those of its candidates and continuations from it."""
     return int(np.random.SeedSequence([run_seed, purpose, update, index, *more]).generate_state(1, np.uint64)[0])
-
-
-def sampling_message(params: SamplingParams) -> rollout_pb2.Sampling:
-    """Sampling parameters as they stand in a job."""
-    return rollout_pb2.Sampling(
-        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, cfg=params.cfg, cfg_constant=params.cfg_constant
-    )
 
 
 def training_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
@@ -73,6 +66,8 @@ def replacement_job(recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollo
     job.CopyFrom(failed)
     job.job_id, job.attempt, job.seed, job.prompt = f"train/{failed.update}/{failed.group}/{count}", 0, seed, chosen.prompt
     job.target_words[:] = chosen.target_words
+    job.ClearField("metadata")
+    job.MergeFrom(rollout_pb2.RolloutJob(metadata=chosen.metadata_message()))
     return job
 
 
@@ -100,9 +95,11 @@ def _jobs(
             group=index,
             prompt=spec.prompt,
             target_words=spec.target_words,
+            metadata=spec.metadata_message(),
             weight_version=weights.version,
             weight_path=weights.address,
             sampling=sampling_message(recipe.rollout.sampling.params()),
+            log_probs=KINDS[recipe.objective.log_probs],
             rewards=[reward.name for reward in recipe.rollout.rewards if reward.required],
             optional_rewards=[reward.name for reward in recipe.rollout.rewards if not reward.required],
             schema=SCHEMA,

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from varl.policy.base import SamplingParams
 from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
 from varl.trainer.objectives.rewards import combine, weighted_sum
 from varl.trainer.objectives.vmr import middle_value
 from varl.trainer.recipe.sections import ObjectiveSettings
-from varl.trajectories.codec import optimised_scales
-from varl.v1 import reward_pb2, trajectory_pb2
+from varl.trajectories.job_checks import optimised_scales
+from varl.trajectories.sampling import trained_sampling
+from varl.trajectories.tokens import unpack
+from varl.v1 import trajectory_pb2
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class GroupBatch:
     total: Tensor
     values: Tensor
     staleness: int = 0  # updates between the weights that drew the group and those that it trains
+    sampling: SamplingParams | None = None  # whose temperature and guidance the trained distribution has; None: the plain one
 
 
 def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings, staleness: int = 0) -> GroupBatch:
@@ -51,14 +55,20 @@ def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objectiv
         prompt=group.job.prompt,
         scales=scales,
         steps=tuple(counts[scale] for scale in scales),
-        tokens=torch.tensor([[*group.prefix_tokens, *candidate.tokens] for candidate in group.candidates]),
+        tokens=_tokens(group),
         reported=torch.from_numpy(np.array([candidate.log_probs for candidate in group.candidates], dtype=np.float32)),
         mask=_masks(group, objective.mask_propagation)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
         rewards=rewards,
         total=weighted_sum(rewards, weights),
         values=middle_value(compared, objective.eta),
         staleness=staleness,
+        sampling=trained_sampling(group.job),
     )
+
+
+def _tokens(group: trajectory_pb2.Group) -> Tensor:
+    rows = [unpack(group.prefix_tokens + candidate.tokens, group.bits_per_site) for candidate in group.candidates]
+    return torch.from_numpy(np.stack(rows).view(np.int64))
 
 
 def _rewards(group: trajectory_pb2.Group, name: str) -> Tensor:
@@ -68,14 +78,14 @@ def _rewards(group: trajectory_pb2.Group, name: str) -> Tensor:
 
 def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
     grids = [(grid.height, grid.width) for grid in group.grids]
-    size = (group.image_size, group.image_size)
+    size = (group.image_height, group.image_width)
     return torch.stack(
         [
-            merge([propagate(_polygons(continuation.words), grids, size, mode) for continuation in candidate.continuations])
+            merge([propagate(_polygons(continuation.regions), grids, size, mode) for continuation in candidate.continuations])
             for candidate in group.candidates
         ]
     )
 
 
-def _polygons(words: Iterable[reward_pb2.Word]) -> list[Polygon]:
-    return [list(zip(word.polygon[::2], word.polygon[1::2], strict=True)) for word in words if word.polygon]
+def _polygons(regions: Iterable[trajectory_pb2.LocatedRegion]) -> list[Polygon]:
+    return [list(zip(region.polygon[::2], region.polygon[1::2], strict=True)) for region in regions if region.polygon]

@@ -6,13 +6,12 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from varl.policy.base import Policy
-from varl.trainer.objectives.grpo import group_advantages, is_zero_std, token_entropy, token_kl, token_log_probs
+from varl.policy.base import Evaluation, ParameterGroups, TrainablePolicy
+from varl.trainer.objectives.grpo import group_advantages, is_zero_std, k3_kl
 from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
@@ -21,17 +20,6 @@ from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, 
 from varl.trainer.step.metrics import Measured, update_metrics
 
 logger = logging.getLogger("trainer")
-
-
-class TrainablePolicy(Policy, Protocol):
-    """A policy whose parameters the trainer may move."""
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """What is trained; its parameters have stable names."""
-
-    def save_weights(self, path: str) -> None:
-        """Write the module's weights as safetensors, whole or not at all."""
 
 
 class Outcome(Enum):
@@ -63,19 +51,11 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
     return min(1.0, max(0, settings.decay_until - update) / (settings.decay_until - settings.decay_from))
 
 
-def build_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over all parameters that ask for a gradient: the gains of normalisation layers, with a rate of their own, and the rest."""
-    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    gains = [parameter for name, parameter in trained.items() if is_gain(name)]
-    others = [parameter for name, parameter in trained.items() if not is_gain(name)]
-    groups = [{"params": others, "lr_factor": 1.0}, {"params": gains, "lr_factor": settings.gain_lr_factor}]
+def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW over a policy's trained parameters: the gains, with a rate of their own, and the rest."""
+    groups = [{"params": trained.others, "lr_factor": 1.0}, {"params": trained.gains, "lr_factor": settings.gain_lr_factor}]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
-
-
-def is_gain(name: str) -> bool:
-    """Whether a parameter of this name is a gain of a normalisation layer."""
-    return "norm" in name
 
 
 class Updater:
@@ -98,7 +78,7 @@ class Updater:
         self.policy, self.reference = policy, reference
         self._objective, self._settings = objective, optimizer
         self.moves_reference = objective.kl_anchor == "previous"
-        self.optimizer = build_optimizer(policy.module, optimizer)
+        self.optimizer = build_optimizer(policy.parameter_groups(), optimizer)
         policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
         reference.module.eval().requires_grad_(False)
 
@@ -195,23 +175,28 @@ class Updater:
 
     def _token_loss(self, group: GroupBatch, rows: slice) -> tuple[TokenLoss, Measured]:
         tokens = group.tokens[rows]
-        logits = self.policy.logits(group.prompt, tokens, group.scales.start)
-        with torch.no_grad():
-            reference_logits = self.reference.logits(group.prompt, tokens, group.scales.start)
-        trained = tokens[:, -sum(group.steps) :].to(logits.device)
-        log_probs = token_log_probs(logits, trained)
-        reported, mask = group.reported[rows].to(logits.device), group.mask[rows].to(logits.device)
+        found = self._evaluate(group, tokens)
+        log_probs, device = found.log_probs, found.log_probs.device
+        reported, mask = group.reported[rows].to(device), group.mask[rows].to(device)
         # A group of older weights is compared with the probabilities that drew it: recomputed ones would be those of newer weights.
         old = log_probs.detach() if self._objective.old_log_probs == "recomputed" and not group.staleness else reported
-        kl = token_kl(logits, reference_logits, trained, self._objective.kl_estimator)
-        advantages = self._advantages(group)[rows].to(logits)
-        weights = token_weights(group.steps, self._step_weights(group)).to(logits)
+        kl = found.kl if self._objective.kl_estimator == "exact" else k3_kl(log_probs, found.reference_log_probs)
+        advantages = self._advantages(group)[rows].to(log_probs)
+        weights = token_weights(group.steps, self._step_weights(group)).to(log_probs)
         loss = token_loss(log_probs, old, advantages, kl, mask, weights, group.steps, self._objective.loss())
         with torch.no_grad():
             sampler_ratio = (log_probs - reported).exp()
             clipped = (loss.surrogate.clipped_low, loss.surrogate.clipped_high)
-            measured = Measured(kl.detach(), token_entropy(logits), sampler_ratio, *clipped, mask, loss.terms.detach())
+            measured = Measured(kl.detach(), found.entropy.detach(), sampler_ratio, *clipped, mask, loss.terms.detach())
         return loss, measured
+
+    def _evaluate(self, group: GroupBatch, tokens: Tensor) -> Evaluation:
+        """What policy and reference say of a group's trained tokens, both by the distribution that the recipe trains."""
+        start, sampling = group.scales.start, group.sampling
+        own = self.policy.distribution(group.prompt, tokens, start, sampling)
+        with torch.no_grad():
+            reference = self.reference.distribution(group.prompt, tokens, start, sampling)
+        return own.evaluate(tokens[:, -sum(group.steps) :], reference)
 
     def _gradient_norms(self, group: GroupBatch) -> dict[str, float]:
         """Norm of the parameters' gradient of each scale's part of one group's loss; leaves accumulated gradients alone."""

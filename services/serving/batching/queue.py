@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
-    from varl.services.serving.batching.spans import BatchSpan
+    from opentelemetry.trace import Span, SpanContext
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -78,6 +76,15 @@ class Entry(Generic[Item, Answer]):
     submitted: float
     answer: Future[Answer | Failed]
     origin: SpanContext | None = None
+
+
+@dataclass(eq=False, slots=True)
+class BatchSpan:
+    """The span of a batch and of the parts that it was cut into."""
+
+    span: Span
+    executions: int = 0
+    failed: int = 0
 
 
 @dataclass(eq=False, slots=True)

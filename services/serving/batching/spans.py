@@ -7,7 +7,6 @@ that are handled together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import trace
@@ -15,16 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.util.types import Attributes
 
 from varl.services.serving.batching.forward import Execution, Result
-from varl.services.serving.batching.queue import Batch, Entry
-
-
-@dataclass(eq=False, slots=True)
-class BatchSpan:
-    """The span of a batch and of the parts that it was cut into."""
-
-    span: trace.Span
-    executions: int = 0
-    failed: int = 0
+from varl.services.serving.batching.queue import Batch, BatchSpan, Entry
 
 
 class BatchSpans:

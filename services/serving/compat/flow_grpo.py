@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, StrictStr
+from pydantic import BaseModel, ConfigDict, StrictStr
 
 from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
 from varl.services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
@@ -20,7 +20,9 @@ _TAGS = ("single_object", "two_object", "counting", "colors", "position", "color
 
 
 class Meta(BaseModel):
-    """What GenEval knows of an image; other keys are not looked at."""
+    """What GenEval knows of an image; other keys are the reward's metadata."""
+
+    model_config = ConfigDict(extra="allow")
 
     prompt: StrictStr
     tag: StrictStr | None = None
@@ -58,7 +60,9 @@ async def _geneval(source: RewardSource, settings: CompatSettings, request: Requ
     name = chosen_reward(source, reward)
     body = await read_pickle(request, GenEvalBody, settings.max_request_bytes)
     check_lengths(images=body.images, meta_datas=body.meta_datas)
-    values = await _values(source, name, body.images, [meta.prompt for meta in body.meta_datas])
+    described = enumerate(zip(body.images, body.meta_datas, strict=True))
+    samples = [RawSample(str(i), meta.prompt, image, metadata=meta.model_dump()) for i, (image, meta) in described]
+    values = [score.value for score in await score_all(source, name, samples)]
     groups = _groups(values, [meta.tag for meta in body.meta_datas])
     return {"scores": values, "rewards": values, "strict_rewards": values, "group_rewards": groups, "group_strict_rewards": groups}
 

@@ -110,7 +110,8 @@ async def _ask(source: RewardSource, name: str, items: Sequence[tuple[int, Score
 def _sample(index: int, item: ScoreItem) -> RawSample:
     last, field = item.history[-1], f"requests[{index}].history[{len(item.history) - 1}].image_b64"
     missing = SampleError(ErrorCode.INVALID_FIELD, f"{field}: missing; this service scores images only")
-    return RawSample(str(index), last.text, missing if last.image_b64 is None else image_file(last.image_b64, field))
+    image = missing if last.image_b64 is None else image_file(last.image_b64, field)
+    return RawSample(str(index), last.text, image, metadata=item.metadata or {})
 
 
 def _enter(answer: ScoreAnswer, name: str, rows: Sequence[int], found: RewardAnswer) -> None:

@@ -12,7 +12,8 @@ from grpc_health.v1 import health
 
 from varl.services.serving.grpc.reflection import Reflection
 from varl.services.serving.grpc.wire import Context, abort, parsed, to_bytes
-from varl.services.serving.scoring import BatchResult, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
+from varl.services.serving.metadata import Metadata, MetadataError, from_struct
+from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import ScoringService
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.services.serving.tracing import server_span
@@ -77,8 +78,19 @@ def _check_size(size: int, most: int) -> None:
 
 
 def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
-    samples = (RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words)) for sample in request.samples)
-    return ScoreBatch(tuple(samples), request.formula, None if seconds is None else time.monotonic() + seconds)
+    samples = tuple(_sample(sample) for sample in request.samples)
+    return ScoreBatch(samples, request.formula, None if seconds is None else time.monotonic() + seconds)
+
+
+def _sample(sample: reward_pb2.Sample) -> RawSample:
+    return RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words), _metadata(sample))
+
+
+def _metadata(sample: reward_pb2.Sample) -> Metadata | SampleError:
+    try:
+        return from_struct(sample.metadata) if sample.HasField("metadata") else {}
+    except MetadataError as error:
+        return SampleError(ErrorCode.INVALID_FIELD, str(error))
 
 
 def _response(result: BatchResult, reward: str) -> reward_pb2.ScoreResponse:
@@ -95,7 +107,9 @@ def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
     if isinstance(outcome, SampleError):
         return reward_pb2.Result(id=name, error=reward_pb2.ScoreError(code=f"ERROR_CODE_{outcome.code.name}", detail=outcome.detail))
     words = [reward_pb2.Word(text=word.text, confidence=word.confidence, polygon=word.polygon) for word in outcome.words]
-    return reward_pb2.Result(id=name, score=reward_pb2.Score(value=outcome.value, components=outcome.components, words=words))
+    regions = [reward_pb2.Region(polygon=region.polygon, label=region.label) for region in outcome.regions]
+    score = reward_pb2.Score(value=outcome.value, components=outcome.components, words=words, regions=regions)
+    return reward_pb2.Result(id=name, score=score)
 
 
 def build_server(service: ScoringService, interceptors: Sequence[Any] = ()) -> grpc.aio.Server:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,10 +25,14 @@ class SampleHead(Strict):
     id: Annotated[str, Field(min_length=1, max_length=256, description="Echoed in the result; unique within the request.")]
     prompt: Annotated[str, Field(description="Text the image was made from.")]
     target_words: Annotated[list[str] | None, Field(description="OCR: the words wanted; else the quoted spans of the prompt.")] = None
+    metadata: Annotated[
+        dict[str, Any] | None,
+        Field(description="What a reward needs beside the prompt: at most 16 KiB as JSON, nested at most 8 deep."),
+    ] = None
 
     def raw(self, image: bytes | SampleError) -> RawSample:
         """The sample with its image."""
-        return RawSample(self.id, self.prompt, image, tuple(self.target_words or ()))
+        return RawSample(self.id, self.prompt, image, tuple(self.target_words or ()), self.metadata or {})
 
 
 class JsonSample(SampleHead):
@@ -106,6 +110,13 @@ class WordBody(BaseModel):
     polygon: list[tuple[float, float]]
 
 
+class RegionBody(BaseModel):
+    """Where in the image something is that the reward depends on; polygon corners in pixels of the image."""
+
+    polygon: list[tuple[float, float]]
+    label: str
+
+
 class ScoreBody(BaseModel):
     """A sample's reward."""
 
@@ -113,6 +124,7 @@ class ScoreBody(BaseModel):
     value: float
     components: dict[str, float]
     words: list[WordBody]
+    regions: list[RegionBody]
 
 
 class ErrorBody(BaseModel):
@@ -165,8 +177,10 @@ def result_bodies(result: BatchResult) -> list[ScoreBody | FailureBody]:
 def _result(name: str, outcome: Outcome) -> ScoreBody | FailureBody:
     if isinstance(outcome, SampleError):
         return FailureBody(id=name, error=ErrorBody(code=outcome.code, detail=outcome.detail))
-    words = [
-        WordBody(text=word.text, confidence=word.confidence, polygon=list(zip(word.polygon[::2], word.polygon[1::2], strict=True)))
-        for word in outcome.words
-    ]
-    return ScoreBody(id=name, value=outcome.value, components=dict(outcome.components), words=words)
+    words = [WordBody(text=word.text, confidence=word.confidence, polygon=_corners(word.polygon)) for word in outcome.words]
+    regions = [RegionBody(polygon=_corners(region.polygon), label=region.label) for region in outcome.regions]
+    return ScoreBody(id=name, value=outcome.value, components=dict(outcome.components), words=words, regions=regions)
+
+
+def _corners(polygon: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(polygon[::2], polygon[1::2], strict=True))

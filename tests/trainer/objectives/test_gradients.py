@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from varl.policy.distributions import Categorical
 from varl.trainer.objectives import grpo, panw, vmr
 from varl.trainer.objectives.loss import LossSettings, group_loss, token_loss
 
@@ -23,9 +24,10 @@ def _logits(parameters: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _loss(parameters: Tensor, case: dict[str, Tensor], settings: LossSettings, estimator: grpo.KlEstimator) -> Tensor:
-    logits = _logits(parameters, case["tokens"])
-    log_probs = grpo.token_log_probs(logits, case["tokens"])
-    kl = grpo.token_kl(logits, _logits(case["reference"], case["tokens"]), case["tokens"], estimator)
+    tokens = case["tokens"]
+    found = Categorical(_logits(parameters, tokens)).evaluate(tokens, Categorical(_logits(case["reference"], tokens)))
+    log_probs = found.log_probs
+    kl = found.kl if estimator == "exact" else grpo.k3_kl(log_probs, found.reference_log_probs)
     advantages = grpo.group_advantages(vmr.middle_value(case["rewards"], 1.0), 1e-6)
     weights = panw.token_weights(STEPS, panw.step_weights(STEPS, 0.6, "constant_total"))
     return group_loss(token_loss(log_probs, case["old"], advantages, kl, case["mask"], weights, STEPS, settings).terms)
@@ -38,7 +40,7 @@ def _case(seed: int, drift: float) -> tuple[Tensor, dict[str, Tensor]]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     parameters, tokens = normal(SIZE), torch.randint(CODES, (6, 5), generator=generator)
-    old = grpo.token_log_probs(_logits(parameters, tokens), tokens) + drift * normal(6, 5)
+    old = Categorical(_logits(parameters, tokens)).log_prob(tokens) + drift * normal(6, 5)
     mask = torch.rand((6, 5), generator=generator) < 0.7
     return parameters, {"tokens": tokens, "reference": normal(SIZE), "old": old, "rewards": normal(6, 2), "mask": mask}
 

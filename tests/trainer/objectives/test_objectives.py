@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from varl.policy.distributions import Categorical
 from varl.trainer.objectives import grpo, panw, vmr
 from varl.trainer.objectives.loss import LossSettings, by_step, group_loss, token_loss
 from varl.trainer.objectives.rewards import Combination, combine
@@ -83,7 +84,7 @@ def test_a_split_that_empties_a_stage_is_refused_by_name(split: int) -> None:
         vmr.trained_scales(vmr.Stage.PREFIX, split, 18)
 
 
-SHARES = {  # method.md section 1.4, in percent, for the 12 grids of the 256 prefix
+SHARES = {  # docs/method.md, in percent, for the 12 grids of the 256 prefix
     0.0: [0.11, 0.44, 1.0, 1.8, 2.8, 4.0, 5.4, 7.1, 11.1, 16.0, 21.8, 28.4],
     0.6: [1.75, 3.05, 4.22, 5.31, 6.35, 7.35, 8.31, 9.25, 11.05, 12.79, 14.47, 16.10],
     0.8: [3.97, 5.24, 6.17, 6.92, 7.57, 8.14, 8.66, 9.13, 9.98, 10.74, 11.42, 12.05],
@@ -139,8 +140,9 @@ def _case(seed: int, candidates: int = 3, steps: tuple[int, ...] = (1, 4), codes
 @pytest.mark.parametrize("seed", range(3))
 def test_kl_entropy_and_log_probs_match_the_loop(seed: int) -> None:
     case = _case(seed)
-    exact, k3 = (grpo.token_kl(case["logits"], case["reference"], case["tokens"], kind) for kind in ("exact", "k3"))
-    entropy, log_probs = grpo.token_entropy(case["logits"]), grpo.token_log_probs(case["logits"], case["tokens"])
+    found = Categorical(case["logits"]).evaluate(case["tokens"], Categorical(case["reference"]))
+    exact, k3 = found.kl, grpo.k3_kl(found.log_probs, found.reference_log_probs)
+    entropy, log_probs = found.entropy, found.log_probs
     for i, j in itertools.product(range(3), range(5)):
         p, q = _softmax(case["logits"][i, j].tolist()), _softmax(case["reference"][i, j].tolist())
         code = int(case["tokens"][i, j])
@@ -181,8 +183,8 @@ def _fast_loss(
     case: dict[str, Tensor], logits: Tensor, old: Tensor, steps: tuple[int, ...], alpha: float, settings: LossSettings
 ) -> Tensor:
     weights = panw.token_weights(steps, panw.step_weights(steps, alpha, "constant_total"))
-    kl = grpo.exact_kl(logits, case["reference"])
-    log_probs = grpo.token_log_probs(logits, case["tokens"])
+    kl = Categorical(logits).kl(Categorical(case["reference"]))
+    log_probs = Categorical(logits).log_prob(case["tokens"])
     return group_loss(token_loss(log_probs, old, case["advantages"], kl, case["mask"], weights, steps, settings).terms)
 
 
@@ -191,7 +193,7 @@ def test_loss_matches_the_loop(ratio: str, mask_kl: bool, alpha: float) -> None:
     settings = LossSettings(kl_beta=0.3, clip_low=0.2, clip_high=0.1, ratio="grid" if ratio == "grid" else "token", mask_kl=mask_kl)
     for seed in range(3):
         case = _case(seed)
-        old = grpo.token_log_probs(case["logits"], case["tokens"]) + case["shift"]
+        old = Categorical(case["logits"]).log_prob(case["tokens"]) + case["shift"]
         result = float(_fast_loss(case, case["logits"], old, (1, 4), alpha, settings))
         assert result == pytest.approx(_slow_loss(case, (1, 4), alpha, settings), abs=1e-6)
 
@@ -200,7 +202,7 @@ def test_first_on_policy_step_has_ratio_one_no_clip_and_the_same_gradient_for_bo
     case, gradients = _case(7), []
     for ratio in ("token", "grid"):
         logits = case["logits"].clone().requires_grad_()
-        log_probs = grpo.token_log_probs(logits, case["tokens"])
+        log_probs = Categorical(logits).log_prob(case["tokens"])
         settings = LossSettings(kl_beta=0.0, clip_low=0.2, clip_high=0.2, ratio="grid" if ratio == "grid" else "token")
         weights = torch.ones(5, dtype=torch.float64)
         result = token_loss(

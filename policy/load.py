@@ -1,0 +1,91 @@
+"""From a model folder to a policy: config.json names the architecture, a registry or the caller names the code.
+
+A config.json is data that may come from anywhere, so it never decides what is imported: it names an architecture, and that name has to be
+one of varl's own or of a package installed here (entry-point group ``varl.policies``). Code by import path is named by the caller alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from varl.policy.base import TrainablePolicy
+
+Loader = Callable[[Path, str, torch.dtype], TrainablePolicy]
+DtypeName = Literal["float32", "bfloat16"]
+ENTRY_POINTS = "varl.policies"
+BUILT_IN = {"nextflow": "varl.policy.nextflow:load"}
+DEFAULT = "nextflow"  # of folders whose config.json is older than the key
+
+
+def load(folder: str | Path, device: str = "cpu", dtype: str | torch.dtype = torch.float32, plugin: str = "") -> TrainablePolicy:
+    """Load the model of a folder.
+
+    device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader (folder, device, dtype)
+    that is used whatever config.json says; it is imported, so it must come from whoever starts the program.
+
+    Raises:
+        ValueError: config.json names no known architecture, the plugin cannot be imported, or the files do not fit together.
+        OSError: a file is missing or cannot be read.
+    """
+    path = Path(folder)
+    return _loader(path, plugin)(path, device, dtype if isinstance(dtype, torch.dtype) else torch_dtype(dtype))
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a name; raises ValueError for others than float32 and bfloat16."""
+    if name not in get_args(DtypeName):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(DtypeName))}, got {name!r}")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def architecture(folder: Path) -> str:
+    """The architecture that a folder's config.json names; raises ValueError and OSError as ``load`` does."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    name = config.get("architecture", DEFAULT) if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"{file}: architecture must be a string in a JSON object")
+    return name
+
+
+def _loader(folder: Path, plugin: str) -> Loader:
+    if plugin:
+        return _imported(plugin)
+    name = architecture(folder)
+    if name in BUILT_IN:
+        return _imported(BUILT_IN[name])
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in installed:
+        raise ValueError(_unknown(folder, name, sorted({*BUILT_IN, *installed})))
+    loader: Loader = installed[name].load()
+    return loader
+
+
+def _unknown(folder: Path, name: str, known: list[str]) -> str:
+    return (
+        f"{folder / 'config.json'}: architecture {name!r} is not one of {', '.join(known)}; install the package that has it "
+        f"(entry point {name!r} of the group {ENTRY_POINTS}), or name its loader yourself: plugin = package.module:function"
+    )
+
+
+def _imported(path: str) -> Loader:
+    module, _, function = path.partition(":")
+    try:
+        found: Any = getattr(import_module(module), function) if module and function else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"plugin {path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"plugin must be package.module:function, got {path!r}")
+    loader: Loader = found
+    return loader
