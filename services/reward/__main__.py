@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
+from varl.launch.program import program
 from varl.services.reward.load import load_reward
 from varl.services.reward.place import RewardNotFoundError
 from varl.services.reward.settings import RewardSettings
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"python -m varl.services.reward: {message}\n")
+    sys.stderr.write(f"{program('varl.services.reward')}: {message}\n")
     return status
 
 

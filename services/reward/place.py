@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from varl.launch.resources import find
+
 SHAPE = "want PATH.py:Class or package.module:Class"
 
 
@@ -30,7 +32,7 @@ def parse_place(text: str) -> Place:
     module, colon, name = text.rpartition(":")
     if not colon or not module or not name.isidentifier():
         raise RewardNotFoundError(f"{text!r}: {SHAPE}")
-    place = Place(module, name)
+    place = Place(str(find(module)) if module.endswith(".py") else module, name)
     if place.file is None and not all(part.isidentifier() for part in module.split(".")):
         raise RewardNotFoundError(f"{text!r}: {SHAPE}; {module!r} is neither a file that ends in .py nor an import path")
     if place.file is not None and not place.file.is_file():

@@ -57,6 +57,12 @@ def test_a_packaged_recipe_is_found(installed: Installed) -> None:
     assert str(installed.environment) in dry.stdout  # prompts and model are those of the package
 
 
+def test_a_packaged_example_is_served(installed: Installed, picture: Path) -> None:
+    scored = installed.run("score", str(picture), "--prompt", "a sign", "--reward", "examples/brightness.py:Brightness", "--json")
+    assert scored.returncode == 0, scored.stderr
+    assert 0 < json.loads(scored.stdout)["brightness"]["images"][0]["value"] < 1
+
+
 def test_served_ocr_reads_what_the_packaged_model_draws(installed: Installed, picture: Path, tmp_path: Path) -> None:
     with Supervisor(tmp_path) as parts:
         port = parts.start("ocr", [installed.varl, "serve", "ocr", "--http-port", "0", "--grpc-port", "0"])["http_port"]

@@ -164,6 +164,15 @@ def test_a_dry_run_misses_files_by_their_setting(
     assert message in capsys.readouterr().err
 
 
+def test_a_dry_run_misses_a_rewards_own_file(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe_file.write_text(recipe_file.read_text() + 'serve = "none.py:Class"\n')
+    assert trainer.main([str(recipe_file), "--dry-run"]) == 2
+    assert "rollout.rewards.0.serve: there is no file none.py" in capsys.readouterr().err
+
+
 def test_a_recipe_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert trainer.main(["none.toml", "--dry-run"]) == 2
     assert demo.main(["--dry-run", "--recipe", "none.toml"]) == 2

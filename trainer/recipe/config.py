@@ -111,7 +111,7 @@ class Command(Recipe):
 
     def settings(self) -> Recipe:
         """The recipe alone, without the flags of the command, its files found (``varl.trainer.recipe.places``)."""
-        fields, folder = {name: getattr(self, name) for name in Recipe.model_fields}, self.recipe.parent
+        fields, folder = {name: getattr(self, name) for name in Recipe.model_fields}, find(self.recipe).parent
         fields["model"] = locate_model(self.model, folder)
         fields["prompts"] = locate_prompts(self.prompts, folder)
         fields["rollout"] = locate_rewards(self.rollout, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from varl.launch.resources import MissingFilesError, find
+from varl.launch.resources import MissingFilesError
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
 
@@ -39,9 +39,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Path]]:
     yield "prompts.train", recipe.prompts.train
     yield "prompts.held_out", recipe.prompts.held_out
     for index, reward in enumerate(recipe.rollout.rewards):
-        code, separator, _ = str(reward.model_dump().get("serve") or "").rpartition(":")
-        if separator and code.endswith(".py"):  # else it is an address, or a reward that is known by name
-            yield f"rollout.rewards.{index}.serve", find(code)
+        if reward.file is not None:
+            yield f"rollout.rewards.{index}.serve", reward.file
     for name in ("redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file"):
         path: Path | None = getattr(recipe.rollout, name)
         if path is not None:

@@ -91,8 +91,10 @@ def _table(found: Sequence[Measured]) -> str:
 
 
 def _figures(summary: dict[str, Any]) -> str:
-    names = [name for name in summary if f"{name}_se" in summary]
-    return "  ".join(f"{name} {summary[name]:.3f} ± {summary[f'{name}_se'] or float('nan'):.3f}" for name in names)
+    errors = {name.removesuffix("_se"): error for name, error in summary.items() if name.endswith("_se") and name != "rewards_se"}
+    figures = {name: (summary[name], error) for name, error in errors.items()}
+    figures |= {name: (value, summary["rewards_se"][name]) for name, value in summary["rewards"].items()}
+    return "  ".join(f"{name} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "") for name, (value, error) in figures.items())
 
 
 def _record(parser: Parser, arguments: Sequence[str], recipe: Recipe, found: Sequence[Measured]) -> dict[str, Any]:

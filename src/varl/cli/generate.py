@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 
 from varl.cli.parser import Parser, add_sampling, count
 from varl.launch.resources import find
-from varl.policy.base import SamplingParams
+from varl.policy.base import SamplingParams, TrainablePolicy
 from varl.policy.generate import Pixels, arrange, generate_by_scale
-from varl.policy.nextflow import NextFlowPolicy, load
+from varl.policy.load import load
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -64,7 +64,7 @@ def _image_path(text: str) -> Path:
     return path
 
 
-def _policy(parser: Parser, flags: argparse.Namespace) -> NextFlowPolicy:
+def _policy(parser: Parser, flags: argparse.Namespace) -> TrainablePolicy:
     """The model with its weights; ends the process with a message that names the flag where it cannot be had."""
     folder = find(flags.model)
     if not (folder / "config.json").is_file():
@@ -85,7 +85,7 @@ def _policy(parser: Parser, flags: argparse.Namespace) -> NextFlowPolicy:
     return policy
 
 
-def _write(policy: NextFlowPolicy, flags: argparse.Namespace) -> list[Path]:
+def _write(policy: TrainablePolicy, flags: argparse.Namespace) -> list[Path]:
     """Write the picture, and with --scales those before it; the paths in the order of writing."""
     params = SamplingParams(flags.temperature, flags.top_k, flags.top_p, flags.guidance, flags.guidance_schedule == "constant")
     steps = list(generate_by_scale(policy, flags.prompt, flags.count, flags.seed, params))

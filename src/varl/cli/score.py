@@ -47,7 +47,7 @@ def _parser() -> Parser:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=URL, help="address of a running service or gateway")
     where.add_argument(
-        "--reward", metavar="REWARD", help="ocr, hpsv3 (the synthetic model) or PATH.py:Class: start its service for this call"
+        "--reward", metavar="REWARD", help="start a service for this call: ocr, hpsv3 (the synthetic model) or PATH.py:Class"
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
