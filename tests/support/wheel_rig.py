@@ -28,11 +28,10 @@ class Installed:
         """The console script."""
         return str(self.environment / "bin" / "varl")
 
-    def run(self, *arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-        """Run ``varl`` in the empty folder."""
-        return subprocess.run(
-            [self.varl, *arguments], cwd=self.folder, env=self.variables(), capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+    def run(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run ``varl`` in the empty folder, with ``settings`` as further variables of the environment."""
+        variables = {**self.variables(), **(settings or {})}
+        return subprocess.run([self.varl, *arguments], cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
 
     def variables(self) -> Mapping[str, str]:
         """Variables of a shell that knows nothing of the checkout or of a Redis."""
