@@ -30,6 +30,7 @@ async def poison_prompt(field: Field, strike: Strike) -> None:
         sampling=rollout_pb2.Sampling(temperature=1.0, top_p=1.0),
         rewards=["ocr"],
         schema=SCHEMA,
+        log_probs=rollout_pb2.LOG_PROBS_PLAIN,
     )
     await _put(field, strike, "jobs", encode_job(job))
 

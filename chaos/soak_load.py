@@ -103,6 +103,7 @@ def make_job(number: int, prompt: str) -> rollout_pb2.RolloutJob:
         sampling=rollout_pb2.Sampling(temperature=1.0, top_p=1.0),
         rewards=["ocr", "hpsv3"],
         schema=SCHEMA,
+        log_probs=rollout_pb2.LOG_PROBS_PLAIN,
     )
 
 
