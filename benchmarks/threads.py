@@ -30,7 +30,7 @@ from varl.launch.threads import SPIN_COUNT
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
-from varl.trainer.step.update import Outcome, Updater
+from varl.trainer.step.update import UpdateOutcome, Updater
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "checkpoints" / "tiny"
@@ -139,7 +139,7 @@ def group_of(policy: NextFlowPolicy) -> GroupBatch:
 def step(updater: Updater, group: GroupBatch, number: int) -> float:
     """Norm of the gradient of one update."""
     outcome, metrics = updater.update([group], number, by_scale=False)
-    if outcome is not Outcome.STEPPED:
+    if outcome is not UpdateOutcome.STEPPED:
         raise SystemExit(f"no step was taken, so its time says nothing: {outcome.value}")
     return metrics["grad_norm"]
 

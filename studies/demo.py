@@ -26,14 +26,14 @@ from varl.policy.base import layout_of
 from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
-    Facts,
+    RunFacts,
     evaluation_file,
     figures,
     load_evaluation,
     save_evaluation,
     write_report,
 )
-from varl.studies.stages import Say, Stages, progress_bar
+from varl.studies.stages import Say, StageClock, progress_bar
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
@@ -121,7 +121,7 @@ def demo(settings: DemoSettings, say: Say) -> Path:
         if moved:
             say(f"{directory} held an earlier run: moved to {moved}")
     directory.mkdir(parents=True, exist_ok=True)
-    stages = Stages(expected_seconds(recipe, len(prompts), IMAGE_S), say)
+    stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say)
     before, after = _run(recipe, settings, prompts, stages, say)
     with stages.stage(REPORT):
         _leave(directory, recipe, stages, before, after)
@@ -182,7 +182,9 @@ def summary(before: Evaluation, after: Evaluation) -> str:
     )
 
 
-def _run(recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: Stages, say: Say) -> tuple[Evaluation, Evaluation]:
+def _run(
+    recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: StageClock, say: Say
+) -> tuple[Evaluation, Evaluation]:
     """All that needs the services: evaluate, train, evaluate."""
     with ExitStack() as stack:
         with stages.stage(START):
@@ -236,13 +238,13 @@ class _Judge:
         return evaluation
 
 
-def _leave(directory: Path, recipe: Recipe, stages: Stages, before: Evaluation, after: Evaluation) -> None:
+def _leave(directory: Path, recipe: Recipe, stages: StageClock, before: Evaluation, after: Evaluation) -> None:
     """Write eval.json and what the report is made of."""
     sides = {"before": before.summary(), "after": after.summary(), "difference": difference(before, after).summary()}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
     save_evaluation(directory, after)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    facts = Facts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
+    facts = RunFacts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
     (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SamplerReading:
     """One evaluation: of these weights ("base" or a file's path), sampled so."""
 
     weights: str
@@ -58,7 +58,7 @@ def parse_sampler(text: str, default: SamplingParams) -> Sampler:
 
 def evaluate_samplers(
     recipe: Recipe, weights: Sequence[str], samplers: Sequence[Sampler], prompts: int, say: Callable[[str], None]
-) -> list[Measured]:
+) -> list[SamplerReading]:
     """Evaluate every weights with every sampler on the recipe's first held-out prompts, by services started once for all of them.
 
     weights: "base", or paths of safetensors files that fit the recipe's model. What the services leave is removed at the end.
@@ -79,5 +79,5 @@ def evaluate_samplers(
                     version = weights.index(path)  # the worker keeps what it has loaded by this number and the path
                     sampled = replace(settings, sampling=sampler.params)
                     evaluation = evaluate(queue, specs, sampled, str(file), version, f"sampler-{number}", progress)
-                found.append(Measured(path, sampler, evaluation))
+                found.append(SamplerReading(path, sampler, evaluation))
     return found

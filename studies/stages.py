@@ -11,7 +11,7 @@ from tqdm import tqdm
 Say = Callable[[str], None]
 
 
-class Stages:
+class StageClock:
     """Numbered stages with expected seconds; the expectations are corrected by what the finished stages took."""
 
     def __init__(self, expected: Mapping[str, float], say: Say) -> None:

@@ -32,7 +32,7 @@ from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.guards import GuardError
 from varl.trainer.step.metrics import reward_metrics, rollout_metrics
-from varl.trainer.step.update import Outcome, Updater
+from varl.trainer.step.update import UpdateOutcome, Updater
 from varl.trajectories.collect import Collected, Patience, Remedies, collect, failure_name
 from varl.trajectories.prompts import load_prompts
 from varl.trajectories.queue import RunQueue
@@ -123,7 +123,7 @@ class Run:
         outcome, measured = self._updater.update(batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every))
         logger.info("update %d: %s", number, outcome.value)
         self._report(number, outcome, collected)
-        if outcome is Outcome.STEPPED and self._average is not None:
+        if outcome is UpdateOutcome.STEPPED and self._average is not None:
             self._average.update()
         metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, len(fresh), outcome)
         undecodable = self._queue.undecodable
@@ -132,7 +132,7 @@ class Run:
         metrics |= _positive({"disk/refusals": self.storage.refusals, "groups/stale": len(collected.groups) - len(fresh)})
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
-        return Progress(number + 1, progress.empty_updates + 1 if outcome is Outcome.NO_GROUPS else 0), metrics
+        return Progress(number + 1, progress.empty_updates + 1 if outcome is UpdateOutcome.NO_GROUPS else 0), metrics
 
     def finish(self, progress: Progress) -> dict[str, float]:
         """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
@@ -212,11 +212,11 @@ class Run:
     def _is_due(self, number: int, every: int) -> bool:
         return bool(every) and number % every == 0
 
-    def _report(self, number: int, outcome: Outcome, collected: Collected) -> None:
+    def _report(self, number: int, outcome: UpdateOutcome, collected: Collected) -> None:
         for failure in collected.dropped:
             self._last_dropped = failure
             logger.warning("update %d: dropped %s: %s: %s", number, failure.job.job_id, failure_name(failure.code), failure.detail)
-        if outcome is not Outcome.STEPPED:
+        if outcome is not UpdateOutcome.STEPPED:
             logger.warning("update %d: weights left as they were: %s", number, outcome.value)
 
 
@@ -257,11 +257,11 @@ def train(
     return run.directory
 
 
-def _failure_metrics(collected: Collected, used: int, outcome: Outcome) -> dict[str, float]:
+def _failure_metrics(collected: Collected, used: int, outcome: UpdateOutcome) -> dict[str, float]:
     counts = {f"failures/{name}": float(count) for name, count in sorted(collected.failures.items())}
     counts |= {"groups/used": float(used), "groups/dropped": float(len(collected.dropped))}
     counts |= _positive({f"groups/{name}": getattr(collected, name) for name in ("replaced", "unexpected", "requeued")})
-    if outcome is not Outcome.STEPPED:
+    if outcome is not UpdateOutcome.STEPPED:
         counts[f"skipped/{outcome.value}"] = 1.0
     return counts
 

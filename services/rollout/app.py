@@ -25,7 +25,7 @@ from varl.policy.load import load
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
-from varl.services.rollout.scoring import Scorer
+from varl.services.rollout.scoring import BatchScorer
 from varl.services.rollout.service import SERVICE_NAME, Model, RolloutServicer
 from varl.services.rollout.settings import RolloutSettings
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
@@ -146,7 +146,7 @@ class Service:
         cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
         weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)
         self._servicer.model = Model(policy, weights, thread)
-        return Parts(policy, weights, thread, Scorer(clients, settings.score_batches), queue, self._metrics)
+        return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
         await asyncio.gather(*(client.wait_ready(self._settings.ready_timeout_s) for client in clients))

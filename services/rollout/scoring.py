@@ -20,7 +20,7 @@ from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 _log = logging.getLogger("varl.rollout")
 
 
-class RewardSource(Protocol):
+class RewardChannel(Protocol):
     """What is asked of a reward client (varl.services.serving.grpc.client.RewardClient)."""
 
     async def score(self, samples: Sequence[reward_pb2.Sample], formula: str = "") -> reward_pb2.ScoreResponse:
@@ -28,7 +28,7 @@ class RewardSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Failure:
+class ScoringFailure:
     """Why a group has no rewards; the detail names the reward and the sample."""
 
     code: trajectory_pb2.FailureCode
@@ -44,10 +44,10 @@ class ScoredBatch:
     optional: dict[str, reward_pb2.ScoreResponse]  # those of rewards that failed are missing
 
 
-class Scorer:
+class BatchScorer:
     """Sends images to the rewards by name, a bounded number of batches at a time over all jobs."""
 
-    def __init__(self, rewards: Mapping[str, RewardSource], batches_in_flight: int) -> None:
+    def __init__(self, rewards: Mapping[str, RewardChannel], batches_in_flight: int) -> None:
         self._rewards = rewards
         self._room = asyncio.Semaphore(batches_in_flight)
 
@@ -55,21 +55,21 @@ class Scorer:
         """Return the rewards of ``names`` that this worker has no service for."""
         return [name for name in names if name not in self._rewards]
 
-    async def start(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> asyncio.Task[ScoredBatch | Failure]:
+    async def start(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> asyncio.Task[ScoredBatch | ScoringFailure]:
         """Begin to score a step's images once there is room, which holds generation back when the rewards are slower."""
         await self._room.acquire()
         task = asyncio.create_task(self._score(job, step))
         task.add_done_callback(lambda _: self._room.release())
         return task
 
-    async def _score(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> ScoredBatch | Failure:
+    async def _score(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> ScoredBatch | ScoringFailure:
         files = await asyncio.to_thread(lambda: [encode_png(pixels) for pixels in step.pixels])
         samples = [_sample(job, place, png) for place, png in zip(step.places, files, strict=True)]
         asked = [*job.rewards, *(name for name in job.optional_rewards if name in self._rewards)]
         answers = dict(zip(asked, await asyncio.gather(*(self._ask(name, samples) for name in asked)), strict=True))
         batch = ScoredBatch(dict(zip(step.places, files, strict=True)), {}, {})
         for name, answer in answers.items():
-            problem = answer if isinstance(answer, Failure) else find_problem(step.places, name, answer)
+            problem = answer if isinstance(answer, ScoringFailure) else find_problem(step.places, name, answer)
             if isinstance(answer, reward_pb2.ScoreResponse) and problem is None:
                 (batch.required if name in job.rewards else batch.optional)[name] = answer
             elif problem is not None and name in job.rewards:
@@ -78,22 +78,22 @@ class Scorer:
                 _log.warning("job %s goes on without an optional reward: %s", job.job_id, problem.detail)
         return batch
 
-    async def _ask(self, name: str, samples: Sequence[reward_pb2.Sample]) -> reward_pb2.ScoreResponse | Failure:
+    async def _ask(self, name: str, samples: Sequence[reward_pb2.Sample]) -> reward_pb2.ScoreResponse | ScoringFailure:
         try:
             return await self._rewards[name].score(samples)
         except RewardUnavailable as error:
-            return Failure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"reward {name!r}: {error}")
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"reward {name!r}: {error}")
         except RewardRejected as error:
-            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}: {error}")
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}: {error}")
 
 
-def find_problem(places: Sequence[Place], name: str, answer: reward_pb2.ScoreResponse) -> Failure | None:
+def find_problem(places: Sequence[Place], name: str, answer: reward_pb2.ScoreResponse) -> ScoringFailure | None:
     """What is wrong with one reward's answer to a batch: an error, a missing sample, a value or a polygon of no use; or None."""
     results = {result.id: result for result in answer.results}
     for place in places:
         problem = _problem(results.get(sample_id(place)))
         if problem is not None:
-            return Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {sample_id(place)}: {problem}")
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {sample_id(place)}: {problem}")
     return None
 
 

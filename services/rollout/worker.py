@@ -18,13 +18,13 @@ from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
-from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer
+from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailure
 from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import Delivery, RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 T = TypeVar("T")
-ScoreTask = asyncio.Task[ScoredBatch | Failure]
+ScoreTask = asyncio.Task[ScoredBatch | ScoringFailure]
 JobDelivery = Delivery[rollout_pb2.RolloutJob]
 BLOCK_MS = 500  # also how soon a stop is noticed
 LONGEST_PAUSE_S = 5.0
@@ -38,7 +38,7 @@ class Parts:
     policy: Policy
     weights: Weights
     model: ModelThread
-    scorer: Scorer
+    scorer: BatchScorer
     queue: RunQueue
     metrics: Metrics
 
@@ -108,7 +108,7 @@ class Worker:
         try:
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
         except CodecError as error:  # log-probs of a diverged policy
-            trajectory = self._failure(delivery.message, Failure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail))
+            trajectory = self._failure(delivery.message, ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail))
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
         # False: another worker was first, or the trainer purged the job. None: Redis was away when the worker had to stop.
         outcome = _outcome(trajectory) if published else "superseded" if published is False else "unpublished"
@@ -117,21 +117,21 @@ class Worker:
 
     async def _roll_out(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
         group = await self._group(job)
-        return self._failure(job, group) if isinstance(group, Failure) else trajectory_pb2.Trajectory(group=group)
+        return self._failure(job, group) if isinstance(group, ScoringFailure) else trajectory_pb2.Trajectory(group=group)
 
-    def _failure(self, job: rollout_pb2.RolloutJob, failure: Failure) -> trajectory_pb2.Trajectory:
+    def _failure(self, job: rollout_pb2.RolloutJob, failure: ScoringFailure) -> trajectory_pb2.Trajectory:
         message = trajectory_pb2.GroupFailure(job=job, code=failure.code, detail=failure.detail, worker=self._settings.name)
         return trajectory_pb2.Trajectory(failure=message)
 
-    async def _group(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Group | Failure:
+    async def _group(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Group | ScoringFailure:
         lacking = self._parts.scorer.lacking(job.rewards)
         if lacking:
-            return Failure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}")
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}")
         sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
         async with self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)
         batches = await asyncio.gather(*tasks)
-        failures = [batch for batch in batches if isinstance(batch, Failure)]
+        failures = [batch for batch in batches if isinstance(batch, ScoringFailure)]
         if failure is not None or failures:
             return failure or failures[0]
         timings = clock.timings()
@@ -139,14 +139,16 @@ class Worker:
         self._parts.metrics.score_seconds.observe(timings.score)
         scored = [batch for batch in batches if isinstance(batch, ScoredBatch)]
         group = build_group(job, self._parts.policy, sampled, scored, self._settings.name, timings)
-        for name in () if isinstance(group, Failure) else group.absent_rewards:
+        for name in () if isinstance(group, ScoringFailure) else group.absent_rewards:
             self._parts.metrics.absent.labels(name).inc()
         return group
 
-    async def _generate(self, job: rollout_pb2.RolloutJob, sampled: SampledGroup, tasks: list[ScoreTask], clock: _Clock) -> Failure | None:
+    async def _generate(
+        self, job: rollout_pb2.RolloutJob, sampled: SampledGroup, tasks: list[ScoreTask], clock: _Clock
+    ) -> ScoringFailure | None:
         detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
         if detail is not None:
-            return Failure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
         self._parts.metrics.weight_version.set(job.weight_version)
         clock.generating()
         try:
@@ -158,11 +160,11 @@ class Worker:
                     self._parts.metrics.images.inc(len(step.places))
                     tasks.append(await self._parts.scorer.start(job, step))
                     clock.sent()
-                if any(task.done() and isinstance(task.result(), Failure) for task in tasks):
+                if any(task.done() and isinstance(task.result(), ScoringFailure) for task in tasks):
                     break  # the group is lost: spend no more on it
                 clock.generating()
         except ValueError as error:
-            return Failure(trajectory_pb2.FAILURE_CODE_BAD_JOB, str(error))
+            return ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, str(error))
         return None
 
     @asynccontextmanager

@@ -32,7 +32,7 @@ TEMPLATE = "report.html.j2"
 TITLES = {"word_accuracy": "Word Accuracy", "ned": "NED"}
 
 
-class Facts(BaseModel):
+class RunFacts(BaseModel):
     """What neither the recipe nor the metrics say about a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,7 +93,7 @@ def write_report(directory: Path) -> Path:
     recipe_text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     page = render(
         Recipe(**tomllib.loads(recipe_text)),  # nothing but the file: the environment of today did not make the run
-        Facts.model_validate_json((directory / FACTS_FILE).read_bytes()),
+        RunFacts.model_validate_json((directory / FACTS_FILE).read_bytes()),
         load_evaluation(directory, "before"),
         load_evaluation(directory, "after"),
         [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
@@ -121,7 +121,9 @@ def evaluation_file(directory: Path, tag: str) -> Path:
     return directory / EVALUATIONS / f"{tag}.json"
 
 
-def render(recipe: Recipe, facts: Facts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str) -> str:
+def render(
+    recipe: Recipe, facts: RunFacts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str
+) -> str:
     """The page, self-contained."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

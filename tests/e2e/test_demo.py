@@ -32,7 +32,7 @@ from varl.studies.demo import (
     within_minutes,
 )
 from varl.studies.report.report import load_evaluation
-from varl.studies.stages import Stages
+from varl.studies.stages import StageClock
 from varl.trainer.local_services import local_services
 from varl.trainer.recipe.config import Recipe, load_recipe
 
@@ -297,7 +297,7 @@ def test_what_lies_in_the_way_is_moved_aside_once(tmp_path: Path) -> None:
 
 def test_stages_say_what_is_left() -> None:
     said: list[str] = []
-    stages = Stages({"a": 30, "b": 60, "c": 600}, said.append)
+    stages = StageClock({"a": 30, "b": 60, "c": 600}, said.append)
     with stages.stage("a"):
         pass
     stages.expect({"c": 20})

@@ -12,7 +12,7 @@ from tests.support.rollout_helpers import rollout_process, run_jobs
 from tests.support.trajectory_builders import make_job
 from varl.policy.nextflow import build_random
 from varl.services.rollout.generation import ImagesStep
-from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer
+from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailure
 from varl.services.serving.grpc.client import RewardClient
 from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -21,7 +21,7 @@ from varl.v1 import rollout_pb2, trajectory_pb2
 async def test_words_and_boxes_of_rendered_images_reach_the_group(ocr_service: OCRProcess) -> None:
     pixels = np.stack([render(["BREAD"]), render(["WATER"])])
     async with RewardClient(ocr_service.grpc, 60) as client:
-        scorer = Scorer({"ocr": client}, 1)
+        scorer = BatchScorer({"ocr": client}, 1)
         batch = await (await scorer.start(make_job(target_words=["BREAD"]), ImagesStep([(0, 0), (0, 1)], pixels)))
         no_target = await (await scorer.start(make_job(target_words=[], prompt="a sign"), ImagesStep([(0, 0)], pixels[:1])))
     assert isinstance(batch, ScoredBatch)
@@ -29,7 +29,7 @@ async def test_words_and_boxes_of_rendered_images_reach_the_group(ocr_service: O
     assert [word.text.upper() for word in right.words] == ["BREAD"]
     assert right.value > 1 > wrong.value
     assert len(right.words[0].polygon) >= 6 and all(-8 <= xy <= 72 for xy in right.words[0].polygon)
-    assert isinstance(no_target, Failure)
+    assert isinstance(no_target, ScoringFailure)
     assert no_target.code == trajectory_pb2.FAILURE_CODE_SCORE_FAILED
     assert "NO_TARGET" in no_target.detail
 

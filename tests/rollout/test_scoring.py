@@ -18,7 +18,7 @@ from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import ImagesStep, Limits, TokensStep
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
-from varl.services.rollout.scoring import Failure, ScoredBatch, Scorer, find_problem
+from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailure, find_problem
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.services.serving.grpc.client import RewardClient
 from varl.trajectories.codec import encode_trajectory, job_of
@@ -44,7 +44,7 @@ def images_step(count: int = 2, first: int = 0) -> ImagesStep:
 PLACES = [(0, 0), (1, 0)]
 
 
-def scored_group(batches: Sequence[ScoredBatch]) -> trajectory_pb2.Group | Failure:
+def scored_group(batches: Sequence[ScoredBatch]) -> trajectory_pb2.Group | ScoringFailure:
     sampled = SampledGroup()
     sampled.add(TokensStep([], [[0] * 121] * 2, [[-1.0] * 121] * 2))
     return build_group(JOB, build_random(), sampled, batches, "worker", Timings(1, 1))
@@ -70,7 +70,7 @@ def located(name: str, *polygon: float) -> reward_pb2.Result:
 async def test_scores_are_those_of_the_very_pixels(reward: RunningReward) -> None:
     step = images_step()
     async with RewardClient(reward.target, TIMEOUT_S) as client:
-        batch = await (await Scorer({"bright": client}, 1).start(JOB, step))
+        batch = await (await BatchScorer({"bright": client}, 1).start(JOB, step))
     assert isinstance(batch, ScoredBatch)
     scores = [result.score for result in batch.required["bright"].results]
     assert [score.value for score in scores] == [brightness(pixels) for pixels in step.pixels]
@@ -80,27 +80,29 @@ async def test_scores_are_those_of_the_very_pixels(reward: RunningReward) -> Non
 async def test_every_named_reward_is_asked_and_one_error_fails_the_batch(reward: RunningReward) -> None:
     both = make_job(rewards=["bright", "again"])
     async with RewardClient(reward.target, TIMEOUT_S) as client:
-        scorer = Scorer({"bright": client, "again": client}, 1)
+        scorer = BatchScorer({"bright": client, "again": client}, 1)
         batch = await (await scorer.start(both, images_step()))
         poisoned = await (await scorer.start(make_job(rewards=["bright"], prompt=POISON), images_step()))
     assert isinstance(batch, ScoredBatch)
     assert set(batch.required) == {"bright", "again"} and not batch.optional
-    assert poisoned == Failure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, "reward 'bright', sample 1/0: ERROR_CODE_ENGINE_FAILED: poisoned")
+    assert poisoned == ScoringFailure(
+        trajectory_pb2.FAILURE_CODE_SCORE_FAILED, "reward 'bright', sample 1/0: ERROR_CODE_ENGINE_FAILED: poisoned"
+    )
 
 
 @pytest.mark.parametrize("held", [False, True])
 async def test_service_that_is_gone_or_too_slow_is_unavailable(reward: RunningReward, held: bool) -> None:
     target = reward.target if held else "127.0.0.1:1"
     async with RewardClient(target, 0.5) as client:
-        outcome = await (await Scorer({"bright": client}, 1).start(make_job(rewards=["bright"], prompt=HOLD), images_step()))
-    assert isinstance(outcome, Failure)
+        outcome = await (await BatchScorer({"bright": client}, 1).start(make_job(rewards=["bright"], prompt=HOLD), images_step()))
+    assert isinstance(outcome, ScoringFailure)
     assert outcome.code == trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE
     assert "bright" in outcome.detail
 
 
 async def test_batches_in_flight_are_bounded(reward: RunningReward) -> None:
     async with RewardClient(reward.target, TIMEOUT_S) as client:
-        scorer = Scorer({"bright": client}, 2)
+        scorer = BatchScorer({"bright": client}, 2)
         held = make_job(rewards=["bright"], prompt=HOLD)
         tasks = [await scorer.start(held, images_step(first=i)) for i in range(2)]
         third = asyncio.create_task(scorer.start(held, images_step(first=2)))
@@ -153,7 +155,7 @@ def test_words_and_regions_of_a_score_become_regions_of_its_image() -> None:
 def test_group_scored_by_two_models_is_a_failure() -> None:
     results = [result("0/0", 0.0), result("1/0", 0.0)]
     failure = scored_group(scored_batches(results, ["0", "1"]))
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, ScoringFailure)
     assert failure.code == trajectory_pb2.FAILURE_CODE_SCORE_FAILED
     assert "two models" in failure.detail
     group = scored_group(scored_batches(results, ["0", "0"]))
@@ -183,7 +185,7 @@ async def parts(redis_client: redis.Redis, run_id: str, reward: RunningReward, t
             policy,
             Weights(policy, tmp_path / "policy.safetensors", tmp_path / "cache"),
             thread,
-            Scorer({"bright": client}, 2),
+            BatchScorer({"bright": client}, 2),
             queue,
             Metrics(),
         )

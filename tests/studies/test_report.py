@@ -16,7 +16,7 @@ from PIL import Image
 from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
 from varl.launch.machine import describe_machine
 from varl.studies.report.charts import CHARTS, Chart, draw, smooth
-from varl.studies.report.report import Facts, figures, load_evaluation, pairs, save_evaluation, write_report
+from varl.studies.report.report import RunFacts, figures, load_evaluation, pairs, save_evaluation, write_report
 from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
@@ -127,7 +127,7 @@ def run(tmp_path: Path) -> Path:
         {"run": {"name": "small", "seed": 5, "updates": 30}, "evaluation": {"seed": 77, "sampling": {"temperature": 0.8, "top_k": 12}}}
     )
     (tmp_path / "config.toml").write_text(to_toml(recipe))
-    facts = Facts(finished="2026-01-02T03:04:05+00:00", machine=describe_machine("cpu"), stages={"Training": 3725.0, "Starting": 4.21})
+    facts = RunFacts(finished="2026-01-02T03:04:05+00:00", machine=describe_machine("cpu"), stages={"Training": 3725.0, "Starting": 4.21})
     (tmp_path / "facts.json").write_text(facts.model_dump_json())
     (tmp_path / METRICS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
     for side in (BEFORE, AFTER):

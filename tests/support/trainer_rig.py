@@ -18,7 +18,7 @@ import varl.policy.nextflow
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
-from varl.services.rollout.scoring import Scorer
+from varl.services.rollout.scoring import BatchScorer
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.recipe.config import Recipe
@@ -89,7 +89,7 @@ def _worker(
         policy=model,
         weights=Weights(model, model_dir / "policy.safetensors", model_dir / "cache"),
         model=ModelThread(1),
-        scorer=Scorer(rewards, 4),
+        scorer=BatchScorer(rewards, 4),
         queue=RunQueue(connect(redis_url), run_id, name),
         metrics=Metrics(),
     )

@@ -17,7 +17,7 @@ from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, Optim
 from varl.trainer.step.batch import to_batch
 from varl.trainer.step.guards import GuardError
 from varl.trainer.step.metrics import reward_metrics
-from varl.trainer.step.update import Outcome, Updater
+from varl.trainer.step.update import UpdateOutcome, Updater
 from varl.trajectories.codec import decode_trajectory
 from varl.trajectories.job_checks import continuations_of, optimised_scales
 from varl.trajectories.prompts import PromptSpec
@@ -98,7 +98,7 @@ def test_a_valid_message_ends_in_an_outcome_or_a_named_guard(data: bytes, combin
     except GuardError as error:
         assert error.metrics
     else:
-        assert outcome in Outcome and isinstance(metrics, dict)
+        assert outcome in UpdateOutcome and isinstance(metrics, dict)
     assert set(reward_metrics([batch])) >= {"reward/ocr", "reward/total"}
     assert sample_grid([PromptSpec(group.job.prompt, ())], {0: group} if group.job.want_images else {})
 

@@ -15,7 +15,7 @@ from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
 from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
-from varl.trainer.step.update import Outcome, Updater
+from varl.trainer.step.update import UpdateOutcome, Updater
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=6))
@@ -82,13 +82,13 @@ FLAT = batch([0.5, 0.5, 0.5])
 @pytest.mark.parametrize(
     ("guard", "bad", "outcome"),
     [
-        ("first_ratio", DRIFTED, Outcome.FIRST_RATIO),
-        ("non_finite", NAN, Outcome.NO_GROUPS),
-        ("duplicates", TWINS, Outcome.NO_GROUPS),
-        ("zero_spread", FLAT, Outcome.NO_PREFERENCE),
+        ("first_ratio", DRIFTED, UpdateOutcome.FIRST_RATIO),
+        ("non_finite", NAN, UpdateOutcome.NO_GROUPS),
+        ("duplicates", TWINS, UpdateOutcome.NO_GROUPS),
+        ("zero_spread", FLAT, UpdateOutcome.NO_PREFERENCE),
     ],
 )
-def test_what_a_guard_sees_never_reaches_the_weights(guard: str, bad: GroupBatch, outcome: Outcome) -> None:
+def test_what_a_guard_sees_never_reaches_the_weights(guard: str, bad: GroupBatch, outcome: UpdateOutcome) -> None:
     skipping, stopping = updater(), updater(**{guard: "stop"})
     before = weights(skipping)
     found, metrics = skipping.update([bad], 0, by_scale=False)
@@ -102,14 +102,14 @@ def test_what_a_guard_sees_never_reaches_the_weights(guard: str, bad: GroupBatch
 
 def test_a_group_that_is_refused_leaves_the_others_alone() -> None:
     alone, beside = updater(), updater()
-    assert alone.update([GOOD], 0, by_scale=False)[0] is beside.update([GOOD, NAN, TWINS], 0, by_scale=False)[0] is Outcome.STEPPED
+    assert alone.update([GOOD], 0, by_scale=False)[0] is beside.update([GOOD, NAN, TWINS], 0, by_scale=False)[0] is UpdateOutcome.STEPPED
     assert all(torch.equal(a, b) for a, b in zip(weights(alone), weights(beside), strict=True))
 
 
 def test_guards_that_are_off_let_pass() -> None:
     for guard, bad in (("first_ratio", DRIFTED), ("duplicates", TWINS), ("zero_spread", FLAT)):
         outcome, metrics = updater(**{guard: "off"}).update([bad], 0, by_scale=False)
-        assert outcome is Outcome.STEPPED and f"guard/{guard}" not in metrics
+        assert outcome is UpdateOutcome.STEPPED and f"guard/{guard}" not in metrics
 
 
 def test_an_exploding_gradient_is_refused_and_leaves_the_median_as_it_was() -> None:
@@ -117,11 +117,11 @@ def test_an_exploding_gradient_is_refused_and_leaves_the_median_as_it_was() -> N
     one.norms["0-3"] = [1e-9] * 8
     before = weights(one)
     outcome, metrics = one.update([GOOD], 0, by_scale=False)
-    assert outcome is Outcome.EXPLODING_GRADIENT and metrics["guard/grad_norm"] == 1.0
+    assert outcome is UpdateOutcome.EXPLODING_GRADIENT and metrics["guard/grad_norm"] == 1.0
     assert one.norms["0-3"] == [1e-9] * 8 and all(torch.equal(a, b) for a, b in zip(before, weights(one), strict=True))
 
 
 def test_a_stale_group_is_compared_with_the_probabilities_that_drew_it() -> None:
     stale = batch([0.0, 1.0, 0.5], reported=GOOD.reported - 1, staleness=1)
     outcome, metrics = updater().update([stale], 0, by_scale=False)
-    assert outcome is Outcome.STEPPED and metrics["clip_ratio/high"] > 0  # every ratio is e; the on-policy guard has no say here
+    assert outcome is UpdateOutcome.STEPPED and metrics["clip_ratio/high"] > 0  # every ratio is e; the on-policy guard has no say here

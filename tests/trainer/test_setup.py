@@ -24,7 +24,7 @@ from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, Optim
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
-from varl.trainer.step.update import Outcome, Updater, build_optimizer, learning_rate
+from varl.trainer.step.update import UpdateOutcome, Updater, build_optimizer, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -180,7 +180,7 @@ def test_the_number_of_candidates_in_a_pass_does_not_change_the_gradient(stage: 
         updater = _updater(model, candidates_per_pass=size)
         batches = [_batch(model, [0.1, 0.9, 0.4, 0.3, 0.8], stage, seed) for seed in range(2)]
         outcome, metrics = updater.update(batches, 0, by_scale=True)
-        assert outcome is Outcome.STEPPED
+        assert outcome is UpdateOutcome.STEPPED
         norms.append(metrics)
     for name in ("grad_norm", "loss", "kl", *(f"grad_norm/scale_{scale + 1}" for scale in stage)):
         assert norms[0][name] == pytest.approx(norms[1][name], rel=1e-3, abs=1e-6), name
@@ -193,7 +193,7 @@ def test_gradients_by_scale_add_up_to_the_whole() -> None:
 
 
 def test_groups_without_preference_are_skipped_or_kept() -> None:
-    for setting, expected in (("skip", Outcome.NO_PREFERENCE), ("keep", Outcome.STEPPED)):
+    for setting, expected in (("skip", UpdateOutcome.NO_PREFERENCE), ("keep", UpdateOutcome.STEPPED)):
         model = _policy()
         objective = ObjectiveSettings.model_validate({"zero_std": setting, "kl_beta": 0.1})
         updater = Updater(model, _policy(), objective, OptimizerSettings(lr=1e-2, weight_decay=0))
@@ -204,7 +204,7 @@ def test_groups_without_preference_are_skipped_or_kept() -> None:
 def test_update_without_groups_changes_nothing() -> None:
     model = _policy()
     before = _weights(model)
-    assert _updater(model).update([], 0, by_scale=False) == (Outcome.NO_GROUPS, {})
+    assert _updater(model).update([], 0, by_scale=False) == (UpdateOutcome.NO_GROUPS, {})
     assert _same(before, _weights(model))
 
 
@@ -215,10 +215,10 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights_or_the_optimiser() 
     broken = transformer.norm.register_forward_hook(lambda module, arguments, out: out * math.nan)
     outcome, metrics = updater.update(batches, 0, by_scale=False)
     broken.remove()
-    assert outcome is Outcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
+    assert outcome is UpdateOutcome.NON_FINITE_LOSS and metrics["guard/non_finite"] == 1.0
     assert _same(before, _weights(model)) and not updater.optimizer.state
     outcome, _ = updater.update(batches, 1, by_scale=False)  # and the next update is unharmed
-    assert outcome is Outcome.STEPPED and not _same(before, _weights(model))
+    assert outcome is UpdateOutcome.STEPPED and not _same(before, _weights(model))
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
@@ -228,7 +228,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
     handle = parameter.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
     outcome, metrics = updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
     handle.remove()
-    assert outcome is Outcome.NON_FINITE_GRADIENT and math.isnan(metrics["grad_norm"])
+    assert outcome is UpdateOutcome.NON_FINITE_GRADIENT and math.isnan(metrics["grad_norm"])
     assert _same(before, _weights(model))
 
 
@@ -252,7 +252,7 @@ def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingPa
     batch = _batch(model, [0.0, 1.0], stage)
     batch = GroupBatch(**vars(batch) | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling})
     outcome, metrics = _updater(model).update([batch], 0, by_scale=False)
-    assert outcome is Outcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
+    assert outcome is UpdateOutcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
     assert abs(metrics["kl"]) < 1e-6  # the reference has the same weights
 
 
@@ -284,7 +284,7 @@ def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
     others = {id(weight) for weight in model.module.parameters()} - gains
     assert [{id(weight) for weight in group["params"]} for group in updater.optimizer.param_groups] == [others, gains]
     outcome, metrics = updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
-    assert outcome is Outcome.STEPPED and metrics["lr"] == 2e-3
+    assert outcome is UpdateOutcome.STEPPED and metrics["lr"] == 2e-3
     assert [group["lr"] for group in updater.optimizer.param_groups] == [2e-3, 8e-3]
     moved: dict[bool, float] = {True: 0.0, False: 0.0}  # AdamW's first step is the rate itself wherever the gradient is well above eps
     for name, value in model.module.named_parameters():

@@ -12,7 +12,7 @@ _PROMPT = re.compile(r"a (?P<colour>\w+) (?P<thing>\w+) (?:that says|with) '(?P<
 
 
 @dataclass(frozen=True)
-class Facts:
+class PromptFacts:
     """Colour of the object, the object, the words on it, and the colour of their letters, which not every prompt names."""
 
     colour: str
@@ -22,13 +22,13 @@ class Facts:
     names_ink: bool
 
 
-def read_prompt(prompt: str) -> Facts:
-    """Facts of a prompt that ``prompt_for`` made; raises ValueError for any other."""
+def read_prompt(prompt: str) -> PromptFacts:
+    """PromptFacts of a prompt that ``prompt_for`` made; raises ValueError for any other."""
     match = _PROMPT.fullmatch(prompt)
     if match is None:
         raise ValueError(f"not a prompt of the tiny task: {prompt!r}")
     usual = "white" if match["colour"] in DARK else "black"
-    return Facts(match["colour"], match["thing"], tuple(match["text"].split()), match["ink"] or usual, match["ink"] is not None)
+    return PromptFacts(match["colour"], match["thing"], tuple(match["text"].split()), match["ink"] or usual, match["ink"] is not None)
 
 
 def matches(asked: str, shown: str | None) -> list[bool]:

@@ -20,7 +20,7 @@ from varl.services.hpsv3.preprocess import CELL, resize
 from varl.tiny.preference.base import Base, Vocabulary
 from varl.tiny.preference.facts import read_prompt
 from varl.tiny.preference.pairs import soften
-from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.pretrain.schedule import StepLog, cosine_lr
 from varl.tiny.render import COLOURS, OBJECTS, PITCHES, SIZE, Rendered, render_batch
 
 GRID = 16  # tokens of a side
@@ -116,7 +116,7 @@ def train_letters(base: Base, steps: int, batch: int, seed: int, log: Callable[[
     rng = np.random.default_rng(seed)
     visual, table = base.model.visual, base.model.model.embed_tokens.weight
     optimizer = torch.optim.AdamW([*visual.parameters(), table], betas=(0.9, 0.98), weight_decay=0.01)
-    progress = Progress("letters", steps, log, every=25)
+    progress = StepLog("letters", steps, log, every=25)
     for step in range(steps):
         cosine_lr(optimizer, LR, step, steps)
         images, parts = zip(*(strip(item, rng) for item in render_batch(batch, rng)), strict=True)

@@ -21,7 +21,7 @@ from varl.tiny.preference.facts import before, matches, read_prompt
 from varl.tiny.preference.letters import named
 from varl.tiny.preference.loss import draw_noise, uncertainty_loss
 from varl.tiny.preference.pairs import CONTENT_SHARES, Pair, draw_pairs, mirrored
-from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.pretrain.schedule import StepLog, cosine_lr
 from varl.tiny.render import Pixels
 
 WORDS_LR, PAIRS_LR = 2e-3, 1e-3
@@ -143,7 +143,7 @@ def _steps(
     probe = PromptProbe(base)
     parameters = [*(p for p in base.model.parameters() if p.requires_grad), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
-    progress = Progress(name, steps, log, every=25)
+    progress = StepLog(name, steps, log, every=25)
     for step in range(steps):
         cosine_lr(optimizer, lr, step, steps)
         pairs = draw(rng)

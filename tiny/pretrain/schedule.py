@@ -18,7 +18,7 @@ def cosine_lr(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: i
     return lr
 
 
-class Progress:
+class StepLog:
     """A line every ``every`` steps: step, share done, time left, and the running mean of what it is given."""
 
     def __init__(self, name: str, steps: int, log: Callable[[str], None], every: int = 50) -> None:

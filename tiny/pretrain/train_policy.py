@@ -14,7 +14,7 @@ from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.rope import rotation, visual_positions
 from varl.policy.nextflow.sequence import code_inputs, padded_prompts, sequence_mask
-from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.pretrain.schedule import StepLog, cosine_lr
 from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Rendered, render_batch
 from varl.trainer.objectives.panw import step_weights, token_weights
@@ -102,7 +102,7 @@ def train_policy(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     opts = optimizers(policy.module)
-    progress = Progress("policy", steps, log, every=25)
+    progress = StepLog("policy", steps, log, every=25)
     run = torch.compile(policy.module.run, dynamic=False) if compiled else None
     for step in range(steps):
         for optimizer, peak in zip(opts, (MATRIX_LR, OTHER_LR), strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from varl.policy.nextflow.quantizer import DualQuantizer, Encoded, upsample
 from varl.policy.nextflow.tokenizer import Tokenizer
-from varl.tiny.pretrain.schedule import Progress, cosine_lr
+from varl.tiny.pretrain.schedule import StepLog, cosine_lr
 from varl.tiny.render import TOKENIZER_GRAIN, Rendered, render_batch
 
 TEXT_WEIGHT = 4.0  # pixels near ink count this much more, as faces do in the paper's tokenizer training
@@ -47,7 +47,7 @@ def train_semantic(tokenizer: Tokenizer, stride: int, steps: int, batch: int, se
     """Teach the semantic encoder which letter covers each cell, by cross-entropy; it is frozen afterwards."""
     encoder = tokenizer.semantic_encoder
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, weight_decay=0.01)
-    progress = Progress("semantic teacher", steps, log)
+    progress = StepLog("semantic teacher", steps, log)
     for step, items in enumerate(batches(steps, batch, seed)):
         cosine_lr(optimizer, 2e-3, step, steps)
         labels = cell_letters(items, stride)
@@ -67,7 +67,7 @@ def train_tokenizer(tokenizer: Tokenizer, steps: int, batch: int, seed: int, log
     trained = [p for name, p in tokenizer.named_parameters() if not name.startswith(("semantic_encoder", "quantizer"))]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     statistics = CodeStatistics(tokenizer.quantizer)
-    progress = Progress("tokenizer", steps, log)
+    progress = StepLog("tokenizer", steps, log)
     for step, items in enumerate(batches(steps, batch, seed)):
         cosine_lr(optimizer, 1e-3, step, steps)
         images = to_images(items)

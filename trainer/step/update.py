@@ -22,7 +22,7 @@ from varl.trainer.step.metrics import Measured, update_metrics
 logger = logging.getLogger("trainer")
 
 
-class Outcome(Enum):
+class UpdateOutcome(Enum):
     """Whether an update moved the weights, and why not."""
 
     STEPPED = "stepped"
@@ -82,7 +82,7 @@ class Updater:
         policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
         reference.module.eval().requires_grad_(False)
 
-    def update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool) -> tuple[Outcome, dict[str, float]]:
+    def update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool) -> tuple[UpdateOutcome, dict[str, float]]:
         """Take one step on the groups of an update, all of one stage; ``by_scale`` also measures the gradient of each scale's loss.
 
         Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
@@ -100,16 +100,16 @@ class Updater:
             logger.warning("update %d: guards.%s: %s", update, alarm.guard, alarm.detail)
         return outcome, metrics | watch.metrics()
 
-    def _update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]) -> Outcome:
+    def _update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]) -> UpdateOutcome:
         sound = [group for group in groups if not any(watch.skips(alarm) for alarm in self._group_alarms(group))]
         used = self._with_preference(sound, watch, metrics)
         if not used:
-            return Outcome.NO_PREFERENCE if sound else Outcome.NO_GROUPS
+            return UpdateOutcome.NO_PREFERENCE if sound else UpdateOutcome.NO_GROUPS
         self.optimizer.zero_grad(set_to_none=True)
         try:
             measured = [self._backward(group, len(used), watch) for group in used]
         except NonFiniteLossError:
-            return Outcome.NON_FINITE_LOSS
+            return UpdateOutcome.NON_FINITE_LOSS
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
         metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
@@ -119,7 +119,7 @@ class Updater:
         if by_scale:
             metrics |= self._gradient_norms(used[0])
         metrics["lr"] = self._step(update)
-        return Outcome.STEPPED
+        return UpdateOutcome.STEPPED
 
     def _group_alarms(self, group: GroupBatch) -> list[Alarm | None]:
         rewards = torch.cat([group.values.flatten(), group.total.flatten()])
@@ -137,17 +137,19 @@ class Updater:
         watch.skips(all_alike)
         return [group for group in groups if not self._is_zero_std(group)]
 
-    def _refused(self, used: Sequence[GroupBatch], measured: Sequence[Sequence[Measured]], norm: float, watch: Watch) -> Outcome | None:
+    def _refused(
+        self, used: Sequence[GroupBatch], measured: Sequence[Sequence[Measured]], norm: float, watch: Watch
+    ) -> UpdateOutcome | None:
         """Why no step may be taken on the gradients that lie ready, or None; a norm that passes joins those that later ones meet."""
         ratios = [part.sampler_ratio for group, parts in zip(used, measured, strict=True) if not group.staleness for part in parts]
         deviation = max((float((ratio - 1).abs().max()) for ratio in ratios), default=0.0)
         if watch.skips(first_ratio(deviation, self._guards.ratio_tolerance)):
-            return Outcome.FIRST_RATIO
+            return UpdateOutcome.FIRST_RATIO
         if watch.skips(non_finite("the gradient norm", torch.tensor(norm))):
-            return Outcome.NON_FINITE_GRADIENT
+            return UpdateOutcome.NON_FINITE_GRADIENT
         history = self.norms.setdefault(f"{used[0].scales.start}-{used[0].scales.stop}", [])
         if watch.skips(exploding(norm, history, self._guards.grad_norm_factor)):
-            return Outcome.EXPLODING_GRADIENT
+            return UpdateOutcome.EXPLODING_GRADIENT
         history.append(norm)
         del history[: -self._guards.grad_norm_window]
         return None

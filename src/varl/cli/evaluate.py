@@ -17,7 +17,7 @@ from varl.launch.machine import describe_machine
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
-from varl.studies.samplers import BASE, Measured, Sampler, evaluate_samplers, parse_sampler
+from varl.studies.samplers import BASE, Sampler, SamplerReading, evaluate_samplers, parse_sampler
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.setup import PROBLEMS
@@ -84,7 +84,7 @@ def _samplers(parser: Parser, flags: argparse.Namespace, default: SamplingParams
         parser.error(f"argument --sampler: {error}")
 
 
-def _table(found: Sequence[Measured]) -> str:
+def _table(found: Sequence[SamplerReading]) -> str:
     """A line for each evaluation: every figure of its summary that has a standard error, and the mean rewards."""
     width = max(len(one.weights) for one in found)
     return "".join(f"{one.weights:{width}}  {one.sampler.name:14}  {_figures(one.evaluation.summary())}\n" for one in found)
@@ -97,7 +97,7 @@ def _figures(summary: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "") for name, (value, error) in figures.items())
 
 
-def _record(parser: Parser, arguments: Sequence[str], recipe: Recipe, found: Sequence[Measured]) -> dict[str, Any]:
+def _record(parser: Parser, arguments: Sequence[str], recipe: Recipe, found: Sequence[SamplerReading]) -> dict[str, Any]:
     rows = [
         {"weights": one.weights, "sampler": one.sampler.name, "sampling": asdict(one.sampler.params), **one.evaluation.summary()}
         for one in found

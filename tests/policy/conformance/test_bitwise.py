@@ -9,7 +9,7 @@ from tests.policy.conformance.suite import HOT, PROMPT, PolicyConformance, draw
 from varl.policy.base import SamplingParams, cells
 from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
-from varl.trainer.step.update import Outcome, Updater
+from varl.trainer.step.update import UpdateOutcome, Updater
 
 
 class TestBitwise(PolicyConformance):
@@ -39,7 +39,7 @@ def check_update(sampling: SamplingParams | None, estimator: str) -> None:
     batch, before = group(policy, sampling), None
     for update in range(8):
         outcome, metrics = updater.update([batch], update, by_scale=update == 0)
-        assert outcome is Outcome.STEPPED
+        assert outcome is UpdateOutcome.STEPPED
         if update == 0:
             assert metrics["ratio_max_deviation"] < 1e-4 and abs(metrics["kl"]) < 1e-6
             assert metrics["grad_norm/scale_4"] > 0
