@@ -73,7 +73,9 @@ def small_model() -> RewardModel:
     """Qwen2-VL with LAYERS layers of WIDTH in both halves."""
     vision_config = {"depth": LAYERS, "embed_dim": WIDTH, "hidden_size": WIDTH, "mlp_ratio": 4, "num_heads": 2}
     text = {"hidden_size": WIDTH, "intermediate_size": 5 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
-    config = Qwen2VLConfig(vision_config=vision_config, text_config={**text, "num_key_value_heads": 2, **TOKENS}, image_token_id=IMAGE)
+    config = Qwen2VLConfig(
+        vision_config=vision_config, text_config={**text, "num_key_value_heads": 2, **TOKENS}, image_token_id=IMAGE
+    )
     return RewardModel(config).eval()
 
 
@@ -105,7 +107,9 @@ def whole_batch_vision(model: RewardModel, items: Sequence[NativeItem]) -> Work:
     def work() -> Tensor:
         x = tower.patch_embed(patchify(images, torch.float32)).flatten(0, 1).unsqueeze(0)
         owner = torch.arange(len(images)).repeat_interleave(x.shape[1] // len(images))
-        rotation = tuple(part.repeat(len(images), 1) for part in tower._rotation(images.shape[2] // CELL, images.shape[3] // CELL))
+        rotation = tuple(
+            part.repeat(len(images), 1) for part in tower._rotation(images.shape[2] // CELL, images.shape[3] // CELL)
+        )
         masked = partial(functional.scaled_dot_product_attention, attn_mask=owner[:, None] == owner)
         with patch.object(functional, "scaled_dot_product_attention", masked):
             for block in tower.blocks:
@@ -125,7 +129,9 @@ def masked_decoder(model: RewardModel, items: Sequence[NativeItem]) -> Work:
         if is_causal:
             places = torch.arange(key.shape[2])
             seen = (places[:, None] >= places) & (places < lengths[:, None, None])
-            options["attn_mask"] = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).unsqueeze(1)
+            options["attn_mask"] = (
+                torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).unsqueeze(1)
+            )
         return plain(query, key, value, **options)
 
     def work() -> Tensor:
@@ -191,7 +197,10 @@ def bytes_to_device(repeats: int) -> list[Row]:
         for _ in range(4 * repeats)
     ]
     name = "bytes to the device, normalised there"
-    return [row(name, "host CPU ms an image", host), row(name, "MB an image", [(patches.nbytes / 1e6, image.nbytes / 1e6)])]
+    return [
+        row(name, "host CPU ms an image", host),
+        row(name, "MB an image", [(patches.nbytes / 1e6, image.nbytes / 1e6)]),
+    ]
 
 
 class Waiting:
@@ -224,7 +233,9 @@ def overlapped(repeats: int) -> Row:
 
 
 async def _overlapped(engine: Waiting, files: Sequence[bytes], repeats: int) -> Row:
-    settings = HPSv3Settings.model_validate({"hub": True, "max_batch": BATCH, "max_decoded": 2 * BATCH, "log_level": "error"})
+    settings = HPSv3Settings.model_validate(
+        {"hub": True, "max_batch": BATCH, "max_decoded": 2 * BATCH, "log_level": "error"}
+    )
     scorer = HPSv3Scorer(lambda: engine, settings.batch_limits(BATCH), settings.decode_threads, "float32", None)
     service = ScoringService(settings, scorer)
     await service.start()
@@ -237,9 +248,13 @@ async def _overlapped(engine: Waiting, files: Sequence[bytes], repeats: int) -> 
         middle = time.perf_counter()
         outcomes = (await service.score(samples)).outcomes
         pairs.append((1000 * (middle - began), 1000 * (time.perf_counter() - middle)))
-        np.testing.assert_allclose([each.value for each in outcomes if isinstance(each, SampleScore)], expected, atol=1e-4)
+        np.testing.assert_allclose(
+            [each.value for each in outcomes if isinstance(each, SampleScore)], expected, atol=1e-4
+        )
     await service.close()
-    return row("decoding and resizing beside the forward", f"wall ms, {len(files)} images", pairs[1:])  # the first warms up
+    return row(
+        "decoding and resizing beside the forward", f"wall ms, {len(files)} images", pairs[1:]
+    )  # the first warms up
 
 
 def in_series(engine: Waiting, files: Sequence[bytes]) -> list[Preference]:

@@ -26,7 +26,9 @@ from benchmarks.shared import Row, report
 from varl.policy.distributions import Categorical
 
 DIM = 256
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # outputs [1, n, dim] and head [codes, dim], those of the reference, tokens [1, n]
+Inputs = tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor
+]  # outputs [1, n, dim] and head [codes, dim], those of the reference, tokens [1, n]
 Parts = tuple[Tensor, Tensor, Tensor]  # log-probabilities, KL, entropy
 
 
@@ -102,7 +104,9 @@ def measure(sites: int, codes: int) -> list[Row]:
         for name in WAYS:
             file = Path(folder) / f"{name}.safetensors"
             command = [sys.executable, "-m", "benchmarks.loss_memory", "--child", name, "--file", str(file)]
-            done = subprocess.run([*command, "--sites", str(sites), "--codes", str(codes)], check=True, stdout=subprocess.PIPE)
+            done = subprocess.run(
+                [*command, "--sites", str(sites), "--codes", str(codes)], check=True, stdout=subprocess.PIPE
+            )
             found, expected = json.loads(done.stdout), load_file(Path(folder) / "whole.safetensors")
             gaps = {key: float((value - expected[key]).abs().max()) for key, value in load_file(file).items()}
             values = max(gap for key, gap in gaps.items() if "gradient" not in key)

@@ -27,19 +27,27 @@ def seconds_an_update(directory: Path, staleness: int) -> float:
         "rollout.max_staleness": staleness, "rollout.prompts_per_update": 8, "metrics.samples_every": 0,
         "metrics.diagnostics_every": 0, "evaluation.every": 0,
     }  # fmt: skip
-    recipe = load_recipe("recipes/tiny_demo.toml", [part for name, value in flags.items() for part in (f"--{name}", str(value))])
+    recipe = load_recipe(
+        "recipes/tiny_demo.toml", [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    )
     with local_services(recipe) as services:
         trained, reference = load_policies(recipe)
         queue = open_queue(recipe, services.redis_url)
-        run = train(recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, layout_of(trained)))
-    return fmean(column(run, "timing/total")[WARM_UP:])  # prefix and suffix updates in equal parts: they differ severalfold
+        run = train(
+            recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, layout_of(trained))
+        )
+    return fmean(
+        column(run, "timing/total")[WARM_UP:]
+    )  # prefix and suffix updates in equal parts: they differ severalfold
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         found = {staleness: seconds_an_update(Path(directory), staleness) for staleness in (0, 1, 2)}
     for staleness, seconds in found.items():
-        print(f"max_staleness {staleness}: {seconds:.2f} s an update, {found[0] / seconds:.2f} times as fast as without overlap")
+        print(
+            f"max_staleness {staleness}: {seconds:.2f} s an update, {found[0] / seconds:.2f} times as fast as without overlap"
+        )
 
 
 if __name__ == "__main__":

@@ -46,9 +46,13 @@ Sample = dict[str, float]  # wall, cpu: milliseconds a step. norm: gradient norm
 def main() -> None:
     """Run the rounds and leave the result."""
     parser = argparse.ArgumentParser(prog="python benchmarks/threads.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="samples of each setting, idle and loaded (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="samples of each setting, idle and loaded (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="steps of a sample (default: %(default)s)")
-    parser.add_argument("--measure", action="store_true", help="be the measured process: a sample for each line of stdin, as JSON")
+    parser.add_argument(
+        "--measure", action="store_true", help="be the measured process: a sample for each line of stdin, as JSON"
+    )
     args = parser.parse_args()
     if args.measure:
         measure(args.steps)
@@ -58,9 +62,18 @@ def main() -> None:
         for name in SETTINGS:
             for loaded, one in zip((False, True), idle_and_loaded(SETTINGS[name], args.steps), strict=True):
                 samples[name, loaded].append(one)
-                print(f"{name}, {'loaded' if loaded else 'idle'}: {one['wall']:.1f} ms, CPU {one['cpu']:.1f} ms", flush=True)
+                print(
+                    f"{name}, {'loaded' if loaded else 'idle'}: {one['wall']:.1f} ms, CPU {one['cpu']:.1f} ms",
+                    flush=True,
+                )
     check_same_numbers([found[0]["norm"] for found in samples.values()])
-    settings: Row = {"threads": THREADS, "candidates": CANDIDATES, "steps": args.steps, "rounds": args.rounds, "chosen": SPIN_COUNT}
+    settings: Row = {
+        "threads": THREADS,
+        "candidates": CANDIDATES,
+        "steps": args.steps,
+        "rounds": args.rounds,
+        "chosen": SPIN_COUNT,
+    }
     report("threads", settings, rows(samples))
 
 
@@ -68,7 +81,9 @@ def idle_and_loaded(spins: int, steps: int) -> tuple[Sample, Sample]:
     """Two samples of a process whose threads spin so many times; the load comes once it is warm."""
     environment = {**os.environ, "GOMP_SPINCOUNT": str(spins), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     command = [sys.executable, __file__, "--measure", "--steps", str(steps)]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         idle = next_sample(process, IDLE)
         with busy_cores():
             return idle, next_sample(process, LOADED)
@@ -127,13 +142,17 @@ def sample(updater: Updater, group: GroupBatch, steps: int) -> Sample:
 def group_of(policy: NextFlowPolicy) -> GroupBatch:
     """Random candidates of whole images, half of them with a reward; stale, so that a step may move them off their log-probabilities."""
     steps = tuple(height * width for height, width in policy.grids)
-    tokens = torch.randint(policy.config.tokenizer.codes, (CANDIDATES, sum(steps)), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        policy.config.tokenizer.codes, (CANDIDATES, sum(steps)), generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         reported = policy.distribution(PROMPT, tokens, 0).log_prob(tokens)
     total = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(CANDIDATES // 2)
     mask = torch.ones(tokens.shape, dtype=torch.bool)
     rewards = total[:, None]
-    return GroupBatch(PROMPT, range(len(steps)), steps, tokens, reported, mask, {"ocr": rewards}, rewards, total, staleness=1)
+    return GroupBatch(
+        PROMPT, range(len(steps)), steps, tokens, reported, mask, {"ocr": rewards}, rewards, total, staleness=1
+    )
 
 
 def step(updater: Updater, group: GroupBatch, number: int) -> float:

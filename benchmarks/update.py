@@ -27,7 +27,12 @@ Line = dict[str, Any]
 def main() -> None:
     """Run a few updates and leave the result."""
     parser = argparse.ArgumentParser(prog="python benchmarks/update.py", description=__doc__)
-    parser.add_argument("--updates", type=int, default=5, help=f"updates, the first {WARM_UP} of them not counted (default: %(default)s)")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=5,
+        help=f"updates, the first {WARM_UP} of them not counted (default: %(default)s)",
+    )
     updates = parser.parse_args().updates
     if updates <= WARM_UP:
         parser.error(f"--updates must be over {WARM_UP}")
@@ -69,9 +74,18 @@ def rows(recipe: Recipe, lines: Sequence[Line]) -> list[Row]:
 def row(recipe: Recipe, stage: Stage, lines: Sequence[Line]) -> Row:
     """Mean seconds; generate and score are the worker's own and overlap inside of rollout."""
     copies = recipe.rollout.continuations if stage is Stage.PREFIX else 1
-    seconds = {f"{name} s": fmean(line[f"timing/{name}"] for line in lines) for name in ("generate", "score", "rollout", "update", "total")}
+    seconds = {
+        f"{name} s": fmean(line[f"timing/{name}"] for line in lines)
+        for name in ("generate", "score", "rollout", "update", "total")
+    }
     images = recipe.rollout.prompts_per_update * recipe.rollout.group_size * copies
-    return {"stage": stage.value, "updates": len(lines), "images": images, **seconds, "images / s": images / seconds["total s"]}
+    return {
+        "stage": stage.value,
+        "updates": len(lines),
+        "images": images,
+        **seconds,
+        "images / s": images / seconds["total s"],
+    }
 
 
 def sizes(recipe: Recipe) -> Row:

@@ -72,7 +72,7 @@ async def disk_full(field: Field, strike: Strike) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (ROOM_BYTES, before[1]))
     ends = len(rig.trainer.exits)
     outcome = asyncio.create_task(log.wait(rf"checkpoint {number}: (could not be written|complete)", position))
-    while not outcome.done() and len(rig.trainer.exits) == ends:  # noqa: ASYNC110 - another task notes it
+    while not outcome.done() and len(rig.trainer.exits) == ends:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     outcome.cancel()
     if len(rig.trainer.exits) == ends:
@@ -80,7 +80,9 @@ async def disk_full(field: Field, strike: Strike) -> None:
     await log.wait(r"checkpoint (\d+): complete", log.end())
     postponed = bool(log.find(rf"checkpoint {number}: could not be written", position))
     ended = [f"then the trainer ended and went on: {end.last_words}" for end in rig.trainer.exits[ends:]]
-    strike.back(hit=postponed, detail="; ".join(["checkpoint postponed" if postponed else "checkpoint not postponed", *ended]))
+    strike.back(
+        hit=postponed, detail="; ".join(["checkpoint postponed" if postponed else "checkpoint not postponed", *ended])
+    )
 
 
 def flip(path: Path) -> None:
@@ -102,6 +104,6 @@ async def _put(field: Field, strike: Strike, stream: str, payload: bytes) -> Non
     key, client = field.rig.key(stream), field.rig.redis
     strike.now(f"stream of {stream}")
     entry = await client.xadd(key, {"m": payload})
-    while await client.xrange(key, entry, entry):  # noqa: ASYNC110 - another process takes it
+    while await client.xrange(key, entry, entry):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     strike.back(hit=True, detail="taken off the stream")

@@ -104,7 +104,10 @@ class Driver:
     async def _next_update(self) -> None:
         """Wait for the end of an update, or of the run."""
         trainer = self._rig.trainer
-        waits = [asyncio.create_task(trainer.log.wait(UPDATE_DONE, trainer.log.end())), asyncio.create_task(trainer.finished.wait())]
+        waits = [
+            asyncio.create_task(trainer.log.wait(UPDATE_DONE, trainer.log.end())),
+            asyncio.create_task(trainer.finished.wait()),
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

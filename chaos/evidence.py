@@ -99,7 +99,10 @@ async def queue_left(rig: Rig) -> QueueLeft:
 async def _counts(rig: Rig) -> tuple[dict[str, int], dict[str, int]]:
     keys = {stream: rig.key(stream) for stream in GROUPS}
     entries = {stream: int(await rig.redis.xlen(key)) for stream, key in keys.items()}
-    pending = {stream: int(cast(Any, await rig.redis.xpending(keys[stream], group))["pending"]) for stream, group in GROUPS.items()}
+    pending = {
+        stream: int(cast(Any, await rig.redis.xpending(keys[stream], group))["pending"])
+        for stream, group in GROUPS.items()
+    }
     return entries, pending
 
 
@@ -129,7 +132,10 @@ def files_left(spec: RunSpec, undisturbed: RunSpec) -> list[str]:
     """Half-written files anywhere below the run's folder, and temporary ones that the undisturbed run has not left as well."""
     half = {path for pattern in HALF_WRITTEN for path in spec.out.rglob(pattern)}
     usual = {path.name for path in undisturbed.temporary.iterdir()}  # libraries keep a few small things there
-    return sorted(str(path.relative_to(spec.out)) for path in half | {path for path in spec.temporary.iterdir() if path.name not in usual})
+    return sorted(
+        str(path.relative_to(spec.out))
+        for path in half | {path for path in spec.temporary.iterdir() if path.name not in usual}
+    )
 
 
 def _processes() -> list[Path]:

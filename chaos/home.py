@@ -46,7 +46,13 @@ class Home:
 
     def redis_command(self, port: int) -> list[str]:
         """A Redis on the loopback whose append-only file lies in redis/."""
-        options = {"port": str(port), "bind": "127.0.0.1", "dir": str(self.out / "redis"), "appendonly": "yes", "appendfsync": "everysec"}
+        options = {
+            "port": str(port),
+            "bind": "127.0.0.1",
+            "dir": str(self.out / "redis"),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+        }
         options |= {"maxmemory-policy": "noeviction", "save": "", "daemonize": "no", "logfile": ""}
         return [server_binary(), *flags(options)]
 

@@ -11,7 +11,15 @@ from chaos.evidence import Evidence, RunFacts
 from chaos.schedule import Kind
 
 # Metrics that tell the time, and counts of what the faults did: these may differ from the undisturbed run's.
-FREE = ("timing/", "failures/", "groups/unexpected", "groups/requeued", "checkpoint/failures", "disk/refusals", "trajectories/undecodable")
+FREE = (
+    "timing/",
+    "failures/",
+    "groups/unexpected",
+    "groups/requeued",
+    "checkpoint/failures",
+    "disk/refusals",
+    "trajectories/undecodable",
+)
 AIMED = (
     Kind.ROLLOUT_STOP,
     Kind.TRAINER_KILL_WAITING,
@@ -46,7 +54,9 @@ def run_finished(evidence: Evidence) -> tuple[bool, str]:
 
 def faults_survived(evidence: Evidence) -> tuple[bool, str]:
     """Each planned fault was tried, its part worked again, and the run went on."""
-    lost = [f"{record.index} {record.kind.value}: {record.detail}" for record in evidence.records if not record.survived]
+    lost = [
+        f"{record.index} {record.kind.value}: {record.detail}" for record in evidence.records if not record.survived
+    ]
     return not lost, f"{len(evidence.records) - len(lost)} of {len(evidence.records)} survived; lost: {lost}"
 
 
@@ -69,8 +79,13 @@ def groups_exact(evidence: Evidence) -> tuple[bool, str]:
     rows = [row for row in evidence.disturbed.metrics if row["update"] < evidence.updates]
     lacking = {row["update"]: row.get("groups/used") for row in rows if row.get("groups/used") != evidence.groups}
     changed = sum(row.get("groups/replaced", 0) + row.get("groups/dropped", 0) for row in rows)
-    explained = len(evidence.disturbed.named) >= changed and all(_row_drops(row) for row in rows if row["update"] in lacking)
-    return explained, f"{len(rows)} updates of {evidence.groups} groups, but for {lacking}; replaced or dropped: {changed:g}"
+    explained = len(evidence.disturbed.named) >= changed and all(
+        _row_drops(row) for row in rows if row["update"] in lacking
+    )
+    return (
+        explained,
+        f"{len(rows)} updates of {evidence.groups} groups, but for {lacking}; replaced or dropped: {changed:g}",
+    )
 
 
 def same_numbers(evidence: Evidence) -> tuple[bool, str]:
@@ -79,20 +94,28 @@ def same_numbers(evidence: Evidence) -> tuple[bool, str]:
     rows = [(row["update"], _differences(row, others.get(row["update"], {}))) for row in evidence.calm.metrics]
     differing = [f"update {number}: {', '.join(names)}" for number, names in rows if names]
     unexcused = [number for number, names in rows if names and not _excused(evidence, number)]
-    return not unexcused, f"rows that differ: {differing or 'none'}, without an excuse: {unexcused or 'none'}{_named(evidence)}"
+    return (
+        not unexcused,
+        f"rows that differ: {differing or 'none'}, without an excuse: {unexcused or 'none'}{_named(evidence)}",
+    )
 
 
 def same_weights(evidence: Evidence) -> tuple[bool, str]:
     """The final weights are those of the undisturbed run, bit for bit, unless the log names a group that was replaced or dropped."""
     one, other = evidence.calm.final_digest, evidence.disturbed.final_digest
-    return one == other or _excused(evidence, evidence.updates), f"SHA-256 {_short(one)} and {_short(other)}{_named(evidence)}"
+    return one == other or _excused(
+        evidence, evidence.updates
+    ), f"SHA-256 {_short(one)} and {_short(other)}{_named(evidence)}"
 
 
 def run_was_real(evidence: Evidence) -> tuple[bool, str]:
     """The weights moved, in most updates: else that they are equal says nothing."""
     steps = sum("lr" in row for row in evidence.calm.metrics)
     moved = evidence.calm.final_digest != evidence.calm.base_digest
-    return moved and 2 * steps > evidence.updates, f"{steps} of {evidence.updates} updates took a step; weights moved: {moved}"
+    return (
+        moved and 2 * steps > evidence.updates,
+        f"{steps} of {evidence.updates} updates took a step; weights moved: {moved}",
+    )
 
 
 def no_process_left(evidence: Evidence) -> tuple[bool, str]:
@@ -121,7 +144,10 @@ def dead_letters_explained(evidence: Evidence) -> tuple[bool, str]:
         for letter in others
         if not letter.job_id or not any(letter.job_id in line for line in evidence.disturbed.named)
     ]
-    return not wrong and not unnamed, f"{len(evidence.rubbish)} injected, {len(others)} others; wrong: {wrong}, unexplained: {unnamed}"
+    return (
+        not wrong and not unnamed,
+        f"{len(evidence.rubbish)} injected, {len(others)} others; wrong: {wrong}, unexplained: {unnamed}",
+    )
 
 
 def exits_typed(evidence: Evidence) -> tuple[bool, str]:
@@ -155,7 +181,9 @@ def _runs(evidence: Evidence) -> dict[str, RunFacts]:
 
 def _excused(evidence: Evidence, update: int) -> bool:
     """Whether a group was replaced or dropped by this update, and the log names one."""
-    changed = [row["update"] for row in evidence.disturbed.metrics if row.get("groups/replaced") or row.get("groups/dropped")]
+    changed = [
+        row["update"] for row in evidence.disturbed.metrics if row.get("groups/replaced") or row.get("groups/dropped")
+    ]
     return bool(evidence.disturbed.named) and any(number <= update for number in changed)
 
 

@@ -71,7 +71,7 @@ class Part:
 
     async def up(self) -> int:
         """Process id, once there is a process."""
-        while self._process is None:  # noqa: ASYNC110 - another task starts it
+        while self._process is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
         return self._process.pid
 
@@ -88,7 +88,7 @@ class Part:
         pid, deaths = await self.up(), len(self.exits)
         self._expected = True
         os.kill(pid, number)
-        while len(self.exits) == deaths:  # noqa: ASYNC110 - another task notes it
+        while len(self.exits) == deaths:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
 
     @contextlib.asynccontextmanager
@@ -141,7 +141,7 @@ class Part:
         )
         self._process = process
         self.starts.append(time.monotonic())
-        assert process.stdout is not None  # noqa: S101 - asked for above
+        assert process.stdout is not None  # noqa: S101
         while line := await process.stdout.readline():
             self.log.add(line.decode(errors="replace").rstrip("\n").rpartition("\r")[2].strip())
         status = await process.wait()

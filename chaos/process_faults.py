@@ -39,7 +39,10 @@ async def rollout_stop(field: Field, strike: Strike) -> None:
     await serving(rig.worker_ports[index])
     again = any(worker.log.find(r"\(delivery [2-9]", mark) for worker, mark in zip(rig.workers, marks, strict=True))
     taken = "its job went to the other worker" if again else "it had no job"
-    strike.back(hit=again, detail=f"stopped for {MIN_IDLE_S + strike.fault.lasts_s:.1f} s, heartbeat limit {MIN_IDLE_S:g} s; {taken}")
+    strike.back(
+        hit=again,
+        detail=f"stopped for {MIN_IDLE_S + strike.fault.lasts_s:.1f} s, heartbeat limit {MIN_IDLE_S:g} s; {taken}",
+    )
 
 
 async def deadly_job(field: Field, strike: Strike) -> None:
@@ -58,7 +61,10 @@ async def deadly_job(field: Field, strike: Strike) -> None:
     given_up = bool(log.find(rf"{job_id} \(.* is given up for", position))
     for port in rig.worker_ports:
         await serving(port)
-    strike.back(hit=given_up, detail=f"{deaths} workers died of it; " + ("another prompt took its place" if given_up else "it was done"))
+    strike.back(
+        hit=given_up,
+        detail=f"{deaths} workers died of it; " + ("another prompt took its place" if given_up else "it was done"),
+    )
 
 
 async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
@@ -120,7 +126,9 @@ async def trainer_kill_unacknowledged(field: Field, strike: Strike) -> None:
         await rig.trainer.log.wait(rf"checkpoint {number}: (complete|could not)", position)
         await _kill(rig.trainer, strike)
     hit = bool(rig.trainer.log.find(rf"checkpoint {number}: complete", position))
-    await _trainer_back(field, strike, hit and not rig.trainer.log.find(rf"checkpoint {number}: acknowledged", position))
+    await _trainer_back(
+        field, strike, hit and not rig.trainer.log.find(rf"checkpoint {number}: acknowledged", position)
+    )
 
 
 async def _checkpoint_begun(field: Field) -> tuple[int, int]:
@@ -128,7 +136,7 @@ async def _checkpoint_begun(field: Field) -> tuple[int, int]:
     log = field.rig.trainer.log
     position, match = await log.wait(WRITING, log.end())
     part = field.rig.spec.directory / "checkpoints" / f".{int(match[1]):06d}.part"
-    while not part.exists() and not log.find(rf"checkpoint {match[1]}: complete", position):  # noqa: ASYNC110 - another process makes it
+    while not part.exists() and not log.find(rf"checkpoint {match[1]}: complete", position):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     return position, int(match[1])
 
@@ -140,7 +148,9 @@ async def _kill_trainer(field: Field, strike: Strike, position: int, too_late: s
 
 async def _trainer_back(field: Field, strike: Strike, hit: bool) -> None:
     trainer = field.rig.trainer
-    phase = next((line for line in reversed(trainer.log.lines) if ": " in line and "trainer: " in line), "").rpartition("trainer: ")[2]
+    phase = next((line for line in reversed(trainer.log.lines) if ": " in line and "trainer: " in line), "").rpartition(
+        "trainer: "
+    )[2]
     await trainer.ready(trainer.log.end())
     strike.back(hit, detail=f"its last line was {phase!r}")
 

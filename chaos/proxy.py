@@ -65,7 +65,10 @@ class Link:
             _abort(writer)
             return
         self._open |= {writer, up_writer}
-        ways = [asyncio.create_task(self._carry(reader, up_writer)), asyncio.create_task(self._carry(up_reader, writer))]
+        ways = [
+            asyncio.create_task(self._carry(reader, up_writer)),
+            asyncio.create_task(self._carry(up_reader, writer)),
+        ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:

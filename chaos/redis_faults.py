@@ -93,7 +93,9 @@ async def ocr_stall(field: Field, strike: Strike) -> None:
     strike.back(hit=True)
 
 
-async def _hold_links(field: Field, strike: Strike, what: str, hold: Callable[[Link], AbstractContextManager[None]]) -> None:
+async def _hold_links(
+    field: Field, strike: Strike, what: str, hold: Callable[[Link], AbstractContextManager[None]]
+) -> None:
     with ExitStack() as stack:
         strike.now("redis connections", f"{what} for {strike.fault.lasts_s} s")
         for link in field.rig.links:
@@ -111,7 +113,9 @@ async def answering(rig: Rig) -> None:
     """Return once Redis answers through the proxy."""
     while True:
         try:
-            async with redis.asyncio.Redis(port=rig.trainer_redis.port, socket_timeout=2, socket_connect_timeout=2) as client:
+            async with redis.asyncio.Redis(
+                port=rig.trainer_redis.port, socket_timeout=2, socket_connect_timeout=2
+            ) as client:
                 await client.ping()
                 return
         except RedisError:  # not yet

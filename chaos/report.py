@@ -35,7 +35,12 @@ def by_kind(records: Iterable[Record]) -> list[dict[str, Any]]:
         planned = [record for record in records if record.kind is kind]
         survived = [record for record in planned if record.survived]
         if planned:
-            row = {"kind": kind.value, "tried": len(planned), "survived": len(survived), "lost": len(planned) - len(survived)}
+            row = {
+                "kind": kind.value,
+                "tried": len(planned),
+                "survived": len(survived),
+                "lost": len(planned) - len(survived),
+            }
             rows.append(
                 row
                 | {"hit": sum(record.hit for record in planned), "part_s": _times(r.part_s for r in survived)}
@@ -64,7 +69,10 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         "| invariant | holds | seen |",
         "|---|---|---|",
-        *(f"| {name} | {'yes' if found['holds'] else '**NO**'} | {_cell(found['seen'])} |" for name, found in result["invariants"].items()),
+        *(
+            f"| {name} | {'yes' if found['holds'] else '**NO**'} | {_cell(found['seen'])} |"
+            for name, found in result["invariants"].items()
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -76,7 +84,10 @@ def machine_words() -> str:
 
 
 def _row(row: dict[str, Any]) -> str:
-    times = [f"{seconds['median']:g} s; {seconds['longest']:g} s" if seconds else "never" for seconds in (row["part_s"], row["run_s"])]
+    times = [
+        f"{seconds['median']:g} s; {seconds['longest']:g} s" if seconds else "never"
+        for seconds in (row["part_s"], row["run_s"])
+    ]
     return f"| {MEANING[Kind(row['kind'])]} | {row['tried']} | {row['survived']} | {row['lost']} | {times[0]} | {times[1]} |"
 
 

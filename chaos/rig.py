@@ -54,7 +54,9 @@ class RunSpec(Home):
 class Rig:
     """The parts of a run, and the ways between them. trainer_redis, worker_redis and ocr_link are proxies; ``redis`` goes around them."""
 
-    def __init__(self, spec: RunSpec, ports: list[int], trainer_redis: Link, worker_redis: Link, ocr_link: Link) -> None:
+    def __init__(
+        self, spec: RunSpec, ports: list[int], trainer_redis: Link, worker_redis: Link, ocr_link: Link
+    ) -> None:
         self.spec, self.recipe = spec, spec.recipe
         self.trainer_redis, self.worker_redis, self.ocr_link = trainer_redis, worker_redis, ocr_link
         redis_port, ocr_http, ocr_grpc, *worker_ports = ports
@@ -64,9 +66,17 @@ class Rig:
         ocr = module("varl.services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
         self.ocr = spec.part("ocr", ocr)
         self.workers = [
-            self._worker(index, *ports_of) for index, ports_of in enumerate(zip(self.worker_ports, worker_ports[WORKERS:], strict=True))
+            self._worker(index, *ports_of)
+            for index, ports_of in enumerate(zip(self.worker_ports, worker_ports[WORKERS:], strict=True))
         ]
-        trainer = module("trainer", str(RECIPE), *spec.flags, "--rollout.redis_url", f"redis://127.0.0.1:{trainer_redis.port}", "--resume")
+        trainer = module(
+            "trainer",
+            str(RECIPE),
+            *spec.flags,
+            "--rollout.redis_url",
+            f"redis://127.0.0.1:{trainer_redis.port}",
+            "--resume",
+        )
         self.trainer = spec.part("trainer", trainer, BEGINS, final=(0, 2, 3))
 
     @property
@@ -137,7 +147,9 @@ async def running(spec: RunSpec) -> AsyncIterator[Rig]:
 
 async def serving(port: int) -> None:
     """Return once a gRPC server on this port of the loopback says that it serves."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel:
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 500)]
+    ) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:
             try:

@@ -48,7 +48,10 @@ async def trial(settings: ChaosSettings, say: Say) -> dict[str, Any]:
     Raises TimeoutError where a run does not end; everything is stopped then.
     """
     out = settings.out or Path("runs/chaos") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    specs = [RunSpec(out.resolve() / name, uuid.uuid4().hex, name, settings.updates, settings.seed) for name in ("calm", "chaos")]
+    specs = [
+        RunSpec(out.resolve() / name, uuid.uuid4().hex, name, settings.updates, settings.seed)
+        for name in ("calm", "chaos")
+    ]
     started = datetime.now(UTC)
     calm, disturbed = [await _one(spec, settings, number, say) for number, spec in enumerate(specs)]
     evidence = Evidence(
@@ -63,7 +66,11 @@ async def trial(settings: ChaosSettings, say: Say) -> dict[str, Any]:
         rubbish=disturbed.rubbish,
         records=disturbed.records,
     )
-    facts = {"command": shlex.join(["python", "-m", "chaos", *sys.argv[1:]]), "machine": machine_words(), "seed": settings.seed}
+    facts = {
+        "command": shlex.join(["python", "-m", "chaos", *sys.argv[1:]]),
+        "machine": machine_words(),
+        "seed": settings.seed,
+    }
     facts |= {"updates": settings.updates, "started": started.isoformat(timespec="seconds")}
     facts |= {"undisturbed_s": round(calm.seconds, 1), "disturbed_s": round(disturbed.seconds, 1)}
     result = as_json(facts, evidence, judge(evidence))
@@ -72,7 +79,10 @@ async def trial(settings: ChaosSettings, say: Say) -> dict[str, Any]:
 
 
 async def _one(spec: RunSpec, settings: ChaosSettings, disturbed: int, say: Say) -> _Ended:
-    say(f"{spec.name}: starting Redis, OCR and workers" + (f"; {settings.faults} faults to come" if disturbed else ", no faults"))
+    say(
+        f"{spec.name}: starting Redis, OCR and workers"
+        + (f"; {settings.faults} faults to come" if disturbed else ", no faults")
+    )
     faults = schedule(settings.seed, settings.faults, settings.updates, settings.chosen()) if disturbed else []
     limit = SECONDS_TO_START + SECONDS_AN_UPDATE * settings.updates + SECONDS_A_FAULT * len(faults)
     async with asyncio.timeout(limit), running(spec) as rig:

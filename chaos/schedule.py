@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice, repeat
 
-QUIET_AT_THE_END = 3  # updates without a fault of their own, so that what the last fault left is worked off before the run ends
+QUIET_AT_THE_END = (
+    3  # updates without a fault of their own, so that what the last fault left is worked off before the run ends
+)
 
 
 class Kind(StrEnum):
@@ -96,6 +98,13 @@ def schedule(seed: int, count: int, updates: int, kinds: Sequence[Kind] = USUAL,
     rng, busy = random.Random(seed), updates - QUIET_AT_THE_END
     rounds = (kind for shuffled in repeat(kinds) for kind in rng.sample(shuffled, len(shuffled)))
     return [
-        Fault(index, kind, index * busy // count, rng.randrange(workers), round(rng.uniform(0, 0.4), 3), round(rng.uniform(1.5, 3), 3))
+        Fault(
+            index,
+            kind,
+            index * busy // count,
+            rng.randrange(workers),
+            round(rng.uniform(0, 0.4), 3),
+            round(rng.uniform(1.5, 3), 3),
+        )
         for index, kind in enumerate(islice(rounds, count))
     ]

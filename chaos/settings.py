@@ -21,8 +21,12 @@ class ChaosSettings(BaseSettings):
     seed: NonNegativeInt = Field(default=0, description="Seed of the schedule and of both runs.")
     faults: PositiveInt = Field(default=60, description="Number of faults.")
     updates: int = Field(default=60, gt=QUIET_AT_THE_END, description="Updates of each run.")
-    kinds: str = Field(default="", description="Kinds of faults to choose from, with commas in between; default: all but deadly_job.")
-    out: Path | None = Field(default=None, description="Folder of everything that is left; default: runs/chaos/<date and time>.")
+    kinds: str = Field(
+        default="", description="Kinds of faults to choose from, with commas in between; default: all but deadly_job."
+    )
+    out: Path | None = Field(
+        default=None, description="Folder of everything that is left; default: runs/chaos/<date and time>."
+    )
 
     @model_validator(mode="after")
     def _kinds_are_known(self) -> Self:

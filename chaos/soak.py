@@ -41,10 +41,16 @@ EXPECTED = {
 class SoakSettings(BaseSettings):
     """Loads rewards, gateway and a rollout worker steadily, and says whether their memory, open files and threads stay flat."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, cli_prog_name="python -m chaos.soak", cli_hide_none_type=True)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, cli_prog_name="python -m chaos.soak", cli_hide_none_type=True
+    )
 
-    minutes: float = Field(default=30.0, gt=0, description="How long; a slope of the second half is told from noise after 20 or so.")
-    out: Path | None = Field(default=None, description="Folder of soak.json, soak.svg and logs; default: runs/soak/<date and time>.")
+    minutes: float = Field(
+        default=30.0, gt=0, description="How long; a slope of the second half is told from noise after 20 or so."
+    )
+    out: Path | None = Field(
+        default=None, description="Folder of soak.json, soak.svg and logs; default: runs/soak/<date and time>."
+    )
 
 
 async def soak(settings: SoakSettings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -55,13 +61,22 @@ async def soak(settings: SoakSettings, say: Callable[[str], None]) -> dict[str, 
     async with soak_rig(Home(out, uuid.uuid4().hex)) as rig:
         load, sampler = Load(rig), Sampler(rig)
         loading = asyncio.create_task(load.run())
-        telling = _every(TELL_EVERY_S, lambda now: say(f"{now / 60:.1f} of {settings.minutes:g} minutes: {_short(load.counts)}"))
+        telling = _every(
+            TELL_EVERY_S, lambda now: say(f"{now / 60:.1f} of {settings.minutes:g} minutes: {_short(load.counts)}")
+        )
         await sampler.run(seconds, min(LONGEST_S, seconds / SAMPLES), telling)
         broken = loading.exception() if loading.done() else None
         loading.cancel()
         await asyncio.wait({loading})
-    facts: dict[str, Any] = {"command": shlex.join(["python", "-m", "chaos.soak", *sys.argv[1:]]), "machine": machine_words()}
-    facts |= {"started": started.isoformat(timespec="seconds"), "minutes": settings.minutes, "broken": str(broken or "")}
+    facts: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "chaos.soak", *sys.argv[1:]]),
+        "machine": machine_words(),
+    }
+    facts |= {
+        "started": started.isoformat(timespec="seconds"),
+        "minutes": settings.minutes,
+        "broken": str(broken or ""),
+    }
     result = {**facts, **judge(sampler.series, load.counts, str(broken or ""))}
     (out / "soak.json").write_text(json.dumps(result | {"series": sampler.series}, indent=1) + "\n", encoding="utf-8")
     write_chart(sampler.series, out / "soak.svg")
@@ -81,7 +96,14 @@ def judge(series: Series, counts: Mapping[str, int], broken: str) -> dict[str, A
     missing = sorted(EXPECTED - counts.keys())
     verdicts = Counter(slope["verdict"] for slope in slopes.values())
     sound = not unexpected and not missing and not broken and not verdicts[Growth.GROWING]
-    return {"sound": sound, "verdicts": verdicts, "slopes": slopes, "answers": dict(counts), "unexpected": unexpected, "missing": missing}
+    return {
+        "sound": sound,
+        "verdicts": verdicts,
+        "slopes": slopes,
+        "answers": dict(counts),
+        "unexpected": unexpected,
+        "missing": missing,
+    }
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -9,14 +9,24 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-PANELS = {"rss_mib": "memory, MiB", "files": "open files", "threads": "threads", "in_hand": "in hand", "used_mib": "used by Redis, MiB"}
+PANELS = {
+    "rss_mib": "memory, MiB",
+    "files": "open files",
+    "threads": "threads",
+    "in_hand": "in hand",
+    "used_mib": "used by Redis, MiB",
+}
 
 
 def write_chart(series: Mapping[str, Sequence[float]], file: Path) -> None:
     """A panel for each quantity with a line for each part, over minutes; the half that slopes are taken from is shaded."""
     minutes = np.asarray(series["seconds"]) / 60
-    shown = {quantity: title for quantity, title in PANELS.items() if any(name.endswith(f" {quantity}") for name in series)}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "soak", "axes.spines.top": False, "axes.spines.right": False}):
+    shown = {
+        quantity: title for quantity, title in PANELS.items() if any(name.endswith(f" {quantity}") for name in series)
+    }
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "soak", "axes.spines.top": False, "axes.spines.right": False}
+    ):
         figure = Figure(figsize=(9, 2.1 * len(shown)), layout="constrained")
         panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
         for axes, (quantity, title) in zip(panels, shown.items(), strict=True):

@@ -48,7 +48,11 @@ class Load:
 
     def _pictures(self, number: int) -> list[Picture]:
         chosen = [self._good[(number * IMAGES + index) % len(self._good)] for index in range(IMAGES)]
-        return [*chosen, ("a sign", self._bad[number // BAD_EVERY % len(self._bad)])] if number % BAD_EVERY == 0 else chosen
+        return (
+            [*chosen, ("a sign", self._bad[number // BAD_EVERY % len(self._bad)])]
+            if number % BAD_EVERY == 0
+            else chosen
+        )
 
     async def _over_http(self) -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._rig.gateway_port}", timeout=120) as client:

@@ -31,16 +31,26 @@ class SoakRig:
 async def soak_rig(home: Home) -> AsyncIterator[SoakRig]:
     """Everything ready; stopped at the end of the block, last started first."""
     home.make()
-    redis, ocr_http, ocr_grpc, hpsv3_http, hpsv3_grpc, gateway, rollout_grpc, rollout_metrics = (reserve_port() for _ in range(8))
+    redis, ocr_http, ocr_grpc, hpsv3_http, hpsv3_grpc, gateway, rollout_grpc, rollout_metrics = (
+        reserve_port() for _ in range(8)
+    )
     rewards = [f"ocr=127.0.0.1:{ocr_grpc}", f"hpsv3=127.0.0.1:{hpsv3_grpc}"]
     preference = {"checkpoint": PREFERENCE, "device": "cpu", "dtype": "float32"}
-    rollout = {"redis-url": f"redis://127.0.0.1:{redis}", "run-id": RUN_ID, "model-dir": MODEL_DIR, "grpc-port": rollout_grpc}
+    rollout = {
+        "redis-url": f"redis://127.0.0.1:{redis}",
+        "run-id": RUN_ID,
+        "model-dir": MODEL_DIR,
+        "grpc-port": rollout_grpc,
+    }
     rollout |= {"metrics-port": rollout_metrics}
     asked = [part for reward in rewards for part in ("--reward", reward)]
     parts = {
         "redis": home.part("redis", home.redis_command(redis), REDIS_READY),
         "ocr": home.part("ocr", module("varl.services.ocr", *flags({"http-port": ocr_http, "grpc-port": ocr_grpc}))),
-        "hpsv3": home.part("hpsv3", module("varl.services.hpsv3", *flags({"http-port": hpsv3_http, "grpc-port": hpsv3_grpc} | preference))),
+        "hpsv3": home.part(
+            "hpsv3",
+            module("varl.services.hpsv3", *flags({"http-port": hpsv3_http, "grpc-port": hpsv3_grpc} | preference)),
+        ),
         "gateway": home.part("gateway", module("varl.services.gateway", *asked, "--http-port", str(gateway))),
         "rollout": home.part("rollout", module("varl.services.rollout", *asked, *flags(rollout))),
     }

@@ -24,7 +24,11 @@ def of_process(pid: int) -> dict[str, float]:
     folder = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     memory = float(status["VmRSS"].split()[0]) / 1024
-    return {"rss_mib": memory, "files": float(len(list((folder / "fd").iterdir()))), "threads": float(status["Threads"])}
+    return {
+        "rss_mib": memory,
+        "files": float(len(list((folder / "fd").iterdir()))),
+        "threads": float(status["Threads"]),
+    }
 
 
 class Sampler:
@@ -39,7 +43,9 @@ class Sampler:
         began = time.monotonic()
         async with redis.asyncio.Redis(port=self._rig.redis_port) as client, httpx.AsyncClient(timeout=30) as http:
             while (now := time.monotonic() - began) < seconds:
-                self._add({"seconds": now, **self._processes(), **await self._redis(client), **await self._in_hand(http)})
+                self._add(
+                    {"seconds": now, **self._processes(), **await self._redis(client), **await self._in_hand(http)}
+                )
                 tell(now)
                 await asyncio.sleep(max(0.0, now + every - (time.monotonic() - began)))
 
@@ -49,13 +55,18 @@ class Sampler:
 
     def _processes(self) -> dict[str, float]:
         pids = {name: part.pid for name, part in self._rig.parts.items()}
-        return {f"{name} {quantity}": value for name, pid in pids.items() for quantity, value in of_process(pid).items()}
+        return {
+            f"{name} {quantity}": value for name, pid in pids.items() for quantity, value in of_process(pid).items()
+        }
 
     async def _redis(self, client: redis.asyncio.Redis) -> dict[str, float]:
         return {"redis used_mib": int(cast(Any, await client.info("memory"))["used_memory"]) / MIB}
 
     async def _in_hand(self, http: httpx.AsyncClient) -> dict[str, float]:
         """Requests and jobs that each part has in hand, by its own metrics: the tasks of its event loop that load brings about."""
-        pages = {name: (await http.get(f"http://127.0.0.1:{port}/metrics")).text for name, port in self._rig.metrics_ports.items()}
+        pages = {
+            name: (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+            for name, port in self._rig.metrics_ports.items()
+        }
         found = {name: IN_HAND.findall(page) for name, page in pages.items()}
         return {f"{name} in_hand": sum(map(float, values)) for name, values in found.items() if values}

@@ -242,7 +242,9 @@ class _Core(Generic[Http]):
         self._batch_samples, self._batch_bytes = batch_samples, batch_bytes
         self._info: Info | None = None
         verify: bool | ssl.SSLContext = ssl.create_default_context(cafile=ca_file) if ca_file else True
-        self._http: Http = self._kind(base_url=url, headers={"Authorization": f"Bearer {token}"} if token else {}, verify=verify)
+        self._http: Http = self._kind(
+            base_url=url, headers={"Authorization": f"Bearer {token}"} if token else {}, verify=verify
+        )
 
     def _ask_info(self, end: float) -> _Flow[Info]:
         if self._info is None:
@@ -446,7 +448,9 @@ def _failure(answer: httpx.Response | Exception | None) -> UnavailableError:
     code, detail = _problem(answer)
     if answer.status_code not in _RETRIED_STATUSES:
         raise RejectedError(answer.status_code, code, detail)
-    return UnavailableError(f"HTTP {answer.status_code}, {code}: {detail}", _seconds(answer.headers.get("Retry-After", "")))
+    return UnavailableError(
+        f"HTTP {answer.status_code}, {code}: {detail}", _seconds(answer.headers.get("Retry-After", ""))
+    )
 
 
 def _problem(answer: httpx.Response) -> tuple[str, str]:
@@ -475,7 +479,9 @@ def _samples(
 ) -> list[_Sample]:
     words: Sequence[Sequence[str]] = [()] * len(images) if target_words is None else target_words
     if not len(images) == len(prompts) == len(words):
-        raise ValueError(f"{len(images)} images, {len(prompts)} prompts and {len(words)} target_words: as many of each are wanted")
+        raise ValueError(
+            f"{len(images)} images, {len(prompts)} prompts and {len(words)} target_words: as many of each are wanted"
+        )
     if metadata is not None and len(metadata) != len(images):
         raise ValueError(f"{len(images)} images and {len(metadata)} metadata: as many of each are wanted")
     for index, image in enumerate(images):
@@ -483,9 +489,12 @@ def _samples(
             raise TypeError(
                 f"images[{index}] is a {type(image).__name__}; the bytes of a file are wanted, read_image gives those of a path"
             )
-    rows = enumerate(zip(images, prompts, words))  # noqa: B905 - the lengths are equal
-    samples = [_Sample(i, image, {"id": str(i), "prompt": prompt, "target_words": list(row)}) for i, (image, prompt, row) in rows]
-    for sample, extra in zip(samples, metadata or ()):  # noqa: B905 - the lengths are equal, or there is none
+    rows = enumerate(zip(images, prompts, words))  # noqa: B905
+    samples = [
+        _Sample(i, image, {"id": str(i), "prompt": prompt, "target_words": list(row)})
+        for i, (image, prompt, row) in rows
+    ]
+    for sample, extra in zip(samples, metadata or ()):  # noqa: B905
         if extra:
             sample.head["metadata"] = dict(extra)
     return samples
@@ -507,10 +516,16 @@ def _chunks(samples: Sequence[_Sample], most: int, most_bytes: int) -> list[list
 def _score_call(plan: _Plan, chunk: Sequence[_Sample], wanted: Sequence[str]) -> _Call:
     """Multipart with the files as they are: Base64 in JSON costs the service several times as much."""
     formulas = {name: plan.formulas[name] for name in wanted if name in plan.formulas}
-    choice = {"rewards": list(wanted), "formulas": formulas} if plan.several else {"formula": formulas.get(plan.names[0], "")}
+    choice = (
+        {"rewards": list(wanted), "formulas": formulas}
+        if plan.several
+        else {"formula": formulas.get(plan.names[0], "")}
+    )
     request = json.dumps({"samples": [sample.head for sample in chunk], **choice}).encode()
     return _Call(
-        "POST", "/v1/score", {"request": (None, request), **{str(sample.index): (str(sample.index), sample.image) for sample in chunk}}
+        "POST",
+        "/v1/score",
+        {"request": (None, request), **{str(sample.index): (str(sample.index), sample.image) for sample in chunk}},
     )
 
 
@@ -518,7 +533,12 @@ def _read_info(answer: httpx.Response) -> Info:
     try:
         body = answer.json()
         several = "rewards" in body
-        return Info(tuple(body["rewards"]) if several else (body["reward"],), several, body["max_samples"], body["max_image_bytes"])
+        return Info(
+            tuple(body["rewards"]) if several else (body["reward"],),
+            several,
+            body["max_samples"],
+            body["max_image_bytes"],
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise BadAnswerError(f"GET {answer.url}: no answer of a varl service: {answer.text[:200]!r}") from error
 

@@ -49,7 +49,9 @@ def paired_change(before: tuple[Array, Array], after: tuple[Array, Array]) -> Es
 def _residuals(sums: Array, counts: Array) -> Array:
     """Linearised contribution of each prompt, (s_p - r n_p) / sum(counts)."""
     if len(sums) != len(counts) or not counts.sum() > 0:
-        raise ValueError(f"want as many counts as sums and a positive total, got {len(sums)}, {len(counts)}, {counts.sum():g}")
+        raise ValueError(
+            f"want as many counts as sums and a positive total, got {len(sums)}, {len(counts)}, {counts.sum():g}"
+        )
     ratio = sums.sum() / counts.sum()
     residuals: Array = (sums - ratio * counts) / counts.sum()
     return residuals

@@ -68,7 +68,9 @@ def evaluate(
     queue.acknowledge(collected.entry_ids)  # an evaluation is in no checkpoint: after a crash it is done again
     if not collected.groups:
         first = collected.dropped[0]
-        raise EvaluationError(f"evaluation {tag}: all {len(jobs)} groups failed, the first with {failure_name(first.code)}: {first.detail}")
+        raise EvaluationError(
+            f"evaluation {tag}: all {len(jobs)} groups failed, the first with {failure_name(first.code)}: {first.detail}"
+        )
     return Evaluation(
         tag=tag,
         weight_version=weight_version,
@@ -139,4 +141,6 @@ def _picture(image: trajectory_pb2.Continuation, reward: float) -> Picture:
 
 
 def _failed(failure: trajectory_pb2.GroupFailure) -> FailedPrompt:
-    return FailedPrompt(index=failure.job.group, prompt=failure.job.prompt, code=failure_name(failure.code), detail=failure.detail)
+    return FailedPrompt(
+        index=failure.job.group, prompt=failure.job.prompt, code=failure_name(failure.code), detail=failure.detail
+    )

@@ -53,8 +53,14 @@ class PromptResult(_Record):
             return fields
         old, count = dict(fields), fields["images"]
         words = old.pop("words")
-        shares = {"word_accuracy": (old.pop("hits"), words), "ned": (old.pop("ned_sum"), words), "reward": (old.pop("reward_sum"), count)}
-        return old | {"shares": shares | {f"reward/{name}": (total, count) for name, total in old.pop("reward_sums").items()}}
+        shares = {
+            "word_accuracy": (old.pop("hits"), words),
+            "ned": (old.pop("ned_sum"), words),
+            "reward": (old.pop("reward_sum"), count),
+        }
+        return old | {
+            "shares": shares | {f"reward/{name}": (total, count) for name, total in old.pop("reward_sums").items()}
+        }
 
 
 class FailedPrompt(_Record):

@@ -35,7 +35,9 @@ def sample_grid(prompts: Sequence[PromptSpec], groups: Mapping[int, trajectory_p
     return sheet
 
 
-def save_grid(directory: Path, update: int, prompts: Sequence[PromptSpec], groups: Sequence[trajectory_pb2.Group]) -> None:
+def save_grid(
+    directory: Path, update: int, prompts: Sequence[PromptSpec], groups: Sequence[trajectory_pb2.Group]
+) -> None:
     """Write directory/<update>.png."""
     directory.mkdir(parents=True, exist_ok=True)
     sample_grid(prompts, {group.job.group: group for group in groups}).save(directory / f"{update:06d}.png")

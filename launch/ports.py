@@ -27,7 +27,9 @@ def reserve_port() -> int:
         OSError: all ports outside of the ephemeral range are taken.
     """
     ports = candidates()
-    start = 7919 * os.getpid() % max(1, len(ports))  # processes begin at different places, or each would try what the others hold
+    start = (
+        7919 * os.getpid() % max(1, len(ports))
+    )  # processes begin at different places, or each would try what the others hold
     for port in chain(ports[start:], ports[:start]):
         if _reserve(port) and _nobody_listens(port):
             return port

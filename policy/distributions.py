@@ -86,12 +86,16 @@ class Categorical:
             logits = guided(logits, _head(unconditional, *shared), strength)
         return logits if self._temperature == 1 else logits / self._temperature
 
-    def _measure(self, formulas: Callable[..., tuple[Tensor, ...]], tokens: Tensor | None, *others: Categorical) -> list[Tensor]:
+    def _measure(
+        self, formulas: Callable[..., tuple[Tensor, ...]], tokens: Tensor | None, *others: Categorical
+    ) -> list[Tensor]:
         """What ``formulas`` make of tokens [rows] and of logits [rows, codes] of self and the others, each [B, n]."""
         involved = (self, *others)
 
         def work(by_site: Tensors, shared: Tensors) -> tuple[Tensor, ...]:
-            logits = [one._logits(by_site[3 * i : 3 * i + 3], shared[2 * i : 2 * i + 2]) for i, one in enumerate(involved)]
+            logits = [
+                one._logits(by_site[3 * i : 3 * i + 3], shared[2 * i : 2 * i + 2]) for i, one in enumerate(involved)
+            ]
             return formulas(by_site[-1], *logits)
 
         by_site = [*(tensor for one in involved for tensor in one._by_site), tokens]
@@ -104,7 +108,9 @@ class Categorical:
 
     def _alike(self, other: TokenDistribution) -> Categorical:
         if not isinstance(other, Categorical) or (other.codes, other._shape) != (self.codes, self._shape):
-            raise ValueError(f"compared with another kind or size of distribution than {self.codes} codes at {tuple(self._shape)} sites")
+            raise ValueError(
+                f"compared with another kind or size of distribution than {self.codes} codes at {tuple(self._shape)} sites"
+            )
         return other
 
 
@@ -133,7 +139,9 @@ class Bitwise:
     def kl(self, other: TokenDistribution) -> Tensor:
         """KL(self || other) over all codes, exact, float32 [B, n]; raises ValueError where ``other`` is not alike."""
         if not isinstance(other, Bitwise) or other._logits.shape != self._logits.shape:
-            raise ValueError(f"compared with another kind or size of distribution than bits of shape {tuple(self._logits.shape)}")
+            raise ValueError(
+                f"compared with another kind or size of distribution than bits of shape {tuple(self._logits.shape)}"
+            )
         return self._mean(lambda side: F.logsigmoid(side * self._logits) - F.logsigmoid(side * other._logits))
 
     def entropy(self) -> Tensor:

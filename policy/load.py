@@ -24,7 +24,9 @@ BUILT_IN = {"nextflow": "varl.policy.nextflow:load"}
 DEFAULT = "nextflow"  # of folders whose config.json is older than the key
 
 
-def load(folder: str | Path, device: str = "cpu", dtype: str | torch.dtype = torch.float32, plugin: str = "") -> TrainablePolicy:
+def load(
+    folder: str | Path, device: str = "cpu", dtype: str | torch.dtype = torch.float32, plugin: str = ""
+) -> TrainablePolicy:
     """Load the model of a folder.
 
     device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader (folder, device, dtype)

@@ -19,7 +19,9 @@ def guidance(params: SamplingParams, scale: int, scales: int) -> float:
     return params.cfg * scale / (scales - 1)
 
 
-def site_guidance(params: SamplingParams, grids: Sequence[Grid], scales: range, device: torch.device | None = None) -> Tensor:
+def site_guidance(
+    params: SamplingParams, grids: Sequence[Grid], scales: range, device: torch.device | None = None
+) -> Tensor:
     """float32 [n]: the guidance t at every site of a range of scales."""
     strengths = torch.tensor([guidance(params, scale, len(grids)) for scale in scales], dtype=torch.float32)
     return torch.repeat_interleave(strengths, torch.tensor(cells(grids[scales.start : scales.stop]))).to(device)

@@ -19,7 +19,9 @@ PAPER_BASES: dict[float, Grid] = {
 }  # fmt: skip
 
 
-def scale_schedule(base: Grid, scales: tuple[int, ...] = SQUARE_SCALES, base_scale: int = BASE_SCALE) -> tuple[Grid, ...]:
+def scale_schedule(
+    base: Grid, scales: tuple[int, ...] = SQUARE_SCALES, base_scale: int = BASE_SCALE
+) -> tuple[Grid, ...]:
     """Grids of every scale for an image whose grid at ``base_scale`` is ``base``.
 
     Each side is round(side * s / base_scale), half to even, at least 1; the first grid is always (1, 1). The rule reproduces

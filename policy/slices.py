@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Tensors = Sequence[Any]  # of tensors, None where there is none; the work knows which is which
-Work = Callable[[Tensors, Tensors], tuple[Tensor, ...]]  # (some rows of what belongs to sites, what they share) to a value a row each
+Work = Callable[
+    [Tensors, Tensors], tuple[Tensor, ...]
+]  # (some rows of what belongs to sites, what they share) to a value a row each
 
 
 def by_slices(work: Work, step: int, by_site: Tensors, shared: Tensors) -> tuple[Tensor, ...]:
@@ -40,7 +42,10 @@ class _Sliced(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
-        totals = [torch.zeros_like(one) if one is not None and need else None for one, need in zip(tensors, needed, strict=True)]
+        totals = [
+            torch.zeros_like(one) if one is not None and need else None
+            for one, need in zip(tensors, needed, strict=True)
+        ]
         for rows in _slices(tensors, ctx.step):
             found = _slice_gradients(ctx.work, [*_rows(tensors[: ctx.by_site], rows), *tensors[ctx.by_site :]], ctx.by_site, needed,
                                      _rows(gradients, rows))  # fmt: skip
@@ -50,12 +55,18 @@ class _Sliced(torch.autograd.Function):
         return (None, None, None, *totals)
 
 
-def _slice_gradients(work: Work, tensors: Tensors, by_site: int, needed: Sequence[bool], gradients: Tensors) -> list[Tensor | None]:
+def _slice_gradients(
+    work: Work, tensors: Tensors, by_site: int, needed: Sequence[bool], gradients: Tensors
+) -> list[Tensor | None]:
     """Gradients of one slice's outputs with respect to those of ``tensors`` that need one, None for the others."""
     with torch.enable_grad():
-        leaves = [one if one is None else one.detach().requires_grad_(need) for one, need in zip(tensors, needed, strict=True)]
+        leaves = [
+            one if one is None else one.detach().requires_grad_(need) for one, need in zip(tensors, needed, strict=True)
+        ]
         outputs = work(leaves[:by_site], leaves[by_site:])
-    pairs = [(out, grad) for out, grad in zip(outputs, gradients, strict=True) if grad is not None and out.requires_grad]
+    pairs = [
+        (out, grad) for out, grad in zip(outputs, gradients, strict=True) if grad is not None and out.requires_grad
+    ]
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
     if not pairs:
         return [None] * len(leaves)

@@ -41,7 +41,7 @@ def wanted(requirements: Iterable[str], extras: frozenset[str]) -> Iterator[Requ
 def project_requirements(project: dict[str, object], extra: str) -> list[str]:
     """Direct requirements of ``varl[extra]``, extras that name the project itself followed."""
     dependencies, optional = project["dependencies"], project["optional-dependencies"]
-    assert isinstance(dependencies, list)  # noqa: S101 - the shape of pyproject.toml is a standard's
+    assert isinstance(dependencies, list)  # noqa: S101
     assert isinstance(optional, dict)  # noqa: S101
     found: list[str] = list(dependencies)
     for text in optional[extra]:
@@ -88,7 +88,10 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for extra in FILES:
         pins = closure(project_requirements(project, extra))
-        lines = [f"# varl[{extra}], every package pinned; written by requirements/lock.py", *(f"{n}=={v}" for n, v in sorted(pins.items()))]
+        lines = [
+            f"# varl[{extra}], every package pinned; written by requirements/lock.py",
+            *(f"{n}=={v}" for n, v in sorted(pins.items())),
+        ]
         (ROOT / "requirements" / f"{extra}.txt").write_text("\n".join(lines) + "\n")
         sys.stdout.write(f"requirements/{extra}.txt: {len(pins)} packages\n")
 

@@ -68,23 +68,31 @@ class DemoSettings(BaseSettings):
     )
 
     recipe: Path = Field(default=Path("recipes/tiny_demo.toml"), description="TOML file of the trainer's settings.")
-    run_dir: Path = Field(default=Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside.")
+    run_dir: Path = Field(
+        default=Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside."
+    )
     seed: int | None = Field(
         default=None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays."
     )
     prompts: PositiveInt | None = Field(
-        default=None, description=f"Held-out prompts of both evaluations; default: all of the recipe's, up to {MOST_PROMPTS}."
+        default=None,
+        description=f"Held-out prompts of both evaluations; default: all of the recipe's, up to {MOST_PROMPTS}.",
     )
     pictures: PositiveInt = Field(default=12, description="Prompts that the report shows before and after.")
-    minutes: float | None = Field(default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this.")
+    minutes: float | None = Field(
+        default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this."
+    )
     updates: PositiveInt | None = Field(default=None, description="Number of updates; default: the recipe's.")
     local_services: CliImplicitFlag[bool] = Field(
-        default=True, description="Start Redis, the reward services and a worker here; off: use those that serve the Redis of REDIS_URL."
+        default=True,
+        description="Start Redis, the reward services and a worker here; off: use those that serve the Redis of REDIS_URL.",
     )
     resume: CliImplicitFlag[bool] = Field(
         default=False, description="Go on with an unfinished run in run-dir, and leave a finished one as it is."
     )
-    dry_run: CliImplicitFlag[bool] = Field(default=False, description="Print the resolved recipe and what would run, then stop.")
+    dry_run: CliImplicitFlag[bool] = Field(
+        default=False, description="Print the resolved recipe and what would run, then stop."
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,20 +134,30 @@ def demo(settings: DemoSettings, say: Say) -> Path:
     with stages.stage(REPORT):
         _leave(directory, recipe, stages, before, after)
         report = write_report(directory)
-    say(f"\n{summary(before, after)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes")
+    say(
+        f"\n{summary(before, after)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes"
+    )
     return directory
 
 
 def demo_recipe(settings: DemoSettings) -> Recipe:
     """The recipe with what the command line says of the run: its directory, seed and length."""
-    given = {"dir": settings.run_dir.parent, "name": settings.run_dir.name, "seed": settings.seed, "updates": settings.updates}
+    given = {
+        "dir": settings.run_dir.parent,
+        "name": settings.run_dir.name,
+        "seed": settings.seed,
+        "updates": settings.updates,
+    }
     flags = [(f"--run.{name}", str(value)) for name, value in given.items() if value is not None]
     return load_recipe(settings.recipe, [part for flag in flags for part in flag])
 
 
 def images_of_run(recipe: Recipe) -> int:
     """Images that the training draws and scores."""
-    stages = (stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix) for update in range(recipe.run.updates))
+    stages = (
+        stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
+        for update in range(recipe.run.updates)
+    )
     copies = sum(recipe.rollout.continuations if stage is Stage.PREFIX else 1 for stage in stages)
     return copies * recipe.rollout.prompts_per_update * recipe.rollout.group_size
 
@@ -195,7 +213,9 @@ def _run(
         judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures))
         with stages.stage(BEFORE):
             before = judge.once(recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors", 0, "before")
-        image_s = IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
+        image_s = (
+            IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
+        )
         expected = expected_seconds(recipe, len(prompts), image_s)
         if settings.minutes is not None:
             recipe = within_minutes(recipe, expected[TRAIN], settings.minutes)
@@ -203,7 +223,14 @@ def _run(
             expected[TRAIN] = min(expected[TRAIN], settings.minutes * 60)
         stages.expect(expected)
         with stages.stage(TRAIN):
-            train(recipe, trained, reference, queue, resume=settings.resume, evaluate=evaluator(recipe, queue, layout_of(trained)))
+            train(
+                recipe,
+                trained,
+                reference,
+                queue,
+                resume=settings.resume,
+                evaluate=evaluator(recipe, queue, layout_of(trained)),
+            )
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
         if settings.local_services:

@@ -70,7 +70,10 @@ def evaluate_samplers(
     with tempfile.TemporaryDirectory(prefix="varl-evaluate-") as directory:
         away = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": Path(directory)})})
         with local_services(away, say) as services:
-            queue, settings = open_queue(away, services.redis_url), eval_settings(away, layout_of(load_policies(away)[0]))
+            queue, settings = (
+                open_queue(away, services.redis_url),
+                eval_settings(away, layout_of(load_policies(away)[0])),
+            )
             pairs = [(path, sampler) for path in weights for sampler in samplers]
             for number, (path, sampler) in enumerate(pairs):
                 say(f"[{number + 1}/{len(pairs)}] {path}, {sampler.name}")

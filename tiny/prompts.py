@@ -28,6 +28,12 @@ def make_prompts(words: list[str], count: int, seed: int) -> list[PromptSpec]:
 def write_prompts(folder: Path) -> None:
     """tiny_train.jsonl and tiny_heldout.jsonl, reproducible."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, words, count in (("train", training_words(), TRAIN_PROMPTS), ("heldout", held_out_words(), HELD_OUT_PROMPTS)):
-        lines = [json.dumps({"prompt": s.prompt, "target_words": list(s.target_words)}) for s in make_prompts(words, count, seed=7)]
+    for name, words, count in (
+        ("train", training_words(), TRAIN_PROMPTS),
+        ("heldout", held_out_words(), HELD_OUT_PROMPTS),
+    ):
+        lines = [
+            json.dumps({"prompt": s.prompt, "target_words": list(s.target_words)})
+            for s in make_prompts(words, count, seed=7)
+        ]
         (folder / f"tiny_{name}.jsonl").write_text("\n".join(lines) + "\n")

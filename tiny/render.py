@@ -75,11 +75,15 @@ def glyph(font: str, pitch: int, letter: str) -> Pixels:
 def line_ink(word: str, font: str, pitch: int) -> tuple[Pixels, Pixels]:
     """Ink and letter map of a word set on the pitch, both uint8 [h, len(word) * pitch]."""
     cells = [glyph(font, pitch, letter) for letter in word]
-    marks = [np.where(cell > 100, ord(letter) - 64, 0).astype(np.uint8) for cell, letter in zip(cells, word, strict=True)]
+    marks = [
+        np.where(cell > 100, ord(letter) - 64, 0).astype(np.uint8) for cell, letter in zip(cells, word, strict=True)
+    ]
     return np.concatenate(cells, axis=1), np.concatenate(marks, axis=1)
 
 
-def background(kind: str, colour: tuple[int, int, int], rng: np.random.Generator, grain: float) -> npt.NDArray[np.float32]:
+def background(
+    kind: str, colour: tuple[int, int, int], rng: np.random.Generator, grain: float
+) -> npt.NDArray[np.float32]:
     """Float32 [64, 64, 3]: plain for a poster, a frame for a sign, bricks, stripes or boards for the others.
 
     ``grain`` is the standard deviation of the noise on it, in grey levels.
@@ -136,11 +140,15 @@ def render(words: tuple[str, ...], rng: np.random.Generator, grain: float = POLI
         ink[y0 : y0 + h, x0 : x0 + w] = line
         letters[y0 : y0 + h, x0 : x0 + w] = marks
     alpha = ink[..., None].astype(np.float32) / 255
-    image = background(thing, COLOURS[colour], rng, grain) * (1 - alpha) + np.asarray(COLOURS[ink_name], np.float32) * alpha
+    image = (
+        background(thing, COLOURS[colour], rng, grain) * (1 - alpha) + np.asarray(COLOURS[ink_name], np.float32) * alpha
+    )
     return Rendered(prompt, words, image.clip(0, 255).astype(np.uint8), letters)
 
 
-def render_batch(count: int, rng: np.random.Generator, grain: float = POLICY_GRAIN, string_share: float = 0.5) -> list[Rendered]:
+def render_batch(
+    count: int, rng: np.random.Generator, grain: float = POLICY_GRAIN, string_share: float = 0.5
+) -> list[Rendered]:
     """Training images of training words and random strings; never of a held-out word."""
     pool = training_words()
     return [render(draw_words(rng, pool, string_share), rng, grain) for _ in range(count)]

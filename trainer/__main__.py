@@ -39,7 +39,11 @@ def main(arguments: Sequence[str]) -> int:
             sys.stdout.write(dry_run(recipe))
             return 0
         with sigterm_as_exit(), ExitStack() as stack:
-            url = stack.enter_context(local_services(recipe, logger.info)).redis_url if command.local_services else given_redis(recipe)
+            url = (
+                stack.enter_context(local_services(recipe, logger.info)).redis_url
+                if command.local_services
+                else given_redis(recipe)
+            )
             run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
     except ValidationError as error:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))

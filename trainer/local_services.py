@@ -67,7 +67,11 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
     """Commands of the reward services that are to be started, by name; raises ValueError."""
-    return {reward.name: _command(reward, recipe.run.device, share) for reward in recipe.rollout.rewards if not reward.address}
+    return {
+        reward.name: _command(reward, recipe.run.device, share)
+        for reward in recipe.rollout.rewards
+        if not reward.address
+    }
 
 
 def _command(reward: RewardSettings, device: str, share: int) -> list[str]:

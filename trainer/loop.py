@@ -54,7 +54,12 @@ class Run:
     """One run and its state; ``train`` drives it."""
 
     def __init__(
-        self, recipe: Recipe, policy: TrainablePolicy, reference: TrainablePolicy, queue: RunQueue, evaluate: Evaluate | None
+        self,
+        recipe: Recipe,
+        policy: TrainablePolicy,
+        reference: TrainablePolicy,
+        queue: RunQueue,
+        evaluate: Evaluate | None,
     ) -> None:
         if recipe.objective.stages == "vmr":
             trained_scales(Stage.PREFIX, recipe.objective.split_scale, len(policy.grids))
@@ -70,7 +75,9 @@ class Run:
         staleness, saved = recipe.rollout.max_staleness, recipe.checkpoint
         keep = max(saved.keep_weights, staleness + 2)
         self.storage = Storage(saved.disk_patience_s)
-        self._publisher = Publisher(self.directory / "weights", self._updater, self._average, keep, saved.weights_url, self.storage)
+        self._publisher = Publisher(
+            self.directory / "weights", self._updater, self._average, keep, saved.weights_url, self.storage
+        )
         self._ahead = Ahead(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
         folder, files = self.directory / "checkpoints", self._ahead.files
         self.keeper = Keeper(folder, saved, self._updater, self._average, queue, self._notes, files, self.storage)
@@ -99,7 +106,9 @@ class Run:
         if found is not None:
             self._updater.norms = found.notes["grad_norms"]
         self._ahead.resume(progress.update, found.path if found else None)
-        logger.info("run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped)
+        logger.info(
+            "run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped
+        )
         return progress
 
     def update(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
@@ -114,22 +123,39 @@ class Run:
         jobs = self._ahead.jobs_of(number)
         start = time.monotonic()
         logger.info("update %d: waiting for groups", number)
-        collected = collect(self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair))
+        collected = collect(
+            self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair)
+        )
         self.keeper.use(collected.entry_ids)
-        fresh = [group for group in collected.groups if number - group.job.weight_version <= self._recipe.rollout.max_staleness]
+        fresh = [
+            group
+            for group in collected.groups
+            if number - group.job.weight_version <= self._recipe.rollout.max_staleness
+        ]
         batches = [self._batch(group, number) for group in fresh]
         received = time.monotonic()
         logger.info("update %d: updating on %d groups", number, len(batches))
-        outcome, measured = self._updater.update(batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every))
+        outcome, measured = self._updater.update(
+            batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every)
+        )
         logger.info("update %d: %s", number, outcome.value)
         self._report(number, outcome, collected)
         if outcome is UpdateOutcome.STEPPED and self._average is not None:
             self._average.update()
-        metrics |= reward_metrics(batches) | measured | rollout_metrics(fresh, number) | _failure_metrics(collected, len(fresh), outcome)
+        metrics |= (
+            reward_metrics(batches)
+            | measured
+            | rollout_metrics(fresh, number)
+            | _failure_metrics(collected, len(fresh), outcome)
+        )
         undecodable = self._queue.undecodable
-        metrics |= _positive({"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": undecodable.total()})
+        metrics |= _positive(
+            {"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": undecodable.total()}
+        )
         metrics |= _positive({f"trajectories/undecodable/{reason}": count for reason, count in undecodable.items()})
-        metrics |= _positive({"disk/refusals": self.storage.refusals, "groups/stale": len(collected.groups) - len(fresh)})
+        metrics |= _positive(
+            {"disk/refusals": self.storage.refusals, "groups/stale": len(collected.groups) - len(fresh)}
+        )
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
         return Progress(number + 1, progress.empty_updates + 1 if outcome is UpdateOutcome.NO_GROUPS else 0), metrics
@@ -168,7 +194,10 @@ class Run:
             jobs = sample_jobs(self._recipe, number, self._shown, weights)
             collected = collect(self._queue, jobs, self._layout, self._patience)
             self._queue.acknowledge(collected.entry_ids)
-            self.storage.insist(f"samples {number}", lambda: save_grid(self.directory / "samples", number, self._shown, collected.groups))
+            self.storage.insist(
+                f"samples {number}",
+                lambda: save_grid(self.directory / "samples", number, self._shown, collected.groups),
+            )
             metrics["timing/samples"] = time.monotonic() - start
         if evaluation is not None:
             start = time.monotonic()
@@ -199,7 +228,9 @@ class Run:
 
     def _repair(self, job: rollout_pb2.RolloutJob) -> None:
         """Write the weights anew that a worker could not read: those of this update from memory, older ones from their file."""
-        logger.warning("weights %d are published again: no worker could read them for %s", job.weight_version, job.job_id)
+        logger.warning(
+            "weights %d are published again: no worker could read them for %s", job.weight_version, job.job_id
+        )
         if job.weight_version == job.update:
             self._publisher.publish(job.weight_version)
         else:
@@ -215,7 +246,9 @@ class Run:
     def _report(self, number: int, outcome: UpdateOutcome, collected: Collected) -> None:
         for failure in collected.dropped:
             self._last_dropped = failure
-            logger.warning("update %d: dropped %s: %s: %s", number, failure.job.job_id, failure_name(failure.code), failure.detail)
+            logger.warning(
+                "update %d: dropped %s: %s: %s", number, failure.job.job_id, failure_name(failure.code), failure.detail
+            )
         if outcome is not UpdateOutcome.STEPPED:
             logger.warning("update %d: weights left as they were: %s", number, outcome.value)
 

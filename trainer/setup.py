@@ -50,14 +50,22 @@ def given_redis(recipe: Recipe) -> str:
     """URL of the Redis that the recipe or the environment names; raises ValueError where neither does."""
     url = recipe.rollout.redis_url or redis_url_from_environment()
     if url is None:
-        raise ValueError("rollout.redis_url is empty and REDIS_URL is not set: set one, or let local services be started")
+        raise ValueError(
+            "rollout.redis_url is empty and REDIS_URL is not set: set one, or let local services be started"
+        )
     return url
 
 
 def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
     """Open the trainer's side of the run's queue; raises ValueError and OSError where the credentials that the recipe names do not fit."""
     given = recipe.rollout
-    access = RedisAccess(redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file)
+    access = RedisAccess(
+        redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file
+    )
     with access.connect() as client:
         client.ping()  # a wrong address is said at once; a Redis that goes away later is waited for
-    return RunQueue(access.connect(patience_s=given.group_timeout_s), recipe.run.name, f"trainer-{socket.gethostname()}-{os.getpid()}")
+    return RunQueue(
+        access.connect(patience_s=given.group_timeout_s),
+        recipe.run.name,
+        f"trainer-{socket.gethostname()}-{os.getpid()}",
+    )

@@ -46,8 +46,12 @@ class Remedies:
 class Collected:
     """What came back for a batch of jobs."""
 
-    groups: list[trajectory_pb2.Group] = field(default_factory=list)  # by index once complete, whatever the order of arrival
-    entry_ids: list[str] = field(default_factory=list)  # of the groups, to acknowledge when a checkpoint holds their update
+    groups: list[trajectory_pb2.Group] = field(
+        default_factory=list
+    )  # by index once complete, whatever the order of arrival
+    entry_ids: list[str] = field(
+        default_factory=list
+    )  # of the groups, to acknowledge when a checkpoint holds their update
     failures: Counter[str] = field(default_factory=Counter)  # by code in small letters, retried ones included
     dropped: list[trajectory_pb2.GroupFailure] = field(default_factory=list)
     replaced: int = 0  # jobs given up for another prompt
@@ -159,7 +163,9 @@ class _Collection:
             self.result.dropped.append(failure)
             return
         self.result.replaced += 1
-        logger.warning("%s (%r) is given up for %s (%r): %s", job.job_id, job.prompt, other.job_id, other.prompt, reason)
+        logger.warning(
+            "%s (%r) is given up for %s (%r): %s", job.job_id, job.prompt, other.job_id, other.prompt, reason
+        )
         self._ask(other)
 
     def _ask(self, job: rollout_pb2.RolloutJob) -> None:
@@ -175,7 +181,9 @@ def _failure(trajectory: trajectory_pb2.Trajectory, layout: Layout) -> trajector
     if Layout(grids, group.image_height, group.image_width, group.bits_per_site, group.codes) == layout:
         return None
     detail = "grids, image size or codebook: the worker sampled with another model than the trainer's"
-    return trajectory_pb2.GroupFailure(job=group.job, code=trajectory_pb2.FAILURE_CODE_BAD_JOB, detail=detail, worker=group.worker)
+    return trajectory_pb2.GroupFailure(
+        job=group.job, code=trajectory_pb2.FAILURE_CODE_BAD_JOB, detail=detail, worker=group.worker
+    )
 
 
 def _timeout_message(queue: RunQueue, pending: dict[str, rollout_pb2.RolloutJob], timeout_s: float) -> str:

@@ -39,7 +39,9 @@ def group_problems(group: trajectory_pb2.Group) -> Iterator[Problem]:
     yield from _token_problems("group.prefix_tokens", group.prefix_tokens, shared, group.bits_per_site, group.codes)
     expected = _expected(group, counts)
     for index, candidate in enumerate(group.candidates):
-        yield from (problem.within(f"group.candidates[{index}]") for problem in _candidate_problems(candidate, expected))
+        yield from (
+            problem.within(f"group.candidates[{index}]") for problem in _candidate_problems(candidate, expected)
+        )
 
 
 def _expected(group: trajectory_pb2.Group, counts: Sequence[int]) -> _Expected:
@@ -62,7 +64,10 @@ def _frame_problems(group: trajectory_pb2.Group) -> Iterator[Problem]:
     if sum(counts) > MAX_CELLS:
         yield Problem(Reason.GRIDS, f"grids must have at most {MAX_CELLS} cells in all, got {sum(counts)}")
     if group.job.split_scale >= max(len(counts), 1):
-        yield Problem(Reason.GRIDS, f"job.split_scale must be below the {len(counts)} scales of grids, got {group.job.split_scale}")
+        yield Problem(
+            Reason.GRIDS,
+            f"job.split_scale must be below the {len(counts)} scales of grids, got {group.job.split_scale}",
+        )
     if not 1 <= group.bits_per_site <= MAX_BITS:
         yield Problem(Reason.TOKENS, f"bits_per_site must be in 1..{MAX_BITS}, got {group.bits_per_site}")
     if group.codes and (group.codes - 1).bit_length() > group.bits_per_site:
@@ -71,9 +76,13 @@ def _frame_problems(group: trajectory_pb2.Group) -> Iterator[Problem]:
         size = f"{group.image_height} x {group.image_width}"
         yield Problem(Reason.IMAGE, f"image_height and image_width must give 1..{MAX_PIXELS} pixels, got {size}")
     if not set(group.absent_rewards) <= set(group.job.optional_rewards):
-        yield Problem(Reason.REWARDS, f"absent_rewards must be optional_rewards of the job, got {list(group.absent_rewards)}")
+        yield Problem(
+            Reason.REWARDS, f"absent_rewards must be optional_rewards of the job, got {list(group.absent_rewards)}"
+        )
     if len(group.candidates) != group.job.group_size:
-        yield Problem(Reason.CANDIDATES, f"candidates must hold {group.job.group_size} candidates, got {len(group.candidates)}")
+        yield Problem(
+            Reason.CANDIDATES, f"candidates must hold {group.job.group_size} candidates, got {len(group.candidates)}"
+        )
 
 
 def _token_problems(field: str, data: bytes, sites: int, bits: int, codes: int) -> Iterator[Problem]:
@@ -91,18 +100,24 @@ def _token_problems(field: str, data: bytes, sites: int, bits: int, codes: int) 
 def _candidate_problems(candidate: trajectory_pb2.Candidate, expected: _Expected) -> Iterator[Problem]:
     yield from _token_problems("tokens", candidate.tokens, expected.sites, expected.bits, expected.codes)
     if len(candidate.log_probs) != expected.sites:
-        yield Problem(Reason.LOG_PROBS, f"log_probs must be {expected.sites}, one per site, got {len(candidate.log_probs)}")
+        yield Problem(
+            Reason.LOG_PROBS, f"log_probs must be {expected.sites}, one per site, got {len(candidate.log_probs)}"
+        )
     if not np.isfinite(np.array(candidate.log_probs, np.float32)).all():
         yield Problem(Reason.LOG_PROBS, "log_probs must be finite")
     if len(candidate.continuations) != expected.continuations:
-        yield Problem(Reason.CANDIDATES, f"continuations must be {expected.continuations}, got {len(candidate.continuations)}")
+        yield Problem(
+            Reason.CANDIDATES, f"continuations must be {expected.continuations}, got {len(candidate.continuations)}"
+        )
     for index, continuation in enumerate(candidate.continuations):
         wanted = expected.images and index == 0
         problems = _continuation_problems(continuation, expected, wanted)
         yield from (problem.within(f"continuations[{index}]") for problem in problems)
 
 
-def _continuation_problems(continuation: trajectory_pb2.Continuation, expected: _Expected, wanted: bool) -> Iterator[Problem]:
+def _continuation_problems(
+    continuation: trajectory_pb2.Continuation, expected: _Expected, wanted: bool
+) -> Iterator[Problem]:
     if set(continuation.rewards) != expected.rewards:
         named = f"{sorted(expected.rewards)}, got {sorted(continuation.rewards)}"
         yield Problem(Reason.REWARDS, f"rewards must name {named}")
@@ -121,7 +136,9 @@ def _region_problems(regions: Sequence[trajectory_pb2.LocatedRegion], rewards: I
         yield Problem(Reason.REGIONS, f"regions must be at most {MAX_REGIONS}, got {len(regions)}")
     for index, region in enumerate(regions):
         if region.reward not in rewards:
-            yield Problem(Reason.REGIONS, f"regions[{index}].reward must be a reward of the image, got {region.reward!r}")
+            yield Problem(
+                Reason.REGIONS, f"regions[{index}].reward must be a reward of the image, got {region.reward!r}"
+            )
         if not 0 <= region.confidence <= 1:
             yield Problem(Reason.REGIONS, f"regions[{index}].confidence must be in 0..1, got {region.confidence}")
         problem = polygon_problem(region.polygon) if region.polygon else None

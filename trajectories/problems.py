@@ -77,6 +77,14 @@ def png_problem(data: bytes, height: int, width: int) -> str | None:
                 given = f"{image.mode} of {image.height} x {image.width}"
                 return f"image must be an RGB image of {height} x {width} pixels (height x width), got {given}"
             image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         return f"image must be a PNG: {error}"
     return None

@@ -46,7 +46,9 @@ def _parse(line: str, where: str) -> PromptSpec:
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(fields, dict) or not {"prompt"} <= set(fields) <= {"prompt", "target_words", "metadata"}:
-        raise ValueError(f'{where}: want {{"prompt": str}}, and "target_words": [str] and "metadata": {{…}} where there are any')
+        raise ValueError(
+            f'{where}: want {{"prompt": str}}, and "target_words": [str] and "metadata": {{…}} where there are any'
+        )
     prompt, words, metadata = fields["prompt"], fields.get("target_words", []), fields.get("metadata", {})
     if not isinstance(prompt, str) or not prompt:
         raise ValueError(f"{where}: prompt must be a string that is not empty")
@@ -62,7 +64,9 @@ def _parse(line: str, where: str) -> PromptSpec:
 def draw_prompts(prompts: Sequence[PromptSpec], seed: int, update: int, count: int) -> list[PromptSpec]:
     """The ``count`` prompts of an update: epochs without replacement, each shuffled by (seed, epoch); needs no state to resume."""
     positions = range(update * count, (update + 1) * count)
-    orders = {epoch: _epoch(len(prompts), seed, epoch) for epoch in {position // len(prompts) for position in positions}}
+    orders = {
+        epoch: _epoch(len(prompts), seed, epoch) for epoch in {position // len(prompts) for position in positions}
+    }
     return [prompts[orders[position // len(prompts)][position % len(prompts)]] for position in positions]
 
 

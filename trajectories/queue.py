@@ -82,13 +82,17 @@ class RunQueue:
 
     def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
         if not run_id or not consumer or max_deliveries < 1:
-            raise ValueError(f"run_id and consumer must not be empty, max_deliveries >= 1: got {run_id!r}, {consumer!r}, {max_deliveries}")
+            raise ValueError(
+                f"run_id and consumer must not be empty, max_deliveries >= 1: got {run_id!r}, {consumer!r}, {max_deliveries}"
+            )
         self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
         self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer)
         self._client, self._dead_key = client, f"varl:{run_id}:dead"
         self._settle_script = client.register_script(SETTLE)
-        self._held: dict[str, tuple[Key, int]] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
+        self._held: dict[
+            str, tuple[Key, int]
+        ] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
         self._ahead: dict[str, rollout_pb2.RolloutJob] = {}  # asked for before their update has begun, by job id
         self._parked: list[TrajectoryDelivery] = []  # what came of them meanwhile
         self.undecodable = Counter[Reason]()  # trajectories that this trainer dead-lettered
@@ -120,8 +124,14 @@ class RunQueue:
 
     def lost(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> list[rollout_pb2.RolloutJob]:
         """Return those of the jobs that are neither queued nor answered: a Redis that was killed may have lost its last second."""
-        held = {job_key(decoded) for entry in self._jobs.scan() if (decoded := _decoded(entry, decode_job, lambda job: job))}
-        held |= {job_key(decoded) for entry in self._results.scan() if (decoded := _decoded(entry, decode_trajectory, job_of))}
+        held = {
+            job_key(decoded) for entry in self._jobs.scan() if (decoded := _decoded(entry, decode_job, lambda job: job))
+        }
+        held |= {
+            job_key(decoded)
+            for entry in self._results.scan()
+            if (decoded := _decoded(entry, decode_trajectory, job_of))
+        }
         return [job for job in jobs if job_key(job) not in held]
 
     def bury(self, job: rollout_pb2.RolloutJob, reason: str) -> None:
@@ -153,8 +163,12 @@ class RunQueue:
 
     def purge(self, from_version: int) -> int:
         """Drop jobs and trajectories of ``weight_version`` >= ``from_version``; return how many. Work in hand on them is not published."""
-        jobs = [e.entry_id for e in self._jobs.scan() if _is_from(_decoded(e, decode_job, lambda job: job), from_version)]
-        results = [e.entry_id for e in self._results.scan() if _is_from(_decoded(e, decode_trajectory, job_of), from_version)]
+        jobs = [
+            e.entry_id for e in self._jobs.scan() if _is_from(_decoded(e, decode_job, lambda job: job), from_version)
+        ]
+        results = [
+            e.entry_id for e in self._results.scan() if _is_from(_decoded(e, decode_trajectory, job_of), from_version)
+        ]
         self._held = {entry_id: held for entry_id, held in self._held.items() if held[1] < from_version}
         self._ahead, self._parked = {}, []
         return self._jobs.drop(jobs) + self._results.drop(results)
@@ -169,7 +183,9 @@ class RunQueue:
 
     # Worker side.
 
-    def take_job(self, block_ms: int, min_idle_ms: int, skip: Collection[str] = ()) -> Delivery[rollout_pb2.RolloutJob] | None:
+    def take_job(
+        self, block_ms: int, min_idle_ms: int, skip: Collection[str] = ()
+    ) -> Delivery[rollout_pb2.RolloutJob] | None:
         """Return a job that its worker left idle for ``min_idle_ms``, but for ``skip``, else a new one within ``block_ms``, else None.
 
         A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told by a
@@ -209,9 +225,13 @@ class RunQueue:
             raise ValueError(f"run_id must be {self._run_id!r}, got {job.run_id!r}")
         return encode_job(job)
 
-    def _settle(self, stream: GroupStream, entry_id: str, trajectory: bytes = b"", reason: str = "", payload: bytes = b"") -> bool:
+    def _settle(
+        self, stream: GroupStream, entry_id: str, trajectory: bytes = b"", reason: str = "", payload: bytes = b""
+    ) -> bool:
         keys = [stream.key, self._results.key, self._dead_key]
-        return bool(self._settle_script(keys=keys, args=(stream.group, entry_id, trajectory, reason, payload, DEAD_LETTERS)))
+        return bool(
+            self._settle_script(keys=keys, args=(stream.group, entry_id, trajectory, reason, payload, DEAD_LETTERS))
+        )
 
     def _accept(self, entries: Iterable[Entry]) -> list[TrajectoryDelivery]:
         decoded = [delivery for entry in entries if (delivery := self._decode(entry)) is not None]
@@ -256,7 +276,9 @@ class RunQueue:
         self._settle(self._jobs, entry.entry_id, trajectory=told, reason=reason, payload=entry.payload)
 
 
-def _decoded(entry: Entry, decode: Callable[[bytes], T], to_job: Callable[[T], rollout_pb2.RolloutJob]) -> rollout_pb2.RolloutJob | None:
+def _decoded(
+    entry: Entry, decode: Callable[[bytes], T], to_job: Callable[[T], rollout_pb2.RolloutJob]
+) -> rollout_pb2.RolloutJob | None:
     try:
         return to_job(decode(entry.payload))
     except CodecError:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from varl.policy.base import LogProbs, SamplingParams
 from varl.v1 import rollout_pb2
 
-KINDS: dict[LogProbs, rollout_pb2.LogProbs] = {"plain": rollout_pb2.LOG_PROBS_PLAIN, "sampled": rollout_pb2.LOG_PROBS_SAMPLED}
+KINDS: dict[LogProbs, rollout_pb2.LogProbs] = {
+    "plain": rollout_pb2.LOG_PROBS_PLAIN,
+    "sampled": rollout_pb2.LOG_PROBS_SAMPLED,
+}
 
 
 def sampling_message(params: SamplingParams) -> rollout_pb2.Sampling:
     """Sampling parameters as they stand in a job."""
     return rollout_pb2.Sampling(
-        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, cfg=params.cfg, cfg_constant=params.cfg_constant
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        cfg=params.cfg,
+        cfg_constant=params.cfg_constant,
     )
 
 

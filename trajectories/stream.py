@@ -60,11 +60,17 @@ class GroupStream:
         block = block_ms if limit is None else min(block_ms, int(limit * 500))
         # For Redis a block of 0 would mean without end.
         try:
-            reply = self._client.xreadgroup(self.group, self._consumer, {self.key: ">"}, count=count, block=block or None)
+            reply = self._client.xreadgroup(
+                self.group, self._consumer, {self.key: ">"}, count=count, block=block or None
+            )
         except ResponseError as error:
             self._create_if_gone(error)
             return []
-        return [Entry(name.decode(), fields.get(PAYLOAD, b""), 1) for _, entries in cast(Any, reply) for name, fields in entries]
+        return [
+            Entry(name.decode(), fields.get(PAYLOAD, b""), 1)
+            for _, entries in cast(Any, reply)
+            for name, fields in entries
+        ]
 
     def claim(self, min_idle_ms: int, skip: Iterable[str] = ()) -> Iterator[Entry]:
         """Take over, one by one, entries that were handed out but not settled for ``min_idle_ms``, whoever holds them.
@@ -80,7 +86,9 @@ class GroupStream:
 
     def _pending_page(self, start: str, min_idle_ms: int) -> list[Any]:
         try:
-            return cast(list[Any], self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms))
+            return cast(
+                list[Any], self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms)
+            )
         except ResponseError as error:
             self._create_if_gone(error)
             return []
@@ -92,7 +100,9 @@ class GroupStream:
         self._create()
 
     def _claim_one(self, entry_id: str, min_idle_ms: int, deliveries: int) -> Iterator[Entry]:
-        for claimed, fields in cast(Any, self._client.xclaim(self.key, self.group, self._consumer, min_idle_ms, [entry_id])):
+        for claimed, fields in cast(
+            Any, self._client.xclaim(self.key, self.group, self._consumer, min_idle_ms, [entry_id])
+        ):
             if claimed is None:  # deleted by someone else: only its pending mark is left
                 self._client.xack(self.key, self.group, entry_id)
             else:

@@ -59,7 +59,7 @@ def file_digest(path: Path) -> str:
 def put(url: str, local: Path) -> None:
     """Copy a file to ``url``, whole or not at all. Raises OSError, whatever kind of error the store has."""
 
-    def copy(filesystem: Any, path: str) -> None:  # noqa: ANN401  (fsspec has no types)
+    def copy(filesystem: Any, path: str) -> None:  # noqa: ANN401
         filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         filesystem.put_file(str(local), path)
 

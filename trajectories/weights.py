@@ -20,7 +20,7 @@ CACHED_FILES = 4
 DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
 
 
-class WeightsUnavailable(RuntimeError):  # noqa: N818  (as RewardUnavailable: a state of the world)
+class WeightsUnavailable(RuntimeError):  # noqa: N818
     """A published version cannot be had: not there, not reachable, or not what its manifest says; the message says which."""
 
 
@@ -60,7 +60,9 @@ class WeightStore:
         if self._base is None or self._base[0].manifest == path.with_suffix(".json").name:
             return None
         base, below = self._base
-        changed = {name: value.contiguous() for name, value in tensors.items() if not torch.equal(value.cpu(), below[name])}
+        changed = {
+            name: value.contiguous() for name, value in tensors.items() if not torch.equal(value.cpu(), below[name])
+        }
         if _bytes(changed) > DELTA_BELOW * _bytes(tensors):
             return None
         file = path.with_suffix(".delta.safetensors")
@@ -138,7 +140,7 @@ def _get(url: str, sha256: str, cache: Path) -> Path:
         raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
 
 
-def _cached(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401  (fsspec has no types)
+def _cached(filesystem: Any, path: str, sha256: str, cache: Path) -> Path:  # noqa: ANN401
     local = cache / f"{sha256}.safetensors"
     if not local.exists() or file_digest(local) != sha256:  # damaged here, it would be refused for ever
         _download(filesystem, path, sha256, local)

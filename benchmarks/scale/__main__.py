@@ -20,10 +20,18 @@ def main() -> None:
     """Write what was asked for; both end with the tables of docs/scale.md and its charts made anew."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("paper", help="compute the tables anew; takes what was measured from benchmarks/results/scale.json")
-    simulate = commands.add_parser("simulate", help="measure Redis, the fake workers and the tiny recipe's worker first (10 minutes)")
-    simulate.add_argument("--window", type=float, default=6.0, help="seconds that a rate is counted over (default: %(default)s)")
-    simulate.add_argument("--groups", type=int, default=320, help="sent through Redis one by one (default: %(default)s)")
+    commands.add_parser(
+        "paper", help="compute the tables anew; takes what was measured from benchmarks/results/scale.json"
+    )
+    simulate = commands.add_parser(
+        "simulate", help="measure Redis, the fake workers and the tiny recipe's worker first (10 minutes)"
+    )
+    simulate.add_argument(
+        "--window", type=float, default=6.0, help="seconds that a rate is counted over (default: %(default)s)"
+    )
+    simulate.add_argument(
+        "--groups", type=int, default=320, help="sent through Redis one by one (default: %(default)s)"
+    )
     simulate.add_argument("--updates", type=int, default=2, help="collected for a rate (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.command == "simulate":

@@ -12,7 +12,14 @@ from varl.policy.schedule import BASE_SCALE, SQUARE_SCALES
 NEXTFLOW_7B = NextFlowConfig(
     tokenizer=TokenizerConfig(codes=32_768, semantic_dim=32, pixel_dim=8),
     transformer=TransformerConfig(
-        dim=3584, depth=28, heads=28, kv_heads=4, mlp_dim=18_944, rope_sections=(16, 24, 24), qk_norm=False, text_vocab=152_064
+        dim=3584,
+        depth=28,
+        heads=28,
+        kv_heads=4,
+        mlp_dim=18_944,
+        rope_sections=(16, 24, 24),
+        qk_norm=False,
+        text_vocab=152_064,
     ),
     scales=SQUARE_SCALES,
     base_scale=BASE_SCALE,

@@ -62,7 +62,9 @@ def _capacity(axes: Axes) -> None:
     for (label, values), colour, mark in zip(rates.items(), COLOURS, MARKS, strict=False):
         axes.plot(CLUSTERS, values, color=colour, marker=mark, label=label)
     low, high = ([_rate(gpus, 2 * gpus, rates=share) for gpus in CLUSTERS] for share in (given.PUBLISHED, given.HIGH))
-    axes.fill_between(CLUSTERS, low, high, color=COLOURS[1], alpha=0.15, label="2 prompts a GPU, published to high rates")
+    axes.fill_between(
+        CLUSTERS, low, high, color=COLOURS[1], alpha=0.15, label="2 prompts a GPU, published to high rates"
+    )
     _dress(axes, "Groups per second at the planned rates (computed)", "H100s", CLUSTERS)
 
 

@@ -14,7 +14,9 @@ BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(.*?)(\n<!-- end -->)", re.DOT
 
 def computed(results: Results) -> dict[str, str]:
     """Every table as Markdown, by name."""
-    found = {name: make() for name, make in tables.TABLES.items()} | {name: make(results) for name, make in measured_tables.TABLES.items()}
+    found = {name: make() for name, make in tables.TABLES.items()} | {
+        name: make(results) for name, make in measured_tables.TABLES.items()
+    }
     return {name: tables.markdown(table) for name, table in found.items()}
 
 

@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--run-id", required=True)
-    parser.add_argument("--template", type=Path, required=True, help="file with the group that is published for every job")
+    parser.add_argument(
+        "--template", type=Path, required=True, help="file with the group that is published for every job"
+    )
     parser.add_argument("--seconds", type=float, required=True, help="that a group takes")
     parser.add_argument("--workers", type=int, required=True, help="in all processes together")
     parser.add_argument("--mine", type=int, nargs="+", required=True, help="which of them this process is")

@@ -67,7 +67,9 @@ def cache_bytes(config: NextFlowConfig) -> int:
 
 def memory_bytes(config: NextFlowConfig, run: Pass) -> float:
     """Bytes that a pass moves: the weights once, keys and values of every row, and the logits several times."""
-    weights = given.ACTIVATIONS * (bool(run.new) * sizes(config).layers + config.transformer.dim * config.tokenizer.codes)
+    weights = given.ACTIVATIONS * (
+        bool(run.new) * sizes(config).layers + config.transformer.dim * config.tokenizer.codes
+    )
     kept = run.rows * (run.seen + run.new) * cache_bytes(config) if run.new else 0
     return weights + kept + run.rows * run.head * config.tokenizer.codes * given.LOGIT_BYTES * given.LOGIT_TOUCHES
 
@@ -81,7 +83,11 @@ def seconds(config: NextFlowConfig, runs: Iterable[Pass], card: given.Card, shar
 def bandwidth_share(config: NextFlowConfig, runs: Iterable[Pass], card: given.Card, share: float) -> float:
     """Share of that time in passes that memory bandwidth bounds, in [0, 1]."""
     runs = list(runs)
-    bound = [run for run in runs if memory_bytes(config, run) / (card.bandwidth * given.USABLE) > flops(config, run) / (card.flops * share)]
+    bound = [
+        run
+        for run in runs
+        if memory_bytes(config, run) / (card.bandwidth * given.USABLE) > flops(config, run) / (card.flops * share)
+    ]
     return seconds(config, bound, card, share) / seconds(config, runs, card, share)
 
 

@@ -25,7 +25,10 @@ REPEATS = 12
 
 def measure() -> list[Row]:
     """Both, on one thread."""
-    pictures = {"a photograph": photograph(), "noise": np.random.default_rng(0).integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)}
+    pictures = {
+        "a photograph": photograph(),
+        "noise": np.random.default_rng(0).integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8),
+    }
     rows = []
     for name, pixels in pictures.items():
         rows.append(line("images", f"PNG of {name}", len(encode_png(pixels)), "bytes"))

@@ -33,7 +33,9 @@ class Results:
     def value(self, part: str, case: str, unit: str, workers: int = 0) -> float:
         """The one value that answers to all four. Raises LookupError where none or several do."""
         found = [
-            row["value"] for row in self.rows if (row["part"], row["case"], row["unit"], row["workers"]) == (part, case, unit, workers)
+            row["value"]
+            for row in self.rows
+            if (row["part"], row["case"], row["unit"], row["workers"]) == (part, case, unit, workers)
         ]
         if len(found) != 1:
             raise LookupError(f"{len(found)} rows for {part}, {case}, {unit}, {workers} workers")

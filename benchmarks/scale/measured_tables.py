@@ -36,9 +36,20 @@ def redis(results: Results) -> Table:
         "groups/s, one process doing all": "groups/s, one process doing all in turn",
         "MB/s, one process doing all": "MB/s, the same",
     }
-    rows = [[name, *(f"{results.value('redis', kind, unit):,.0f}" for kind in ("prefix", "suffix"))] for unit, name in units.items()]
-    polls = [[f"idle poll, {jobs} jobs in hand, redis CPU µs", f"{bounds.poll_us(results, jobs):,.0f}", ""] for jobs in (64, 512)]
-    return [["one group", "prefix", "suffix"], ["bytes", *(f"{trajectory_bytes(kind):,}" for kind in ("prefix", "suffix"))], *rows, *polls]
+    rows = [
+        [name, *(f"{results.value('redis', kind, unit):,.0f}" for kind in ("prefix", "suffix"))]
+        for unit, name in units.items()
+    ]
+    polls = [
+        [f"idle poll, {jobs} jobs in hand, redis CPU µs", f"{bounds.poll_us(results, jobs):,.0f}", ""]
+        for jobs in (64, 512)
+    ]
+    return [
+        ["one group", "prefix", "suffix"],
+        ["bytes", *(f"{trajectory_bytes(kind):,}" for kind in ("prefix", "suffix"))],
+        *rows,
+        *polls,
+    ]
 
 
 def memory(results: Results) -> Table:
@@ -51,7 +62,10 @@ def memory(results: Results) -> Table:
 
 def images(results: Results) -> Table:
     """What an image costs outside the GPUs."""
-    rows = [[case, *(_cell(results, case, unit) for unit in ("CPU ms", "bytes", "words read"))] for case in results.cases("images")]
+    rows = [
+        [case, *(_cell(results, case, unit) for unit in ("CPU ms", "bytes", "words read"))]
+        for case in results.cases("images")
+    ]
     return [["one image of 1024×1024, one thread", "CPU ms", "bytes", "words read"], *rows]
 
 
@@ -64,15 +78,25 @@ def stream(results: Results) -> Table:
     """Groups per second of fake workers that always have jobs waiting."""
     cases = results.cases("stream")
     curves = {case: results.curve("stream", case, "groups/s") for case in cases}
-    rows = [[str(workers), *(f"{curves[case][workers]:.1f} of {workers / sleep(case):g}" for case in cases)] for workers in WORKERS]
-    return [["workers", *cases], *rows, ["most MB/s", *(f"{max(results.curve('stream', case, 'MB/s').values()):.0f}" for case in cases)]]
+    rows = [
+        [str(workers), *(f"{curves[case][workers]:.1f} of {workers / sleep(case):g}" for case in cases)]
+        for workers in WORKERS
+    ]
+    return [
+        ["workers", *cases],
+        *rows,
+        ["most MB/s", *(f"{max(results.curve('stream', case, 'MB/s').values()):.0f}" for case in cases)],
+    ]
 
 
 def updates(results: Results) -> Table:
     """Groups per second update by update, and what whole waves would give."""
     cases = results.cases("updates")
     curves = {case: results.curve("updates", case, "groups/s") for case in cases}
-    rows = [[str(workers), *(f"{curves[case][workers]:.1f} of {wave_rate(case, workers):.1f}" for case in cases)] for workers in WORKERS]
+    rows = [
+        [str(workers), *(f"{curves[case][workers]:.1f} of {wave_rate(case, workers):.1f}" for case in cases)]
+        for workers in WORKERS
+    ]
     return [["workers", *cases], *rows]
 
 
@@ -89,8 +113,16 @@ def wave_rate(case: str, workers: int) -> float:
 
 def tiny(results: Results) -> Table:
     """The real worker of the tiny recipe beside a fake one."""
-    units = ("s generating a group", "s from first image sent to last score", "groups/s, real worker", "groups/s, fake worker")
-    rows = [[f"{case} groups", *(f"{results.value('tiny', case, unit, 1):.2f}" for unit in units)] for case in results.cases("tiny")]
+    units = (
+        "s generating a group",
+        "s from first image sent to last score",
+        "groups/s, real worker",
+        "groups/s, fake worker",
+    )
+    rows = [
+        [f"{case} groups", *(f"{results.value('tiny', case, unit, 1):.2f}" for unit in units)]
+        for case in results.cases("tiny")
+    ]
     return [["tiny recipe, one worker", *units], *rows]
 
 

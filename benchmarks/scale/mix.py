@@ -101,7 +101,9 @@ def best_mix(cluster: Cluster) -> Forecast:
         return mean_phases(needs, cluster.prompts, mix).total
 
     best = min(
-        _mixes(cluster, needs["prefix"].group), key=lambda mix: (length(mix), sum((mix.rollout, mix.hpsv3, mix.trainer))), default=None
+        _mixes(cluster, needs["prefix"].group),
+        key=lambda mix: (length(mix), sum((mix.rollout, mix.hpsv3, mix.trainer))),
+        default=None,
     )
     if best is None:
         raise ValueError(f"{cluster.gpus} GPUs are too few")
@@ -121,7 +123,9 @@ def _forecast(cluster: Cluster, needs: Needs, mix: Mix, length: float) -> Foreca
     work = {kind: need.rollout + bool(mix.hpsv3) * need.hpsv3 + need.update for kind, need in needs.items()}
     busy = cluster.prompts * cycle_mean(work["prefix"], work["suffix"])
     found = mean_phases(needs, cluster.prompts, mix)
-    return Forecast(mix, found, length, cluster.prompts / length, busy / (cluster.gpus * length), cluster.gpus - mix.gpus)
+    return Forecast(
+        mix, found, length, cluster.prompts / length, busy / (cluster.gpus * length), cluster.gpus - mix.gpus
+    )
 
 
 def cycle_mean(prefix: float, suffix: float) -> float:

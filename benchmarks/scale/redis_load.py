@@ -61,7 +61,9 @@ def _memory(client: redis.Redis, kind: str) -> Iterator[Row]:
         delivery = _take(worker)
         template.group.job.CopyFrom(delivery.message)
         worker.publish(delivery, template)
-    yield line("redis", kind, (_info(client, "memory")["used_memory_dataset"] - before) / KEPT, "bytes of memory a group kept")
+    yield line(
+        "redis", kind, (_info(client, "memory")["used_memory_dataset"] - before) / KEPT, "bytes of memory a group kept"
+    )
     trainer.purge(0)
 
 
@@ -73,7 +75,9 @@ def _polls(client: redis.Redis, jobs: int) -> Iterator[Row]:
     before = redis_cpu(client)
     for _ in range(POLLS):
         worker.take_job(1, 60_000)
-    yield line("redis", f"idle poll, {jobs} jobs in hand", 1e6 * (redis_cpu(client) - before) / POLLS, "redis CPU us a poll")
+    yield line(
+        "redis", f"idle poll, {jobs} jobs in hand", 1e6 * (redis_cpu(client) - before) / POLLS, "redis CPU us a poll"
+    )
     trainer.purge(0)
 
 
@@ -81,7 +85,7 @@ def _queues(client: redis.Redis, run_id: str) -> tuple[RunQueue, RunQueue]:
     return RunQueue(client, run_id, "trainer"), RunQueue(client, run_id, "worker")
 
 
-def _take(worker: RunQueue) -> Any:  # noqa: ANN401  (Delivery of a job)
+def _take(worker: RunQueue) -> Any:  # noqa: ANN401
     delivery = worker.take_job(1000, 60_000)
     if delivery is None:
         raise RuntimeError("a job that was submitted is not there")

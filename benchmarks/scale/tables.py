@@ -106,8 +106,20 @@ def _shares(rates: given.Rates) -> list[str]:
 
 def mixes() -> Table:
     """The best mix of each size of cluster, with the paper's prompts and with prompts that grow with it."""
-    heads = ["H100s", "prompts", "rewards", "rollout + HPSv3 + trainer", "idle", "drawn, scored", "update", "weights", "one update"]
-    clusters = [Cluster(gpus, prompts, hpsv3=hpsv3) for gpus in GPUS for prompts in _prompts(gpus) for hpsv3 in (True, False)]
+    heads = [
+        "H100s",
+        "prompts",
+        "rewards",
+        "rollout + HPSv3 + trainer",
+        "idle",
+        "drawn, scored",
+        "update",
+        "weights",
+        "one update",
+    ]
+    clusters = [
+        Cluster(gpus, prompts, hpsv3=hpsv3) for gpus in GPUS for prompts in _prompts(gpus) for hpsv3 in (True, False)
+    ]
     return [[*heads, "groups/s", "GPUs busy"], *(_mix(cluster, best_mix(cluster)) for cluster in clusters)]
 
 
@@ -142,7 +154,8 @@ def weights() -> Table:
     """How long the weights of a version take to reach the workers."""
     size = traffic.weight_bytes()
     rows = [
-        [str(workers), f"{_nodes(workers) * size / GIGA:,.0f}", f"{distribution_seconds(workers):.0f} s"] for workers in (4, 32, 256, 2048)
+        [str(workers), f"{_nodes(workers) * size / GIGA:,.0f}", f"{distribution_seconds(workers):.0f} s"]
+        for workers in (4, 32, 256, 2048)
     ]
     return [["rollout GPUs", "read by their nodes, GB", "until all have them"], *rows]
 

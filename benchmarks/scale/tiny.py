@@ -29,7 +29,10 @@ def measure(url: str) -> list[Row]:
         recipe = load_recipe(RECIPE, ["--run.dir", directory])
         with local_services(recipe) as services:
             queue = RunQueue(connect(services.redis_url), recipe.run.name, "trainer")
-            real = {name: [_timed(recipe, queue, update + 2 * turn) for turn in (0, 1)][1] for update, name in STAGES.items()}
+            real = {
+                name: [_timed(recipe, queue, update + 2 * turn) for turn in (0, 1)][1]
+                for update, name in STAGES.items()
+            }
     return [row for name, (wall, groups) in real.items() for row in _rows(url, name, wall, groups)]
 
 

@@ -15,7 +15,9 @@ def request(image: bytes, prompt: str = "a") -> reward_pb2.ScoreRequest:
     return reward_pb2.ScoreRequest(samples=[reward_pb2.Sample(id="0", prompt=prompt, image=image)])
 
 
-async def closed_loop(port: int, requests: Sequence[reward_pb2.ScoreRequest], count: int, clients: int, token: str = "") -> None:
+async def closed_loop(
+    port: int, requests: Sequence[reward_pb2.ScoreRequest], count: int, clients: int, token: str = ""
+) -> None:
     """``count`` requests, turn about from ``requests``, each client with one in flight; every sample must get a score."""
     numbers = iter(range(count))
     metadata = (("authorization", f"Bearer {token}"),) if token else ()

@@ -37,7 +37,9 @@ class Connection:
 
     async def send(self, request: bytes) -> Answer:
         """The answer to a whole request."""
-        reader, writer = self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+        reader, writer = self._streams = self._streams or await asyncio.open_connection(
+            "127.0.0.1", self._port, limit=2**20
+        )
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])

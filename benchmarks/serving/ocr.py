@@ -21,7 +21,11 @@ from benchmarks.shared import Row
 CLIENTS = 32
 OFFLINE, FILES = "engine alone", "engine alone, and decoding"
 GRPC, HTTP, LITSERVE, FLASK = "varl, gRPC", "varl, HTTP JSON", "LitServe, batch 1", "Flask, gunicorn, pickle"
-_OURS, _LITSERVE, _FLASK = "varl.services.ocr", "benchmarks.serving.peers.litserve_ocr", "benchmarks.serving.peers.flask_pickle"
+_OURS, _LITSERVE, _FLASK = (
+    "varl.services.ocr",
+    "benchmarks.serving.peers.litserve_ocr",
+    "benchmarks.serving.peers.flask_pickle",
+)
 Round = Callable[[int], float]  # so many images: seconds
 
 
@@ -30,7 +34,11 @@ def measure(images: int, rounds: int) -> list[Row]:
     with ExitStack() as stack:
         servers = [stack.enter_context(running(module)) for module in (_OURS, _LITSERVE, _FLASK)]
         offline = stack.enter_context(_offline())
-        rows = [row for side in SIDES for row in _measure_side(_takers(side, offline, *servers), side, images * 64 // side, rounds)]
+        rows = [
+            row
+            for side in SIDES
+            for row in _measure_side(_takers(side, offline, *servers), side, images * 64 // side, rounds)
+        ]
         difference = asyncio.run(_difference(servers[0]))
     return [*rows, line("OCR, score alone and among 31 others", HTTP, difference, "largest difference", (AT_MOST, 0.0))]
 
@@ -46,7 +54,9 @@ def _measure_side(takers: Mapping[str, Round], side: int, images: int, rounds: i
     return [*(line(title, name, median(found), "images/s") for name, found in rates.items()), *_ratios(title, rates)]
 
 
-def _takers(side: int, offline: Callable[[int, int, str], float], ours: Server, litserve: Server, flask: Server) -> Mapping[str, Round]:
+def _takers(
+    side: int, offline: Callable[[int, int, str], float], ours: Server, litserve: Server, flask: Server
+) -> Mapping[str, Round]:
     sent = pictures(side)
     calls = [grpc_load.request(image, prompt) for prompt, image in sent]
     pickles = [pickle.dumps({"images": [image], "prompts": [prompt]}) for prompt, image in sent]
@@ -94,7 +104,9 @@ def _ratios(title: str, rates: Mapping[str, list[float]]) -> Iterator[Row]:
     """Of the middle rates."""
     for name in (GRPC, HTTP):
         ours = median(rates[name])
-        yield line(f"{title}: rate over that of the {OFFLINE}", name, ours / median(rates[OFFLINE]), "x", (AT_LEAST, 0.95))
+        yield line(
+            f"{title}: rate over that of the {OFFLINE}", name, ours / median(rates[OFFLINE]), "x", (AT_LEAST, 0.95)
+        )
         yield line(f"{title}: rate over that of the {FILES}", name, ours / median(rates[FILES]), "x")
         for peer in (LITSERVE, FLASK):
             yield line(f"{title}: rate over that of {peer}", name, ours / median(rates[peer]), "x", (AT_LEAST, 1.0))

@@ -47,7 +47,9 @@ def _grpc(server: Server, count: int) -> Awaitable[None]:
 
 
 GRPC, HTTP = "varl, gRPC", "varl, HTTP JSON"
-_TOY, _LITSERVE, _FASTAPI = (f"benchmarks.serving.{name}" for name in ("toy_service", "peers.litserve_noop", "peers.fastapi_plain"))
+_TOY, _LITSERVE, _FASTAPI = (
+    f"benchmarks.serving.{name}" for name in ("toy_service", "peers.litserve_noop", "peers.fastapi_plain")
+)
 _PEER_LOADS = {PICTURE: _http("/predict", peer_body(TINY)), PROMPT: _http("/predict", peer_body(b""))}
 BASES = (
     Base(GRPC, _TOY, (), {PICTURE: _grpc}),
@@ -67,7 +69,9 @@ def measure(requests: int, repetitions: int) -> list[Row]:
     for (server, name), cost in costs.items():
         if server.startswith("LitServe"):
             bar = (AT_LEAST, 3.0) if name == PICTURE else None  # the prompt alone is less than what ours was sent
-            rows.append(line(f"{name}: CPU, times that of {HTTP} with the PNG", server, median(cost.cpu) / ours, "x", bar))
+            rows.append(
+                line(f"{name}: CPU, times that of {HTTP} with the PNG", server, median(cost.cpu) / ours, "x", bar)
+            )
     return rows
 
 

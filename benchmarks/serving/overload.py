@@ -14,7 +14,18 @@ from benchmarks.shared import Row
 
 OVER = 3.0
 _IN_FLIGHT = 64
-_SERVICE = ("--batch", "16", "--forward-ms", "20", "--image-ms", "4", "--max-samples", "8", "--max-in-flight", str(_IN_FLIGHT))
+_SERVICE = (
+    "--batch",
+    "16",
+    "--forward-ms",
+    "20",
+    "--image-ms",
+    "4",
+    "--max-samples",
+    "8",
+    "--max-in-flight",
+    str(_IN_FLIGHT),
+)
 _POST = http_load.post("/v1/score", sample_body(TINY))
 _SERVER = "varl, HTTP JSON"
 
@@ -43,7 +54,13 @@ def measure(seconds: float) -> list[Row]:
         line(name, _SERVER, goodput / capacity, "goodput / capacity", (AT_LEAST, 0.9)),
         line(name, _SERVER, len(refused) / len(sent), "refused with 429"),
         line(name, _SERVER, len(sent) - len(taken) - len(refused), "other answers", (AT_MOST, 0)),
-        line(name, _SERVER, 1000 * percentile([one.seconds for one in refused], 99), "ms to a refusal, p99", (AT_MOST, 50.0)),
+        line(
+            name,
+            _SERVER,
+            1000 * percentile([one.seconds for one in refused], 99),
+            "ms to a refusal, p99",
+            (AT_MOST, 50.0),
+        ),
         line(name, _SERVER, 1000 * percentile([one.seconds for one in taken], 99), "ms to an answer, p99"),
         line(name, _SERVER, grown, "MiB of memory gained", (AT_MOST, 8.0)),
     ]

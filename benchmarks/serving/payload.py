@@ -38,7 +38,10 @@ def sample_body(image: bytes, prompt: str = "a") -> bytes:
 
 def samples_body(sent: Sequence[tuple[str, bytes]]) -> bytes:
     """Several, with their places for ids."""
-    samples = [{"id": str(index), "prompt": prompt, "image": b64encode(image).decode()} for index, (prompt, image) in enumerate(sent)]
+    samples = [
+        {"id": str(index), "prompt": prompt, "image": b64encode(image).decode()}
+        for index, (prompt, image) in enumerate(sent)
+    ]
     return json.dumps({"samples": samples}).encode()
 
 
@@ -49,7 +52,10 @@ FORM_TYPE = "multipart/form-data; boundary=boundary"
 def form_body(image: bytes, prompt: str = "a") -> bytes:
     """One sample for POST /v1/score as a form, its image as it is."""
     parts = [("request", json.dumps({"samples": [{"id": "0", "prompt": prompt}]}).encode()), ('0"; filename="0', image)]
-    lines = [b'--boundary\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), part) for name, part in parts]
+    lines = [
+        b'--boundary\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), part)
+        for name, part in parts
+    ]
     return b"".join(lines) + b"--boundary--\r\n"
 
 
@@ -62,5 +68,9 @@ def pictures(side: int = 64, count: int = 64) -> list[tuple[str, bytes]]:
     """Prompts and square PNG files of one or two rendered words, the same on every call."""
     rng = np.random.default_rng(0)
     drawn = [tuple(map(str, rng.choice(all_words(), 1 + index % 2))) for index in range(count)]
-    images = [Image.fromarray(render(words, rng).image).resize((side, side), Image.Resampling.BICUBIC) for words in drawn]
-    return [(f'a sign that says "{" ".join(words)}"', encode(image)) for words, image in zip(drawn, images, strict=True)]
+    images = [
+        Image.fromarray(render(words, rng).image).resize((side, side), Image.Resampling.BICUBIC) for words in drawn
+    ]
+    return [
+        (f'a sign that says "{" ".join(words)}"', encode(image)) for words, image in zip(drawn, images, strict=True)
+    ]

@@ -64,7 +64,9 @@ def start(command: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Po
     path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
     with on_core(SERVER_CORE):
         environment = {**os.environ, "PYTHONPATH": path}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=stdout, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=stdout, start_new_session=True
+        )
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

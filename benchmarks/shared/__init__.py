@@ -18,9 +18,15 @@ def report(name: str, settings: Row, rows: Sequence[Row], device: str = "cpu") -
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     machine = describe_machine(device).model_dump()
-    result = {"machine": machine, "settings": settings, "rows": [{key: _rounded(value) for key, value in row.items()} for row in rows]}
+    result = {
+        "machine": machine,
+        "settings": settings,
+        "rows": [{key: _rounded(value) for key, value in row.items()} for row in rows],
+    }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{machine['cpu']}, {machine['cores']} cores; {', '.join(f'{key} {value}' for key, value in settings.items())}")
+    print(
+        f"\n{machine['cpu']}, {machine['cores']} cores; {', '.join(f'{key} {value}' for key, value in settings.items())}"
+    )
     print(table(rows))
     print(f"written to {path}")
 

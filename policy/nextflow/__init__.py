@@ -18,7 +18,9 @@ __all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load"]
 
 def build(config: NextFlowConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
     """A model with fresh weights out of torch's global random state; ``dtype`` is the transformer's, the tokenizer stays float32."""
-    return NextFlowPolicy(config, Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype), device)
+    return NextFlowPolicy(
+        config, Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype), device
+    )
 
 
 def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
@@ -30,7 +32,9 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     """
     folder = Path(model_dir)
     policy = build(NextFlowConfig.read(folder), device, dtype)
-    policy.tokenizer.load_state_dict(safetensors.torch.load_file(folder / "tokenizer.safetensors", device=str(policy.device)))
+    policy.tokenizer.load_state_dict(
+        safetensors.torch.load_file(folder / "tokenizer.safetensors", device=str(policy.device))
+    )
     policy.load_weights(str(folder / "policy.safetensors"))
     return policy
 

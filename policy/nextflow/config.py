@@ -43,8 +43,14 @@ class TransformerConfig(_Frozen):
     kv_heads: int = 4
     mlp_dim: int = 680
     rope_theta: float = 100.0  # the lowest frequency of an axis is 1 / rope_theta; positions run to about 50
-    rope_range: float = 16.0  # the constant C of the spatial positions C / sqrt(h w) * (i + 1/2); not given by the paper
-    rope_sections: tuple[int, int, int] = (8, 12, 12)  # rotation pairs for (scale, row, column), in Qwen2.5-VL's proportions 16:24:24
+    rope_range: float = (
+        16.0  # the constant C of the spatial positions C / sqrt(h w) * (i + 1/2); not given by the paper
+    )
+    rope_sections: tuple[int, int, int] = (
+        8,
+        12,
+        12,
+    )  # rotation pairs for (scale, row, column), in Qwen2.5-VL's proportions 16:24:24
     qkv_bias: bool = True
     qk_norm: bool = True
     text_vocab: int = 256  # bytes

@@ -42,7 +42,9 @@ class NextFlowPolicy:
     The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other codes.
     """
 
-    def __init__(self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu") -> None:
+    def __init__(
+        self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu"
+    ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
@@ -75,7 +77,12 @@ class NextFlowPolicy:
 
     @torch.no_grad()
     def draw(
-        self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs = "plain"
+        self,
+        state: SamplerState,
+        to_scale: int,
+        seeds: Sequence[int],
+        params: SamplingParams,
+        log_probs: LogProbs = "plain",
     ) -> tuple[NextFlowState, Drawn]:
         """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.draw).
 
@@ -89,7 +96,9 @@ class NextFlowPolicy:
         for scale in range(state.next_scale, to_scale):
             state, drawn = self._draw_scale(state, scale, seeds, params, log_probs)
             scales.append(drawn)
-        return state, Drawn(torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1))
+        return state, Drawn(
+            torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1)
+        )
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
@@ -101,7 +110,9 @@ class NextFlowPolicy:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
         return _pixels(self.tokenizer.decode(tokens.to(self.device)))
 
-    def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> Categorical:
+    def distribution(
+        self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
+    ) -> Categorical:
         """Teacher-forced distribution at scales from_scale … end of tokens (see varl.policy.base.Policy.distribution)."""
         scales = split_scales(tokens.to(self.device), self.grids)
         first, weight = sum(cells(self.grids[:from_scale])), self.module.visual_head()
@@ -131,7 +142,9 @@ class NextFlowPolicy:
         """
         loaded = safetensors.torch.load_file(path, device=str(self.device))
         own = self.module.state_dict()
-        wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(n for n in own if own[n].shape != loaded[n].shape)
+        wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(
+            n for n in own if own[n].shape != loaded[n].shape
+        )
         if wrong:
             raise ValueError(f"{path} does not fit this model: {', '.join(wrong[:5])}")
         self.module.load_state_dict(loaded)  # which converts to the module's dtype
@@ -198,7 +211,9 @@ class NextFlowPolicy:
     def _text(self, prompt: str) -> Text:
         ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
         n = ids.shape[1]
-        return Text(ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril())
+        return Text(
+            ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
+        )
 
     def _codes(self, inputs: Sequence[Tensor], first: int, width: int, seen: int) -> Codes:
         """The scales from ``first`` on, whose inputs are the codes of the scales before them, after ``seen`` places, ``width`` of text."""
@@ -234,7 +249,10 @@ def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
 
 def _shared_scales(scales: Sequence[Tensor]) -> int:
     """How many leading scales, of those that are inputs, have the same codes in all candidates."""
-    return next((i for i, codes in enumerate(scales[:-1]) if not torch.equal(codes, codes[:1].expand_as(codes))), len(scales) - 1)
+    return next(
+        (i for i, codes in enumerate(scales[:-1]) if not torch.equal(codes, codes[:1].expand_as(codes))),
+        len(scales) - 1,
+    )
 
 
 def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:

@@ -42,7 +42,9 @@ class NextFlowState:
         if self.last is None:
             raise ValueError("nothing is drawn yet: seeds share a prefilled state without forking it")
         uncond = self.unconditional and self.unconditional.fork(copies)
-        return replace(self, conditional=self.conditional.fork(copies), unconditional=uncond, last=repeat(self.last, copies))
+        return replace(
+            self, conditional=self.conditional.fork(copies), unconditional=uncond, last=repeat(self.last, copies)
+        )
 
 
 def repeat(x: Tensor, copies: int) -> Tensor:

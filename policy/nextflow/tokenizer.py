@@ -48,7 +48,9 @@ def build_decoder(levels: Levels, stem: int, source: int) -> nn.Sequential:
             layers += [nn.Conv2d(levels[i - 1][0], 4 * channels, 1), nn.PixelShuffle(2)]
         layers.extend(ResidualBlock(channels) for _ in range(blocks))
     last = levels[-1][0]
-    return nn.Sequential(*layers, nn.GroupNorm(8, last), nn.SiLU(), nn.Conv2d(last, 3 * stem * stem, 3, padding=1), nn.PixelShuffle(stem))
+    return nn.Sequential(
+        *layers, nn.GroupNorm(8, last), nn.SiLU(), nn.Conv2d(last, 3 * stem * stem, 3, padding=1), nn.PixelShuffle(stem)
+    )
 
 
 class SemanticEncoder(nn.Module):
@@ -78,7 +80,9 @@ class Tokenizer(nn.Module):
         self.semantic_encoder = SemanticEncoder(config)
         self.pixel_encoder = build_encoder(config.encoder, config.stem, config.pixel_dim)
         self.quantizer = DualQuantizer(config)
-        self.semantic_decoder = nn.Sequential(nn.Conv2d(config.semantic_dim, 64, 1), nn.SiLU(), nn.Conv2d(64, config.semantic_dim, 1))
+        self.semantic_decoder = nn.Sequential(
+            nn.Conv2d(config.semantic_dim, 64, 1), nn.SiLU(), nn.Conv2d(64, config.semantic_dim, 1)
+        )
         self.pixel_decoder = build_decoder(config.decoder, config.stem, width)
 
     def features(self, images: Tensor) -> Tensor:
@@ -97,7 +101,9 @@ class Tokenizer(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Images float [B, 3, H, W] in [-1, 1] of token sequences int64 [B, n], whole or of the first scales alone."""
-        return self.decode_features(self.quantizer.accumulate(split_scales(tokens, self.grids), self.grids[-1])).clamp(-1, 1)
+        return self.decode_features(self.quantizer.accumulate(split_scales(tokens, self.grids), self.grids[-1])).clamp(
+            -1, 1
+        )
 
 
 def split_scales(tokens: Tensor, grids: Sequence[Grid]) -> list[Tensor]:

@@ -62,7 +62,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.size) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.size) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
         """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x."""
         b, n, _ = x.shape
         q = rotate(self.q_norm(self._split(self.q_proj(x), self.heads)), *turn)
@@ -97,7 +99,9 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(config.dim, config.mlp_dim, bias=False)
         self.down_proj = nn.Linear(config.mlp_dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
         """[B, N, dim] to the same, and this layer's new keys and values."""
         attended, kv = self.self_attn(self.input_layernorm(x), turn, past, mask)
         x = x + attended
@@ -135,7 +139,9 @@ class NextFlowTransformer(nn.Module):
         vectors = codes.to(self.scale_embedding.weight.dtype)  # the tokenizer's are float32
         return self.adapter(vectors) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
 
-    def forward(self, stretches: Sequence[Text | Codes], past: Sequence[Segment] = ()) -> tuple[list[Tensor], list[Segment]]:
+    def forward(
+        self, stretches: Sequence[Text | Codes], past: Sequence[Segment] = ()
+    ) -> tuple[list[Tensor], list[Segment]]:
         """One job, whole: stretches one after another, each seeing the cached ``past`` and the stretches before it.
 
         A prompt, a scale that is drawn and a teacher-forced pass are each one call, the place where FSDP2 and torch.compile attach.

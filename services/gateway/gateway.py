@@ -40,8 +40,14 @@ class Gateway:
         self._admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
         self.metrics = GatewayMetrics()
         gauge = self.metrics.gauge
-        gauge("varl_gateway_samples_in_flight", "Samples taken in and not yet answered.", lambda: self._admission.samples)
-        gauge("varl_gateway_bytes_in_flight", "Bytes of images taken in and not yet answered.", lambda: self._admission.bytes)
+        gauge(
+            "varl_gateway_samples_in_flight", "Samples taken in and not yet answered.", lambda: self._admission.samples
+        )
+        gauge(
+            "varl_gateway_bytes_in_flight",
+            "Bytes of images taken in and not yet answered.",
+            lambda: self._admission.bytes,
+        )
         ready = {name: partial(self._is_ready, name) for name in self._backends}
         self.metrics.gauges("varl_gateway_reward_ready", "1 where a reward can score, else 0.", ready)
 
@@ -118,11 +124,15 @@ class Gateway:
                 detail = f"{field}: {name!r} is not on offer, only {', '.join(self._backends)}"
                 raise RequestRejectedError(RejectionCode.NO_SUCH_REWARD, detail)
 
-    async def _admitted(self, batch: ScoreBatch, rewards: Sequence[str], formulas: Mapping[str, str]) -> Mapping[str, RewardAnswer]:
+    async def _admitted(
+        self, batch: ScoreBatch, rewards: Sequence[str], formulas: Mapping[str, str]
+    ) -> Mapping[str, RewardAnswer]:
         if self.state is State.DRAINING:
             raise RequestRejectedError(RejectionCode.NOT_READY, "the gateway is draining", retry_after=1.0)
         size = sum(len(sample.image) for sample in batch.samples if isinstance(sample.image, bytes))
-        deadline = min(time.monotonic() + self.settings.request_seconds, math.inf if batch.deadline is None else batch.deadline)
+        deadline = min(
+            time.monotonic() + self.settings.request_seconds, math.inf if batch.deadline is None else batch.deadline
+        )
         with self._admission.admit(len(batch.samples), size, deadline):
             messages = sample_messages(batch.samples)
             asked = (self._ask(name, messages, batch, formulas.get(name, batch.formula), deadline) for name in rewards)
@@ -140,7 +150,10 @@ class Gateway:
 
 def _backends(settings: GatewaySettings) -> dict[str, Backend]:
     credentials, seconds = settings.backend_files().read(), settings.request_seconds
-    clients = {name: RewardClient(target, seconds, credentials=credentials, patient=False) for name, target in settings.reward.items()}
+    clients = {
+        name: RewardClient(target, seconds, credentials=credentials, patient=False)
+        for name, target in settings.reward.items()
+    }
     return {name: Backend(name, client) for name, client in clients.items()}
 
 

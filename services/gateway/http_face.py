@@ -49,7 +49,9 @@ def _score_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=BareRoute, tags=["rewards"])
     body = score_body(JsonGatewayRequest, MultipartGatewayRequest)
 
-    @router.post("/score", response_model=GatewayResponseBody, responses=problem_responses(*_STATUSES), openapi_extra=body)
+    @router.post(
+        "/score", response_model=GatewayResponseBody, responses=problem_responses(*_STATUSES), openapi_extra=body
+    )
     async def score(request: Request) -> Response:
         """Score samples by several rewards; a reward that is away or overloaded has its error and leaves the others alone."""
         with gateway.counted("http"):
@@ -57,7 +59,9 @@ def _score_routes(gateway: Gateway) -> APIRouter:
             names = gateway.rewards if head.rewards is None else tuple(dict.fromkeys(head.rewards))
             answers = await gateway.score_rewards(ScoreBatch(samples), names, head.formulas)
             check_answered(answers)
-            return json_response(GatewayResponseBody(rewards={name: answer_body(answer) for name, answer in answers.items()}))
+            return json_response(
+                GatewayResponseBody(rewards={name: answer_body(answer) for name, answer in answers.items()})
+            )
 
     @router.get("/info", response_model=GatewayInfoBody, responses=problem_responses(*INFO_STATUSES))
     async def info(_: Request) -> Response:

@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from varl.services.gateway.messages import model_info
-from varl.services.serving.http.models import FailureBody, FormSamples, JsonSamples, ModelBody, ScoreBody, Strict, model_body, result_bodies
+from varl.services.serving.http.models import (
+    FailureBody,
+    FormSamples,
+    JsonSamples,
+    ModelBody,
+    ScoreBody,
+    Strict,
+    model_body,
+    result_bodies,
+)
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 from varl.v1 import reward_pb2
@@ -16,9 +25,12 @@ from varl.v1 import reward_pb2
 class GatewayRequest(Strict):
     """What ``POST /v1/score`` of a gateway has beside samples."""
 
-    rewards: Annotated[list[str] | None, Field(min_length=1, description="Names of the rewards wanted; default: all.")] = None
+    rewards: Annotated[
+        list[str] | None, Field(min_length=1, description="Names of the rewards wanted; default: all.")
+    ] = None
     formulas: Annotated[
-        dict[str, str], Field(default_factory=dict, description="Name of a formula by name of its reward; default: the reward's own.")
+        dict[str, str],
+        Field(default_factory=dict, description="Name of a formula by name of its reward; default: the reward's own."),
     ]
 
 
@@ -87,7 +99,10 @@ def answer_body(answer: RewardAnswer) -> RewardResults | RewardFailure:
     """The JSON shape of one reward's answer."""
     if isinstance(answer, RequestRejectedError):
         rejection = RejectionBody(
-            code=answer.code, detail=answer.detail, retryable=STATUS[answer.code].retryable, retry_after=answer.retry_after
+            code=answer.code,
+            detail=answer.detail,
+            retryable=STATUS[answer.code].retryable,
+            retry_after=answer.retry_after,
         )
         return RewardFailure(error=rejection)
     return RewardResults(model=model_body(answer.model), results=result_bodies(answer))

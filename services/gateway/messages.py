@@ -33,7 +33,9 @@ def sample_messages(samples: Sequence[RawSample]) -> list[reward_pb2.Sample]:
             prompt=sample.prompt,
             image=sample.image if isinstance(sample.image, bytes) else b"",
             target_words=sample.target_words,
-            metadata=to_struct(sample.metadata) if sample.metadata and not isinstance(sample.metadata, SampleError) else None,
+            metadata=to_struct(sample.metadata)
+            if sample.metadata and not isinstance(sample.metadata, SampleError)
+            else None,
         )
         for sample in samples
     ]
@@ -50,7 +52,9 @@ def batch_result(response: reward_pb2.ScoreResponse, samples: Sequence[RawSample
     if ids != tuple(result.id for result in response.results):
         raise BadAnswerError(f"{len(response.results)} results that are not those of the {len(ids)} samples")
     pairs = zip(samples, response.results, strict=True)
-    outcomes = tuple(sample.image if isinstance(sample.image, SampleError) else _outcome(result) for sample, result in pairs)
+    outcomes = tuple(
+        sample.image if isinstance(sample.image, SampleError) else _outcome(result) for sample, result in pairs
+    )
     return BatchResult(ids, outcomes, model=model_info(response.model))
 
 

@@ -20,13 +20,23 @@ class GatewayMetrics:
             "varl_gateway_requests", "Score requests by face and outcome.", ("face", "outcome"), registry=self._registry
         )
         self._duration = Histogram(
-            "varl_gateway_request_seconds", "Time from reading a request to answering it.", registry=self._registry, buckets=_SECONDS
+            "varl_gateway_request_seconds",
+            "Time from reading a request to answering it.",
+            registry=self._registry,
+            buckets=_SECONDS,
         )
         self._answers = Counter(
-            "varl_gateway_rewards", "Requests to each reward, by outcome.", ("reward", "outcome"), registry=self._registry
+            "varl_gateway_rewards",
+            "Requests to each reward, by outcome.",
+            ("reward", "outcome"),
+            registry=self._registry,
         )
         self._latency = Histogram(
-            "varl_gateway_reward_seconds", "Time that a reward takes to answer.", ("reward",), registry=self._registry, buckets=_SECONDS
+            "varl_gateway_reward_seconds",
+            "Time that a reward takes to answer.",
+            ("reward",),
+            registry=self._registry,
+            buckets=_SECONDS,
         )
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:

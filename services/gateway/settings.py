@@ -23,11 +23,15 @@ class GatewaySettings(FaceSettings):
     reward: dict[Name, str] = Field(
         min_length=1, description="Reward services by name: ocr=dns:///HOST:PORT (gRPC). Can be given several times."
     )
-    backend_token_file: Path | None = Field(None, description="File with the bearer token that the services want; default: none.")
+    backend_token_file: Path | None = Field(
+        None, description="File with the bearer token that the services want; default: none."
+    )
     backend_ca_file: Path | None = Field(
         None, description="PEM file of the authority that signed the services' certificates; default: no TLS."
     )
-    backend_cert_file: Path | None = Field(None, description="PEM file of the gateway's own certificate, where the services ask for one.")
+    backend_cert_file: Path | None = Field(
+        None, description="PEM file of the gateway's own certificate, where the services ask for one."
+    )
     backend_key_file: Path | None = Field(None, description="PEM file of its key.")
     max_request_bytes: int = Field(MAX_MESSAGE_BYTES, ge=1024, le=MAX_MESSAGE_BYTES, description="Bytes of a request.")
 

@@ -59,16 +59,28 @@ def preference_probability(a: Components, b: Components) -> float:
 def routes(service: ScoringService) -> APIRouter:
     """What the HPSv3 service answers besides what every reward service does."""
     router = APIRouter(route_class=BareRoute, tags=["rewards"])
-    schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": CompareRequest.model_json_schema()}}}}
+    schema = {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": CompareRequest.model_json_schema()}},
+        }
+    }
 
-    @router.post("/v1/compare", response_model=CompareResponse, responses=problem_responses(*SCORE_STATUSES), openapi_extra=schema)
+    @router.post(
+        "/v1/compare",
+        response_model=CompareResponse,
+        responses=problem_responses(*SCORE_STATUSES),
+        openapi_extra=schema,
+    )
     async def compare(request: Request) -> Response:
         """Compare two images for one prompt."""
         with service.counted("http"):
             if media_type(request) != "application/json":
                 raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, "content-type: application/json is taken")
             body = await read_json(request, CompareRequest, service.settings.max_request_bytes)
-            samples = [JsonSample(id=side, prompt=body.prompt, image=image) for side, image in (("a", body.a), ("b", body.b))]
+            samples = [
+                JsonSample(id=side, prompt=body.prompt, image=image) for side, image in (("a", body.a), ("b", body.b))
+            ]
             return _answer(await service.score(ScoreBatch(JsonSamples(samples=samples).raw())))
 
     return router

@@ -56,7 +56,9 @@ class Attention(nn.Module):
             cosine, sine = (part[last][:, None, None] for part in rotation)
             query = rotate(self._heads(self.q_proj(at(x, last))), (cosine, sine))
             seen = torch.arange(x.shape[1], device=x.device) <= last[:, None]
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None, None], enable_gqa=True)
+            mixed = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=seen[:, None, None], enable_gqa=True
+            )
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -128,5 +130,7 @@ class Decoder(nn.Module):
         theta = float(self.config.rope_parameters["rope_theta"])  # type: ignore[index,arg-type]
         device = embeddings.device
         frequency = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
-        angles = torch.outer(torch.arange(embeddings.shape[1], dtype=torch.float32, device=device), frequency).repeat(1, 2)
+        angles = torch.outer(torch.arange(embeddings.shape[1], dtype=torch.float32, device=device), frequency).repeat(
+            1, 2
+        )
         return angles.cos().to(embeddings.dtype), angles.sin().to(embeddings.dtype)

@@ -49,7 +49,9 @@ def digest(path: Path) -> str:
 def _complete(base: Path) -> Path:
     missing = [name for name in (CONFIG, TOKENIZER) if not (base / name).is_file()]
     if missing:
-        raise EngineUnavailableError(f"{base} lacks {' and '.join(missing)} of Qwen2-VL; name a folder that has them with --base")
+        raise EngineUnavailableError(
+            f"{base} lacks {' and '.join(missing)} of Qwen2-VL; name a folder that has them with --base"
+        )
     return base
 
 

@@ -65,7 +65,9 @@ class RewardModel(nn.Module):
 
         """
         if len(images) != len(token_ids) or not images:
-            raise ValueError(f"{len(images)} images and {len(token_ids)} rows of token ids; one row per image is wanted")
+            raise ValueError(
+                f"{len(images)} images and {len(token_ids)} rows of token ids; one row per image is wanted"
+            )
         embedded = self._embed(images, token_ids)
         last = torch.tensor([len(row) - 1 for row in token_ids]).to(embedded.device)
         out: Tensor = self.rm_head(self.model(embedded, last).float())
@@ -76,7 +78,9 @@ class RewardModel(nn.Module):
         features = self.visual(images)
         for index, (row, feature) in enumerate(zip(token_ids, features, strict=True)):
             if row.count(self.image_id) != len(feature):
-                raise ValueError(f"row {index} has {row.count(self.image_id)} image tokens, its image has {len(feature)}")
+                raise ValueError(
+                    f"row {index} has {row.count(self.image_id)} image tokens, its image has {len(feature)}"
+                )
         length = max(map(len, token_ids))
         ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in token_ids]).to(features[0].device)
         embedded: Tensor = self.model.embed_tokens(ids)
@@ -113,7 +117,7 @@ def load_checkpoint(model: RewardModel, path: Path) -> None:
     wanted = model.state_dict()  # shares the parameters' memory
     try:
         with safetensors.safe_open(path, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _compare(shapes, wanted, path)
             for name, tensor in wanted.items():
                 tensor.copy_(file.get_tensor(name))

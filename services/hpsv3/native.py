@@ -106,6 +106,8 @@ def read_config(files: Files, prompts: Prompts) -> Qwen2VLConfig:
     """
     config = Qwen2VLConfig.from_json_file(files.base / CONFIG)
     if config.image_token_id != prompts.image_id:
-        raise ValueError(f"the image token is {config.image_token_id} in {CONFIG} and {prompts.image_id} in {TOKENIZER}")
+        raise ValueError(
+            f"the image token is {config.image_token_id} in {CONFIG} and {prompts.image_id} in {TOKENIZER}"
+        )
     config.text_config.vocab_size = prompts.vocabulary  # type: ignore[union-attr]
     return config

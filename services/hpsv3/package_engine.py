@@ -46,10 +46,12 @@ class PackageItem:
 class PackageEngine:
     """An ``Engine`` on the package's inferencer."""
 
-    def __init__(self, inferencer: Any, info: ModelInfo, max_prompt_tokens: int) -> None:  # noqa: ANN401 - the package has no types
+    def __init__(self, inferencer: Any, info: ModelInfo, max_prompt_tokens: int) -> None:  # noqa: ANN401
         self._inferencer = inferencer
         # A copy: the package changes its tokenizer's padding while it scores, and this one is used from other threads.
-        self._prompts = Prompts(Tokenizer.from_str(inferencer.processor.tokenizer.backend_tokenizer.to_str()), read_wording())
+        self._prompts = Prompts(
+            Tokenizer.from_str(inferencer.processor.tokenizer.backend_tokenizer.to_str()), read_wording()
+        )
         self._info = info
         self._max_prompt_tokens = max_prompt_tokens
 
@@ -71,7 +73,9 @@ class PackageEngine:
     def score(self, items: Sequence[PackageItem]) -> list[Preference]:
         """One forward. By keyword, as the order of the arguments differs between the package's versions."""
         with device_faults():
-            answers = self._inferencer.reward(image_paths=[item.image for item in items], prompts=[item.prompt for item in items])
+            answers = self._inferencer.reward(
+                image_paths=[item.image for item in items], prompts=[item.prompt for item in items]
+            )
             return [Preference(*row) for row in answers.tolist()]
 
 
@@ -83,7 +87,9 @@ def build_package(settings: HPSv3Settings) -> PackageEngine:
 
     """
     if settings.device == "cpu" and settings.dtype == "bfloat16":
-        raise EngineUnavailableError("the package scores in bfloat16 on CUDA alone: set dtype to float32, or use the native engine")
+        raise EngineUnavailableError(
+            "the package scores in bfloat16 on CUDA alone: set dtype to float32, or use the native engine"
+        )
     check_device(settings.device)
     files = locate(settings)
     try:
@@ -91,7 +97,9 @@ def build_package(settings: HPSv3Settings) -> PackageEngine:
         info = ModelInfo(f"hpsv3-package-{settings.dtype}", files.name, files.revision)
         return PackageEngine(inferencer, info, settings.max_prompt_tokens)
     except ImportError as error:
-        raise EngineUnavailableError(f"the package engine wants the packages of requirements/hpsv3-package.txt: {error}") from error
+        raise EngineUnavailableError(
+            f"the package engine wants the packages of requirements/hpsv3-package.txt: {error}"
+        ) from error
     except (PromptError, ValueError, RuntimeError, OSError) as error:
         raise EngineUnavailableError(f"{files.name}: {error}") from error
 
@@ -105,8 +113,12 @@ def _inferencer(files: Files, settings: HPSv3Settings) -> Any:  # noqa: ANN401
     base = HUB_BASE if settings.hub and settings.base is None else str(files.base)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "HPSv3.yaml"
-        config.write_text(yaml.safe_dump(package_config(bundled.read_text(encoding="utf-8"), base, settings.dtype)), encoding="utf-8")
-        return hpsv3.HPSv3RewardInferencer(config_path=str(config), checkpoint_path=str(files.weights), device=settings.device)
+        config.write_text(
+            yaml.safe_dump(package_config(bundled.read_text(encoding="utf-8"), base, settings.dtype)), encoding="utf-8"
+        )
+        return hpsv3.HPSv3RewardInferencer(
+            config_path=str(config), checkpoint_path=str(files.weights), device=settings.device
+        )
 
 
 def package_config(bundled: str, base: str, dtype: str) -> dict[str, Any]:

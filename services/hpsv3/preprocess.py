@@ -29,7 +29,9 @@ def target_size(height: int, width: int) -> tuple[int, int]:
 
     """
     if min(height, width) < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise ValueError(f"{width} x {height}: the longer side may have at most {MAX_ASPECT_RATIO} times the pixels of the shorter one")
+        raise ValueError(
+            f"{width} x {height}: the longer side may have at most {MAX_ASPECT_RATIO} times the pixels of the shorter one"
+        )
     # Whether to shrink or to grow is asked of the rounded sides, as in training: an image of nearly AREA pixels may need neither.
     area = max(CELL, round(height / CELL) * CELL) * max(CELL, round(width / CELL) * CELL)
     if area > AREA:

@@ -17,7 +17,7 @@ from varl.services.serving.scoring import ErrorCode, SampleError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-REWARD_TOKEN = "<|Reward|>"  # noqa: S105 - the model's answer is read where it stands
+REWARD_TOKEN = "<|Reward|>"  # noqa: S105
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
 _BEFORE_IMAGE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 _AFTER_IMAGE = "<|vision_end|>"
@@ -55,9 +55,13 @@ def read_wording() -> Wording:
         texts = _constants(path.read_text(encoding="utf-8"))
         instruction, ending = texts["INSTRUCTION"], texts["prompt_with_special_token"]
     except (OSError, SyntaxError, KeyError) as error:
-        raise PromptError(f"the installed hpsv3 has no instruction text where version 1.0.0 has it: {error!r}") from error
+        raise PromptError(
+            f"the installed hpsv3 has no instruction text where version 1.0.0 has it: {error!r}"
+        ) from error
     if "{text_prompt}" not in instruction or ending.count(REWARD_TOKEN) != 1:
-        raise PromptError(f"the instruction text of the installed hpsv3 lacks {{text_prompt}} or has not just one {REWARD_TOKEN}")
+        raise PromptError(
+            f"the instruction text of the installed hpsv3 lacks {{text_prompt}} or has not just one {REWARD_TOKEN}"
+        )
     return Wording(instruction, ending[: ending.index(REWARD_TOKEN) + len(REWARD_TOKEN)])
 
 
@@ -85,7 +89,9 @@ class Prompts:
         added = tokenizer.get_added_tokens_decoder()
         self._controls = {token.content: number for number, token in added.items()}
         missing = [
-            token for token in (IMAGE_TOKEN, "<|im_start|>", "<|im_end|>", "<|vision_start|>", _AFTER_IMAGE) if token not in self._controls
+            token
+            for token in (IMAGE_TOKEN, "<|im_start|>", "<|im_end|>", "<|vision_start|>", _AFTER_IMAGE)
+            if token not in self._controls
         ]
         if missing:
             raise PromptError(f"the tokenizer has no token {', '.join(missing)}")
@@ -108,7 +114,9 @@ class Prompts:
         """
         control = next((token for token in self._controls if token in prompt), None)
         if control is not None:
-            return SampleError(ErrorCode.INVALID_FIELD, f"prompt: holds {control!r}, which is a control token of the model")
+            return SampleError(
+                ErrorCode.INVALID_FIELD, f"prompt: holds {control!r}, which is a control token of the model"
+            )
         count = len(self._ids(prompt))
         if count > max_tokens:
             return SampleError(ErrorCode.PROMPT_TOO_LONG, f"prompt: {count} tokens, at most {max_tokens} are taken")

@@ -11,7 +11,16 @@ from varl.services.hpsv3.engine import Engine, EngineUnavailableError, Preferenc
 from varl.services.hpsv3.golden import PICTURES, PROMPT, Golden, read_golden
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
-from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, Pixels, SampleError, SampleScore, ScorerSample, StartError
+from varl.services.serving.scoring import (
+    ErrorCode,
+    ModelInfo,
+    Outcome,
+    Pixels,
+    SampleError,
+    SampleScore,
+    ScorerSample,
+    StartError,
+)
 
 
 class _Raw(NamedTuple):
@@ -29,7 +38,14 @@ class HPSv3Scorer:
     reward = "hpsv3"
     formulas = ("mu",)
 
-    def __init__(self, build: Callable[[], Engine[Any]], limits: BatchLimits, threads: int, dtype: str, golden_folder: Path | None) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Engine[Any]],
+        limits: BatchLimits,
+        threads: int,
+        dtype: str,
+        golden_folder: Path | None,
+    ) -> None:
         self._build = build
         self._batcher: Batcher[Prepared, Preference] = Batcher(self._forward, limits)
         singly = BatchLimits(queue_items=limits.queue_items, queue_bytes=limits.queue_bytes)

@@ -18,7 +18,8 @@ class HPSv3Settings(ServingSettings):
     model_config = SettingsConfigDict(env_prefix="VARL_HPSV3_", cli_prog_name="python -m varl.services.hpsv3")
 
     engine: Literal["native", "package"] = Field(
-        "native", description="native: varl's own forward. package: the hpsv3 package as it is, in an environment with its pins."
+        "native",
+        description="native: varl's own forward. package: the hpsv3 package as it is, in an environment with its pins.",
     )
     checkpoint: BundledPath | None = Field(None, description="Local HPSv3.safetensors, or the folder that holds it.")
     base: Path | None = Field(
@@ -27,10 +28,13 @@ class HPSv3Settings(ServingSettings):
         "The package engine loads a whole Qwen2-VL from it.",
     )
     hub: CliImplicitFlag[bool] = Field(
-        False, description="Fetch MizzenAI/HPSv3 (17 GB) and, unless base is set, Qwen2-VL's configuration and tokenizer."
+        False,
+        description="Fetch MizzenAI/HPSv3 (17 GB) and, unless base is set, Qwen2-VL's configuration and tokenizer.",
     )
     revision: str = Field("main", min_length=1, description="Branch, tag or commit of MizzenAI/HPSv3 that hub fetches.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Numbers of the model; its head is float32 always.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Numbers of the model; its head is float32 always."
+    )
     device: str = Field("cuda", description="Device of the model: cuda, cuda:1, cpu, …")
     max_batch: int = Field(8, ge=1, le=64, description="Images in one forward.")
     max_wait: float = Field(0.0, ge=0, description="Seconds that a free model waits for a fuller batch.")

@@ -49,7 +49,9 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """[B, P, E] to [B, P, E]."""
         batch, length, width = x.shape
-        query, key, value = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (
+            self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         query, key = (rotate(states.float(), rotation).to(x.dtype) for states in (query, key))
         mixed = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -96,7 +98,9 @@ class Merger(nn.Module):
         super().__init__()
         self.width = config.embed_dim * MERGE * MERGE
         self.ln_q = nn.LayerNorm(config.embed_dim, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, config.hidden_size))
+        self.mlp = nn.Sequential(
+            nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, config.hidden_size)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, P, E] to [B, P / MERGE², D]."""

@@ -55,7 +55,9 @@ def bag_distance_symmetric(left: str, right: str) -> int:
 
 def completeness(targets: Sequence[str], read: Sequence[Recognized]) -> float:
     """Comp of equation 12: mean over targets of the least confidence with which it was read exactly, 0 where it was not; in [0, 1]."""
-    return sum(min((word.confidence for word in read if word.text == target), default=0.0) for target in targets) / len(targets)
+    return sum(min((word.confidence for word in read if word.text == target), default=0.0) for target in targets) / len(
+        targets
+    )
 
 
 def nearest_similarity(targets: Sequence[str], read: Sequence[Recognized]) -> float:
@@ -83,7 +85,9 @@ def _lower(targets: Sequence[str], read: Sequence[Recognized]) -> tuple[list[str
     return [target.lower() for target in targets], [Recognized(word.text.lower(), word.confidence) for word in read]
 
 
-def comp_sim_pen(targets: Sequence[str], read: Sequence[Recognized], distance: BagDistance = bag_distance_max) -> Reward:
+def comp_sim_pen(
+    targets: Sequence[str], read: Sequence[Recognized], distance: BagDistance = bag_distance_max
+) -> Reward:
     """Comp + Sim - Pen (equation 15), in [-0.6, 2]; nothing read gives -0.6.
 
     Raises:

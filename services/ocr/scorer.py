@@ -82,7 +82,9 @@ class OCRScorer:
             self._misread(text)
 
     async def _read(self, image: Image, deadline: float | None = None) -> Reading:
-        return await self._batcher.submit(image, cost=image.shape[0] * image.shape[1], size=image.nbytes, deadline=deadline)
+        return await self._batcher.submit(
+            image, cost=image.shape[0] * image.shape[1], size=image.nbytes, deadline=deadline
+        )
 
     def _misread(self, text: str) -> None:
         message = f"the golden word {GOLDEN_WORD!r} was read as {text!r}"
@@ -107,7 +109,8 @@ class OCRScorer:
         if not all(math.isfinite(word.confidence) for word in reading):
             return SampleError(ErrorCode.NOT_FINITE, "the recogniser's confidence is not a finite number")
         reward = FORMULAS[formula or DEFAULT_FORMULA](
-            resolve_targets(sample.prompt, sample.target_words), [Recognized(word.text, word.confidence) for word in reading]
+            resolve_targets(sample.prompt, sample.target_words),
+            [Recognized(word.text, word.confidence) for word in reading],
         )
         return SampleScore(reward.value, reward.components, tuple(map(_scored, reading)))
 

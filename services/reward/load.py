@@ -28,7 +28,9 @@ def load_reward(text: str) -> type[Reward]:
     if found is None:
         raise RewardNotFoundError(f"{place.module} has no class {place.name!r}{_hint(module, place.name)}")
     if not (inspect.isclass(found) and issubclass(found, Reward)):
-        raise RewardNotFoundError(f"{text}: {place.name} is no subclass of varl.reward.Reward{_hint(module, place.name)}")
+        raise RewardNotFoundError(
+            f"{text}: {place.name} is no subclass of varl.reward.Reward{_hint(module, place.name)}"
+        )
     if inspect.isabstract(found):
         raise RewardNotFoundError(f"{text}: {place.name} has no method score(self, samples)")
     try:
@@ -66,7 +68,11 @@ def _import_file(path: Path) -> ModuleType:
 
 def _hint(module: ModuleType, name: str) -> str:
     """What was meant, or what rewards there are."""
-    rewards = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Reward) and value is not Reward]
+    rewards = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Reward) and value is not Reward
+    ]
     close = difflib.get_close_matches(name, rewards, n=1)
     if close:
         return f"; did you mean {close[0]}?"

@@ -34,7 +34,9 @@ def parse_place(text: str) -> Place:
         raise RewardNotFoundError(f"{text!r}: {SHAPE}")
     place = Place(str(find(module)) if module.endswith(".py") else module, name)
     if place.file is None and not all(part.isidentifier() for part in module.split(".")):
-        raise RewardNotFoundError(f"{text!r}: {SHAPE}; {module!r} is neither a file that ends in .py nor an import path")
+        raise RewardNotFoundError(
+            f"{text!r}: {SHAPE}; {module!r} is neither a file that ends in .py nor an import path"
+        )
     if place.file is not None and not place.file.is_file():
         raise RewardNotFoundError(f"{text!r}: there is no file {module}")
     return place

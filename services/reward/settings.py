@@ -17,7 +17,9 @@ class RewardSettings(ServingSettings):
 
     reward: CliPositionalArg[str] = Field(description="The class: PATH.py:Class, or package.module:Class.")
     device: str = Field("cpu", description="Handed to the reward's load: cpu, cuda:0, …")
-    max_batch: PositiveInt | None = Field(None, description="Samples in one call of score at most; default: the class's batch_size.")
+    max_batch: PositiveInt | None = Field(
+        None, description="Samples in one call of score at most; default: the class's batch_size."
+    )
     max_wait: float = Field(0.0, ge=0, description="Seconds that a free reward waits for a fuller batch.")
 
     @field_validator("reward")

@@ -40,7 +40,14 @@ from varl.v1 import rollout_pb2_grpc
 
 _log = logging.getLogger("varl.rollout")
 REDIS_PAUSE_S = 0.5
-START_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, RewardUnavailable, RedisError)  # OSError covers TimeoutError
+START_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+    RewardUnavailable,
+    RedisError,
+)  # OSError covers TimeoutError
 
 
 def run(settings: RolloutSettings) -> int:
@@ -59,7 +66,9 @@ class Service:
         self._settings = settings
         self._limits = Limits(settings.draw_batch, settings.decode_batch, settings.max_prompt_chars)
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._servicer = RolloutServicer(settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting)
+        self._servicer = RolloutServicer(
+            settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting
+        )
         self._metrics = Metrics()
         self._health = Health(SERVICE_NAME)
         self._stop = asyncio.Event()
@@ -114,7 +123,10 @@ class Service:
         await server.start()
         stack.push_async_callback(server.stop, self._settings.grace_seconds)
         stack.push_async_callback(self._drain)
-        return {"grpc_port": grpc_port, "metrics_port": self._metrics.serve(self._settings.host, self._settings.metrics_port)}
+        return {
+            "grpc_port": grpc_port,
+            "metrics_port": self._metrics.serve(self._settings.host, self._settings.metrics_port),
+        }
 
     async def _drain(self) -> None:
         self._servicer.model = None
@@ -135,7 +147,10 @@ class Service:
     async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
         settings = self._settings
         shown = settings.reward_files().read()
-        clients = {name: RewardClient(target, settings.score_timeout_s, credentials=shown) for name, target in settings.reward.items()}
+        clients = {
+            name: RewardClient(target, settings.score_timeout_s, credentials=shown)
+            for name, target in settings.reward.items()
+        }
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(
@@ -160,7 +175,9 @@ class Service:
             if asyncio.get_running_loop().time() > deadline:
                 raise RuntimeError(f"Redis does not answer: {problem}")
             await asyncio.sleep(REDIS_PAUSE_S)
-        return await asyncio.to_thread(RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries)
+        return await asyncio.to_thread(
+            RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries
+        )
 
 
 def _problem(client: redis.Redis) -> str | None:

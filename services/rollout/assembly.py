@@ -37,14 +37,21 @@ class Timings:
 
 
 def build_group(
-    job: rollout_pb2.RolloutJob, policy: Policy, sampled: SampledGroup, batches: Sequence[ScoredBatch], worker: str, timings: Timings
+    job: rollout_pb2.RolloutJob,
+    policy: Policy,
+    sampled: SampledGroup,
+    batches: Sequence[ScoredBatch],
+    worker: str,
+    timings: Timings,
 ) -> trajectory_pb2.Group | ScoringFailure:
     """Assemble the group; a ScoringFailure where two models answered for the same reward, whose values must not be compared."""
     answers = {name: [batch.required[name] for batch in batches] for name in job.rewards}
     for name, given in answers.items():
         if not _same_model(given):
             revisions = " and ".join(sorted({repr(answer.model.revision) for answer in given}))
-            return ScoringFailure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r} answered with two models: {revisions}")
+            return ScoringFailure(
+                trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r} answered with two models: {revisions}"
+            )
     answers |= {name: found for name in job.optional_rewards if (found := _optional(name, batches))}
     images = _images(batches, answers, job.want_images)
     bits = policy.bits_per_site

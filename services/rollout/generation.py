@@ -73,7 +73,9 @@ def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Ite
         yield from decode(policy, chunk.whole, places, limits.decode)
 
 
-def generate_images(policy: Policy, prompt: str, seed: int, count: int, params: SamplingParams, limits: Limits) -> Iterator[ImagesStep]:
+def generate_images(
+    policy: Policy, prompt: str, seed: int, count: int, params: SamplingParams, limits: Limits
+) -> Iterator[ImagesStep]:
     """Draw and decode ``count`` images of one prompt. Raises ValueError on a prompt that this policy cannot read."""
     _check_prompt(prompt, limits)
     state = policy.prefill(prompt, guided=params.cfg > 0)
@@ -109,7 +111,9 @@ def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
         state, drawn = policy.draw(start, job.split_scale, seeds, params, log_probs_of(job))
         seeds = [candidate_seed(job.seed, i, k + 1) for i in candidates for k in range(copies)]
         _, rest = policy.draw(state, len(policy.grids), seeds, params)
-        yield _Chunk(candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
+        yield _Chunk(
+            candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1)
+        )
 
 
 def _suffix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:

@@ -13,17 +13,29 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.groups = Counter("varl_rollout_groups_total", "Jobs worked off, by outcome.", ("outcome",), registry=registry)
+        self.groups = Counter(
+            "varl_rollout_groups_total", "Jobs worked off, by outcome.", ("outcome",), registry=registry
+        )
         self.refused = Counter("varl_rollout_refused_total", "gRPC calls without a valid token.", registry=registry)
         self.absent = Counter(
-            "varl_rollout_rewards_absent_total", "Groups without an optional reward, by reward.", ("reward",), registry=registry
+            "varl_rollout_rewards_absent_total",
+            "Groups without an optional reward, by reward.",
+            ("reward",),
+            registry=registry,
         )
         self.images = Counter("varl_rollout_images_total", "Images generated.", registry=registry)
-        self.generate_seconds = Histogram("varl_rollout_generate_seconds", "Model time of a group.", registry=registry, buckets=_SECONDS)
-        self.score_seconds = Histogram(
-            "varl_rollout_score_seconds", "First image sent to last score received, of a group.", registry=registry, buckets=_SECONDS
+        self.generate_seconds = Histogram(
+            "varl_rollout_generate_seconds", "Model time of a group.", registry=registry, buckets=_SECONDS
         )
-        self.weight_version = Gauge("varl_rollout_weight_version", "Version of the policy weights held.", registry=registry)
+        self.score_seconds = Histogram(
+            "varl_rollout_score_seconds",
+            "First image sent to last score received, of a group.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.weight_version = Gauge(
+            "varl_rollout_weight_version", "Version of the policy weights held.", registry=registry
+        )
         self.jobs_in_hand = Gauge("varl_rollout_jobs_in_hand", "Jobs taken and not yet settled.", registry=registry)
 
     def serve(self, host: str, port: int) -> int:

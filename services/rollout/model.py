@@ -16,7 +16,9 @@ from varl.policy.base import Policy
 from varl.trajectories.weights import WeightsUnavailable, fetch, is_manifest, read_manifest
 
 T = TypeVar("T")
-Identity = tuple[int, str, int | str, int]  # version and path, then time and size of a weight file, or the digest in its manifest
+Identity = tuple[
+    int, str, int | str, int
+]  # version and path, then time and size of a weight file, or the digest in its manifest
 
 
 class Weights:

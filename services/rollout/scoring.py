@@ -93,7 +93,9 @@ def find_problem(places: Sequence[Place], name: str, answer: reward_pb2.ScoreRes
     for place in places:
         problem = _problem(results.get(sample_id(place)))
         if problem is not None:
-            return ScoringFailure(trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {sample_id(place)}: {problem}")
+            return ScoringFailure(
+                trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r}, sample {sample_id(place)}: {problem}"
+            )
     return None
 
 
@@ -104,14 +106,18 @@ def _problem(result: reward_pb2.Result | None) -> str | None:
         return f"{reward_pb2.ErrorCode.Name(result.error.code)}: {result.error.detail}"
     if not math.isfinite(result.score.value):
         return f"value is {result.score.value}"
-    polygons = [word.polygon for word in result.score.words if word.polygon] + [region.polygon for region in result.score.regions]
+    polygons = [word.polygon for word in result.score.words if word.polygon] + [
+        region.polygon for region in result.score.regions
+    ]
     if len(polygons) > MAX_REGIONS:
         return f"words and regions must be at most {MAX_REGIONS}, got {len(polygons)}"
     return next((problem for polygon in polygons if (problem := polygon_problem(polygon)) is not None), None)
 
 
 def _sample(job: rollout_pb2.RolloutJob, place: Place, png: bytes) -> reward_pb2.Sample:
-    return reward_pb2.Sample(id=sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words, metadata=_metadata(job))
+    return reward_pb2.Sample(
+        id=sample_id(place), prompt=job.prompt, image=png, target_words=job.target_words, metadata=_metadata(job)
+    )
 
 
 def _metadata(job: rollout_pb2.RolloutJob) -> Struct | None:

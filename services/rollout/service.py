@@ -40,7 +40,9 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         if model is None or not model.weights.loaded:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no policy is loaded")
         if self._waiting >= self._max_waiting:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._waiting} requests are waiting, try again later")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._waiting} requests are waiting, try again later"
+            )
         self._waiting += 1
         try:
             return await self._generate(model, request)

@@ -25,7 +25,9 @@ class SamplingSettings(BaseModel):
     top_k: int = Field(default=0, ge=0, description="Codes kept at each site; 0 keeps all.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass kept at each site; 1 keeps all.")
     cfg: float = Field(default=0.0, ge=0, description="Guidance at the last scale; 0 for none.")
-    cfg_constant: CliImplicitFlag[bool] = Field(default=False, description="The same guidance at every scale instead of a ramp from 0.")
+    cfg_constant: CliImplicitFlag[bool] = Field(
+        default=False, description="The same guidance at every scale instead of a ramp from 0."
+    )
 
     def params(self) -> SamplingParams:
         """Convert to the policy's own type."""
@@ -48,55 +50,93 @@ class RolloutSettings(BaseSettings):
     )
 
     redis_url: SecretStr = Field(description="Redis of the run: redis://…, rediss://… or unix://….")
-    redis_password_file: Path | None = Field(None, description="File with Redis's password; a user of its ACL is named in the URL.")
-    redis_ca_file: Path | None = Field(None, description="PEM file of the authority that signed Redis's certificate, for rediss://.")
-    redis_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where Redis asks for one.")
+    redis_password_file: Path | None = Field(
+        None, description="File with Redis's password; a user of its ACL is named in the URL."
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed Redis's certificate, for rediss://."
+    )
+    redis_cert_file: Path | None = Field(
+        None, description="PEM file of the worker's own certificate, where Redis asks for one."
+    )
     redis_key_file: Path | None = Field(None, description="PEM file of its key.")
     run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
     model_dir: BundledPath = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
-    reward: dict[str, str] = Field(min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times.")
-    reward_token_file: Path | None = Field(None, description="File with the bearer token that the reward services want; default: none.")
+    reward: dict[str, str] = Field(
+        min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times."
+    )
+    reward_token_file: Path | None = Field(
+        None, description="File with the bearer token that the reward services want; default: none."
+    )
     reward_ca_file: Path | None = Field(
         None, description="PEM file of the authority that signed the reward services' certificates; default: no TLS."
     )
-    reward_cert_file: Path | None = Field(None, description="PEM file of the worker's own certificate, where the rewards ask for one.")
+    reward_cert_file: Path | None = Field(
+        None, description="PEM file of the worker's own certificate, where the rewards ask for one."
+    )
     reward_key_file: Path | None = Field(None, description="PEM file of its key.")
-    weights_cache: Path | None = Field(None, description="Folder for published weights that come from elsewhere; default: a temporary one.")
+    weights_cache: Path | None = Field(
+        None, description="Folder for published weights that come from elsewhere; default: a temporary one."
+    )
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
     dtype: DtypeName = Field("float32", description="Of the policy's weights and arithmetic.")
-    plugin: str = Field("", description="package.module:function that loads model_dir; default: config.json names the architecture.")
+    plugin: str = Field(
+        "", description="package.module:function that loads model_dir; default: config.json names the architecture."
+    )
     threads: int = Field(1, ge=1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")
     token_file: Path | None = Field(
-        None, description="File of bearer tokens, one a line: Generate needs one of them, health none. Default: none does."
+        None,
+        description="File of bearer tokens, one a line: Generate needs one of them, health none. Default: none does.",
     )
-    tls_cert_file: Path | None = Field(None, description="PEM file of the certificate of the gRPC port and its chain; default: no TLS.")
+    tls_cert_file: Path | None = Field(
+        None, description="PEM file of the certificate of the gRPC port and its chain; default: no TLS."
+    )
     tls_key_file: Path | None = Field(None, description="PEM file of its key.")
     tls_client_ca_file: Path | None = Field(
-        None, description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do."
+        None,
+        description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do.",
     )
     metrics_port: Port = Field(9102, description="Port of GET /metrics; 0 picks a free one.")
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
-    worker: str = Field("", description="Name in trajectories, unique in the run; default: host, process id and a random part.")
-    concurrency: int = Field(2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored.")
+    worker: str = Field(
+        "", description="Name in trajectories, unique in the run; default: host, process id and a random part."
+    )
+    concurrency: int = Field(
+        2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored."
+    )
     draw_batch: int = Field(64, ge=1, description="Sequences drawn together; bounds the memory of the KV cache.")
     decode_batch: int = Field(8, ge=1, description="Images decoded together and sent to the rewards in one request.")
-    score_batches: int = Field(8, ge=1, description="Requests to each reward in flight; when there are more, generation waits.")
-    score_timeout_s: float = Field(120.0, gt=0, description="How long a reward may take over a request, retries included.")
+    score_batches: int = Field(
+        8, ge=1, description="Requests to each reward in flight; when there are more, generation waits."
+    )
+    score_timeout_s: float = Field(
+        120.0, gt=0, description="How long a reward may take over a request, retries included."
+    )
     ready_timeout_s: float = Field(
-        300.0, gt=0, description="How long the policy, Redis and the rewards may take to be ready; then exit with code 1."
+        300.0,
+        gt=0,
+        description="How long the policy, Redis and the rewards may take to be ready; then exit with code 1.",
     )
     min_idle_s: Annotated[float, Field(ge=0.1)] = Field(
         60.0, description="A job without a heartbeat for so long was left by a dead worker."
     )
-    max_deliveries: int = Field(3, ge=1, description="A job handed out more often than this goes to the dead-letter stream.")
+    max_deliveries: int = Field(
+        3, ge=1, description="A job handed out more often than this goes to the dead-letter stream."
+    )
     max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
     max_images: int = Field(16, ge=1, description="Images that one Generate request may ask for.")
-    max_waiting: int = Field(16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED.")
-    grace_seconds: float = Field(30.0, ge=0, description="How long Generate requests may take to finish once the service is told to stop.")
+    max_waiting: int = Field(
+        16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED."
+    )
+    grace_seconds: float = Field(
+        30.0, ge=0, description="How long Generate requests may take to finish once the service is told to stop."
+    )
     sampling: SamplingSettings = Field(SamplingSettings(), description="Default of Generate requests.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written to stderr."
+    )
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
 
     @model_validator(mode="after")

@@ -59,7 +59,9 @@ class Worker:
     def __init__(self, parts: Parts, settings: WorkerSettings, stop: asyncio.Event) -> None:
         self._parts, self._settings, self._stop = parts, settings, stop
         self._taking = asyncio.Lock()
-        self._left: dict[str, float] = {}  # entry id -> when this worker looks again at a job that it has left to others
+        self._left: dict[
+            str, float
+        ] = {}  # entry id -> when this worker looks again at a job that it has left to others
 
     async def run(self) -> None:
         """Work off jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
@@ -80,7 +82,9 @@ class Worker:
             if self._stop.is_set():
                 return None
             self._left = {entry_id: until for entry_id, until in self._left.items() if until > time.monotonic()}
-            return await self._redis(self._parts.queue.take_job, BLOCK_MS, self._settings.min_idle_ms, frozenset(self._left))
+            return await self._redis(
+                self._parts.queue.take_job, BLOCK_MS, self._settings.min_idle_ms, frozenset(self._left)
+            )
 
     async def _settle(self, delivery: JobDelivery) -> None:
         try:
@@ -88,7 +92,9 @@ class Worker:
                 trajectory = await self._roll_out(delivery.message)
         except torch.AcceleratorError:
             raise
-        except Exception:  # a defect met on one job must not end the others; it is redelivered, and dead-lettered in the end
+        except (
+            Exception
+        ):  # a defect met on one job must not end the others; it is redelivered, and dead-lettered in the end
             _log.exception("job %s failed unexpectedly and stays pending", delivery.message.job_id)
             self._parts.metrics.groups.labels("crashed").inc()
             return
@@ -108,25 +114,39 @@ class Worker:
         try:
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
         except CodecError as error:  # log-probs of a diverged policy
-            trajectory = self._failure(delivery.message, ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail))
+            trajectory = self._failure(
+                delivery.message, ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail)
+            )
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
         # False: another worker was first, or the trainer purged the job. None: Redis was away when the worker had to stop.
         outcome = _outcome(trajectory) if published else "superseded" if published is False else "unpublished"
         self._parts.metrics.groups.labels(outcome).inc()
-        _log.info("job %s (delivery %d): %s %s", delivery.message.job_id, delivery.deliveries, outcome, trajectory.failure.detail)
+        _log.info(
+            "job %s (delivery %d): %s %s",
+            delivery.message.job_id,
+            delivery.deliveries,
+            outcome,
+            trajectory.failure.detail,
+        )
 
     async def _roll_out(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
         group = await self._group(job)
-        return self._failure(job, group) if isinstance(group, ScoringFailure) else trajectory_pb2.Trajectory(group=group)
+        return (
+            self._failure(job, group) if isinstance(group, ScoringFailure) else trajectory_pb2.Trajectory(group=group)
+        )
 
     def _failure(self, job: rollout_pb2.RolloutJob, failure: ScoringFailure) -> trajectory_pb2.Trajectory:
-        message = trajectory_pb2.GroupFailure(job=job, code=failure.code, detail=failure.detail, worker=self._settings.name)
+        message = trajectory_pb2.GroupFailure(
+            job=job, code=failure.code, detail=failure.detail, worker=self._settings.name
+        )
         return trajectory_pb2.Trajectory(failure=message)
 
     async def _group(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Group | ScoringFailure:
         lacking = self._parts.scorer.lacking(job.rewards)
         if lacking:
-            return ScoringFailure(trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}")
+            return ScoringFailure(
+                trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}"
+            )
         sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
         async with self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)

@@ -42,7 +42,7 @@ class Tokens:
 
     def allow(self, header: bytes) -> bool:
         """Whether an Authorization header is good; takes the same time wherever it differs, and looks at every token."""
-        return any([hmac.compare_digest(header, expected) for expected in self._expected])  # noqa: C419 - any() alone would stop early
+        return any([hmac.compare_digest(header, expected) for expected in self._expected])  # noqa: C419
 
 
 def read_tokens(path: Path | None) -> Tokens | None:
@@ -71,10 +71,12 @@ class BearerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
     def __init__(self, tokens: Tokens, refused: Refused) -> None:
         self._tokens, self._refused = tokens, refused
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:  # noqa: ANN401 - as in the stubs
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:  # noqa: ANN401
         """The handler of one call."""
         header = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
-        if details.method.startswith(OPEN_SERVICES) or self._tokens.allow(header.encode() if isinstance(header, str) else header):
+        if details.method.startswith(OPEN_SERVICES) or self._tokens.allow(
+            header.encode() if isinstance(header, str) else header
+        ):
             return await continuation(details)
         self._refused()
         return _DENIAL

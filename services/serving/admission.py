@@ -17,7 +17,11 @@ class Admission:
     """Bounds on samples and bytes in flight over all requests and both faces. For use on one event loop."""
 
     def __init__(
-        self, samples: int, size: int, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
+        self,
+        samples: int,
+        size: int,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._most, self._most_bytes = samples, size
         self._clock, self._jitter = clock, jitter
@@ -63,7 +67,9 @@ class Admission:
         over = self._samples + samples - self._most
         over_bytes = self._bytes + size - self._most_bytes
         if over > 0 or over_bytes > 0:
-            seconds = max(self._drain(over, self._done), self._drain(over_bytes, self._done_bytes)) if self._done else 1.0
+            seconds = (
+                max(self._drain(over, self._done), self._drain(over_bytes, self._done_bytes)) if self._done else 1.0
+            )
             # Spread over half as long again, or all who were turned away come back at once.
             seconds = min(30.0, max(0.1, seconds)) * (1 + self._jitter() / 2)
             raise RequestRejectedError(

@@ -20,12 +20,16 @@ class ClientFiles:
     def __post_init__(self) -> None:
         check_pair("client", self.cert, self.key)
         if self.cert is not None and self.ca is None:
-            raise ValueError("a client's certificate is for TLS: name the authority of the servers' certificates as well")
+            raise ValueError(
+                "a client's certificate is for TLS: name the authority of the servers' certificates as well"
+            )
 
     def read(self) -> Credentials:
         """What the files hold; raises OSError."""
         pair = (self.key.read_bytes(), self.cert.read_bytes()) if self.key and self.cert else None
-        return Credentials(self.token.read_text().strip() if self.token else None, self.ca.read_bytes() if self.ca else None, pair)
+        return Credentials(
+            self.token.read_text().strip() if self.token else None, self.ca.read_bytes() if self.ca else None, pair
+        )
 
 
 @dataclass(frozen=True)

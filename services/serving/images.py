@@ -38,7 +38,9 @@ def decode_image(data: bytes, limits: ImageLimits) -> Pixels | SampleError:
         return refusal or _decode(data, limits)
     except Image.DecompressionBombError as error:
         return SampleError(ErrorCode.IMAGE_TOO_LARGE, f"image: {error}")
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others on broken files
+    except (
+        Exception
+    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others on broken files
         return SampleError(ErrorCode.BAD_IMAGE, f"image: {type(error).__name__}: {error}")
 
 
@@ -63,12 +65,17 @@ def _refuse(size: tuple[int, int] | None, limits: ImageLimits) -> SampleError | 
         return None
     width, height = size
     if width * height > limits.max_pixels:
-        return SampleError(ErrorCode.IMAGE_TOO_LARGE, f"image: {width} x {height} pixels, at most {limits.max_pixels} are taken")
+        return SampleError(
+            ErrorCode.IMAGE_TOO_LARGE, f"image: {width} x {height} pixels, at most {limits.max_pixels} are taken"
+        )
     if min(size) < limits.min_side:
-        return SampleError(ErrorCode.BAD_IMAGE, f"image: {width} x {height} pixels, each side must have at least {limits.min_side}")
+        return SampleError(
+            ErrorCode.BAD_IMAGE, f"image: {width} x {height} pixels, each side must have at least {limits.min_side}"
+        )
     if max(size) > limits.max_aspect_ratio * min(size):
         return SampleError(
-            ErrorCode.IMAGE_TOO_LARGE, f"image: {width} x {height}, longer than {limits.max_aspect_ratio:g} times its shorter side"
+            ErrorCode.IMAGE_TOO_LARGE,
+            f"image: {width} x {height}, longer than {limits.max_aspect_ratio:g} times its shorter side",
         )
     return None
 

@@ -29,7 +29,9 @@ _log = logging.getLogger("varl.serving")
 class HttpServer:
     """An app on a socket that is bound already; takes requests from the moment it is made. Belongs to one event loop."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused) -> None:
+    def __init__(
+        self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused
+    ) -> None:
         """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is turned away."""
         config = uvicorn.Config(
             BearerGate(app, tokens, refused) if tokens else app,
@@ -102,7 +104,9 @@ def stop_event() -> asyncio.Event:
     return stop
 
 
-async def live(start: Coroutine[None, None, None], serving: Callable[[], Awaitable[None]], ends: Mapping[asyncio.Task[Any], int]) -> int:
+async def live(
+    start: Coroutine[None, None, None], serving: Callable[[], Awaitable[None]], ends: Mapping[asyncio.Task[Any], int]
+) -> int:
     """Start, say so by ``serving``, wait for the first task of ``ends``; its exit code. Raises what ``start`` raises."""
     starting = asyncio.create_task(start)
     await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)

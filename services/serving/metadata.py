@@ -30,7 +30,9 @@ def check_metadata(metadata: object) -> None:
         return
     _check_values(metadata, MAX_DEPTH)
     try:
-        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain).encode())
+        size = len(
+            json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+        )
     except (TypeError, ValueError) as error:
         raise MetadataError(f"metadata: no JSON: {error}") from error
     if size > MAX_BYTES:

@@ -47,7 +47,9 @@ class Metrics:
         self._request = cache(lambda face, outcome: requests.labels(reward, face, outcome))
         self._failure = cache(lambda reason: failures.labels(reward, reason))
         self._duration = cache(lambda face: duration.labels(reward, face))
-        self._decode = self._histogram("varl_decode_seconds", "Time that decoding one image takes.", _SHORT_SECONDS).labels(reward)
+        self._decode = self._histogram(
+            "varl_decode_seconds", "Time that decoding one image takes.", _SHORT_SECONDS
+        ).labels(reward)
         self.gauge("varl_samples_in_flight", "Samples taken in and not yet answered.", in_flight)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -64,15 +66,17 @@ class Metrics:
         """Offer a batcher's queue and count its forwards."""
         self.gauge("varl_queue_items", "Items that wait for the model.", lambda: batcher.waiting)
         self.gauge("varl_queue_bytes", "Bytes that wait for the model.", lambda: batcher.waiting_bytes)
-        self.gauge("varl_batch_cost_ceiling", "Cost that batches keep to; falls when memory runs out.", lambda: batcher.ceiling)
+        self.gauge(
+            "varl_batch_cost_ceiling", "Cost that batches keep to; falls when memory runs out.", lambda: batcher.ceiling
+        )
         executions = self._counter("varl_executions", "Forwards of the model, by how they ended.", "result")
         by_result = {result: executions.labels(self._reward, result) for result in Result}
         inferences = self._counter("varl_inferences", "Items that the model answered.").labels(self._reward)
         items = self._histogram("varl_batch_items", "Items of one forward.", _ITEMS).labels(self._reward)
         seconds = self._histogram("varl_model_seconds", "Time of one forward.", _SHORT_SECONDS).labels(self._reward)
-        wait = self._histogram("varl_queue_wait_seconds", "Time that an item waits for its first forward.", _SHORT_SECONDS).labels(
-            self._reward
-        )
+        wait = self._histogram(
+            "varl_queue_wait_seconds", "Time that an item waits for its first forward.", _SHORT_SECONDS
+        ).labels(self._reward)
 
         def observe(execution: Execution) -> None:
             by_result[execution.result].inc()

@@ -45,7 +45,7 @@ class Reward(ABC):
     batch_size: ClassVar[int] = 16  # samples that one call of ``score`` gets at most
     revision: ClassVar[str] = ""  # of weights that the source file does not pin; default: a digest of the source file
 
-    def load(self, device: str) -> None:  # noqa: B027 - a reward without a model has nothing to load
+    def load(self, device: str) -> None:  # noqa: B027
         """Get ready, once, on the thread that will score; ``device`` is the service's --device ("cpu", "cuda:0", …)."""
 
     @abstractmethod
@@ -84,7 +84,9 @@ class RewardScorer:
 
     async def start(self) -> None:
         """Load the reward and score its golden sample; raises StartError, naming the class, where either fails."""
-        with redirect_stdout(sys.stderr):  # stdout is for the ready line alone, which a print of the reward must not come before
+        with redirect_stdout(
+            sys.stderr
+        ):  # stdout is for the ready line alone, which a print of the reward must not come before
             await self._load_and_prove(self.model.name)
 
     async def _load_and_prove(self, where: str) -> None:
@@ -93,7 +95,7 @@ class RewardScorer:
         except Exception as error:
             _log.exception("loading %s failed", where)
             raise StartError(f"{where}: load failed: {type(error).__name__}: {error}") from error
-        assert self._golden is not None  # noqa: S101 - loading sets it
+        assert self._golden is not None  # noqa: S101
         try:
             found = await self.score(self._golden, "")
         except (ItemFailedError, UnavailableError) as error:
@@ -141,7 +143,12 @@ def outcome(answer: object) -> Outcome:
         value = _number("the value", score.value)
         components = {str(name): _number(f"component {name!r}", part) for name, part in score.components.items()}
         regions = tuple(_region(region) for region in score.regions)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last is torch's, of a tensor that is no number
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # the last is torch's, of a tensor that is no number
         return SampleError(ErrorCode.ENGINE_FAILED, f"score() answered {type(answer).__name__}: {error}")
     if not all(map(math.isfinite, (value, *components.values()))):
         return SampleError(ErrorCode.NOT_FINITE, "the reward's answer is not a finite number")

@@ -45,7 +45,9 @@ def _grpc(url: SplitResult) -> str:
 
     with grpc.insecure_channel(url.netloc) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S, wait_for_ready=True)
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S, wait_for_ready=True
+            )
         except grpc.RpcError as error:
             return str(error.code() if isinstance(error, grpc.Call) else error)
     serving = health_pb2.HealthCheckResponse.SERVING

@@ -43,7 +43,9 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         listener = listen(settings)
         grpc_port = settings.grpc_files().add_port(grpc_server, settings.host, settings.grpc_port)
     except (OSError, RuntimeError, ValueError) as error:
-        _log.error("cannot listen on %s, ports %d and %d: %s", settings.host, settings.http_port, settings.grpc_port, error)
+        _log.error(
+            "cannot listen on %s, ports %d and %d: %s", settings.host, settings.http_port, settings.grpc_port, error
+        )
         return 1
     await grpc_server.start()
     http = HttpServer(build_app(service, routes), listener, settings, tokens, _refused(service, "http"))

@@ -14,13 +14,29 @@ from starlette.requests import ClientDisconnect
 
 from varl.services.serving.admission import Admission
 from varl.services.serving.batching.batcher import Batcher
-from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError
+from varl.services.serving.batching.queue import (
+    BatchLimits,
+    ItemFailedError,
+    LateError,
+    QueueFullError,
+    UnavailableError,
+)
 from varl.services.serving.batching.spans import BatchSpans
 from varl.services.serving.images import ImageLimits, decode_image
 from varl.services.serving.metadata import MetadataError, check_metadata
 from varl.services.serving.metrics import Metrics
 from varl.services.serving.reward_source import RewardAnswer
-from varl.services.serving.scoring import BatchResult, ErrorCode, Outcome, Pixels, RawSample, SampleError, ScoreBatch, Scorer, ScorerSample
+from varl.services.serving.scoring import (
+    BatchResult,
+    ErrorCode,
+    Outcome,
+    Pixels,
+    RawSample,
+    SampleError,
+    ScoreBatch,
+    Scorer,
+    ScorerSample,
+)
 from varl.services.serving.settings import ServingSettings
 from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 from varl.services.serving.tracing import own_tracer
@@ -54,14 +70,20 @@ class ScoringService:
         self._state = State.LOADING
         self._admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
         self.metrics = Metrics(scorer.reward, lambda: self._admission.samples)
-        self.metrics.gauge("varl_bytes_in_flight", "Bytes of images taken in and not yet answered.", lambda: self._admission.bytes)
+        self.metrics.gauge(
+            "varl_bytes_in_flight", "Bytes of images taken in and not yet answered.", lambda: self._admission.bytes
+        )
         self.metrics.watch(scorer.batcher)
         tracer = own_tracer()
         scorer.batcher.spans = None if tracer is None else BatchSpans(tracer)
-        self._limits = ImageLimits(settings.max_image_bytes, settings.max_pixels, settings.max_aspect_ratio, settings.min_side)
+        self._limits = ImageLimits(
+            settings.max_image_bytes, settings.max_pixels, settings.max_aspect_ratio, settings.min_side
+        )
         # Small files go to a thread together: handing each over alone costs as much as decoding it.
         limits = BatchLimits(8, 32 * 2**10, queue_items=settings.max_decoded, queue_bytes=settings.max_in_flight_bytes)
-        self._decoder: Batcher[bytes, Pixels | SampleError] = Batcher(lambda: self._decode, limits, settings.decode_threads)
+        self._decoder: Batcher[bytes, Pixels | SampleError] = Batcher(
+            lambda: self._decode, limits, settings.decode_threads
+        )
         self._decoded = asyncio.Semaphore(settings.max_decoded)
 
     @property
@@ -109,14 +131,19 @@ class ScoringService:
         if self.state is not State.READY:
             raise RequestRejectedError(RejectionCode.NOT_READY, f"the service is {self.state}", retry_after=1.0)
         self._check(batch)
-        now, size = time.monotonic(), sum(len(sample.image) for sample in batch.samples if isinstance(sample.image, bytes))
+        now, size = (
+            time.monotonic(),
+            sum(len(sample.image) for sample in batch.samples if isinstance(sample.image, bytes)),
+        )
         deadline = min(now + self.settings.request_seconds, math.inf if batch.deadline is None else batch.deadline)
         with self._admission.admit(len(batch.samples), size, deadline):
             try:
                 async with asyncio.timeout(deadline - now):
                     outcomes = await self._outcomes(batch, deadline)
             except TimeoutError as error:
-                raise RequestRejectedError(RejectionCode.DEADLINE_EXCEEDED, "the deadline passed before every sample was scored") from error
+                raise RequestRejectedError(
+                    RejectionCode.DEADLINE_EXCEEDED, "the deadline passed before every sample was scored"
+                ) from error
         return BatchResult(tuple(sample.id for sample in batch.samples), outcomes, model=self.scorer.model)
 
     @property
@@ -176,20 +203,23 @@ class ScoringService:
             return sample.image
         if len(sample.prompt) > limits.max_prompt_chars:
             return SampleError(
-                ErrorCode.PROMPT_TOO_LONG, f"prompt: {len(sample.prompt)} characters, at most {limits.max_prompt_chars} are taken"
+                ErrorCode.PROMPT_TOO_LONG,
+                f"prompt: {len(sample.prompt)} characters, at most {limits.max_prompt_chars} are taken",
             )
         if len(sample.target_words) > limits.max_target_words:
             detail = f"target_words: {len(sample.target_words)} given, at most {limits.max_target_words} are taken"
             return SampleError(ErrorCode.INVALID_FIELD, detail)
         if sum(map(len, sample.target_words)) > limits.max_prompt_chars:
-            return SampleError(ErrorCode.INVALID_FIELD, f"target_words: more than {limits.max_prompt_chars} characters together")
+            return SampleError(
+                ErrorCode.INVALID_FIELD, f"target_words: more than {limits.max_prompt_chars} characters together"
+            )
         refused = metadata_refusal(sample)
         if refused:
             return refused
         return self.scorer.check(sample.prompt, sample.target_words)
 
     async def _score_one(self, sample: RawSample, formula: str, deadline: float) -> Outcome:
-        assert isinstance(sample.image, bytes) and not isinstance(sample.metadata, SampleError)  # noqa: S101 - _refusal answered for the rest
+        assert isinstance(sample.image, bytes) and not isinstance(sample.metadata, SampleError)  # noqa: S101
         async with self._decoded:
             size = len(sample.image)
             pixels = await self._decoder.submit(sample.image, cost=max(1, size), size=size, deadline=deadline)

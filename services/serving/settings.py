@@ -25,31 +25,55 @@ class FaceSettings(BaseSettings):
     """The HTTP face and the limits on what it takes in, with a model behind it or other services."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, cli_kebab_case=True, cli_avoid_json=True, cli_hide_none_type=True, cli_show_env_vars=True
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_show_env_vars=True,
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     http_port: Port = Field(8080, description="HTTP port; 0 picks a free one.")
     max_samples: int = Field(256, ge=1, description="Samples that one request may hold.")
     max_in_flight: int = Field(
-        1024, ge=1, description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED."
+        1024,
+        ge=1,
+        description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED.",
     )
     max_in_flight_bytes: int = Field(
-        256 * 2**20, ge=1024, description="Bytes of image files taken in at a time over all requests; more are answered like max-in-flight."
+        256 * 2**20,
+        ge=1024,
+        description="Bytes of image files taken in at a time over all requests; more are answered like max-in-flight.",
     )
-    request_seconds: float = Field(300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines.")
+    request_seconds: float = Field(
+        300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines."
+    )
     max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
     max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
-    grace_seconds: float = Field(30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop.")
-    token_file: Path | None = Field(
-        None, description="File of bearer tokens, one a line: requests need one of them, probes and metrics none. Default: none do."
+    grace_seconds: float = Field(
+        30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop."
     )
-    tls_cert_file: Path | None = Field(None, description="PEM file of the service's certificate and its chain; default: no TLS.")
+    token_file: Path | None = Field(
+        None,
+        description="File of bearer tokens, one a line: requests need one of them, probes and metrics none. Default: none do.",
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="PEM file of the service's certificate and its chain; default: no TLS."
+    )
     tls_key_file: Path | None = Field(None, description="PEM file of its key.")
-    otlp_endpoint: str = Field("", description="OpenTelemetry collector for traces: http://HOST:4318/v1/traces; default: none.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written to stderr.")
-    compat_pickle: CliImplicitFlag[bool] = Field(False, description="Serve the trainers that send pickles: /compat/flow_grpo and others.")
-    compat_pickle_any_host: CliImplicitFlag[bool] = Field(False, description="Serve them on another host than the loopback as well.")
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector for traces: http://HOST:4318/v1/traces; default: none."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written to stderr."
+    )
+    compat_pickle: CliImplicitFlag[bool] = Field(
+        False, description="Serve the trainers that send pickles: /compat/flow_grpo and others."
+    )
+    compat_pickle_any_host: CliImplicitFlag[bool] = Field(
+        False, description="Serve them on another host than the loopback as well."
+    )
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
 
     @model_validator(mode="after")
@@ -57,7 +81,9 @@ class FaceSettings(BaseSettings):
         if self.max_samples > self.max_in_flight:
             raise ValueError("max_samples must not be over max_in_flight: such a request could never be taken")
         if self.max_request_bytes > self.max_in_flight_bytes:
-            raise ValueError("max_request_bytes must not be over max_in_flight_bytes: such a request could never be taken")
+            raise ValueError(
+                "max_request_bytes must not be over max_in_flight_bytes: such a request could never be taken"
+            )
         return self
 
     @model_validator(mode="after")
@@ -76,7 +102,8 @@ class ServingSettings(FaceSettings):
 
     grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
     tls_client_ca_file: Path | None = Field(
-        None, description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do."
+        None,
+        description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do.",
     )
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
     max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
@@ -85,7 +112,9 @@ class ServingSettings(FaceSettings):
     min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
     max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
     max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
-    decode_threads: int = Field(min(2, usable_cores()), ge=1, description="Threads that decode images; 2, or 1 on one core.")
+    decode_threads: int = Field(
+        min(2, usable_cores()), ge=1, description="Threads that decode images; 2, or 1 on one core."
+    )
 
     @model_validator(mode="after")
     def _mutual_tls_is_tls(self) -> Self:
@@ -96,9 +125,13 @@ class ServingSettings(FaceSettings):
         """Certificates of the gRPC face; raises ValueError where they contradict each other."""
         return ServerFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
-    def batch_limits(self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0, share: float = 1.0) -> BatchLimits:
+    def batch_limits(
+        self, max_items: int = 1, max_cost: float = math.inf, max_wait: float = 0.0, share: float = 1.0
+    ) -> BatchLimits:
         """Limits of a batcher whose queue has room for every image that may be held decoded."""
-        return BatchLimits(max_items, max_cost, max_wait, share, self.max_decoded, 3 * self.max_pixels * self.max_decoded)
+        return BatchLimits(
+            max_items, max_cost, max_wait, share, self.max_decoded, 3 * self.max_pixels * self.max_decoded
+        )
 
 
 def check_pickle_host(host: str, compat_pickle: bool, any_host: bool) -> None:

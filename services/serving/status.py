@@ -41,7 +41,9 @@ STATUS: Mapping[RejectionCode, Status] = {
     RejectionCode.UNSUPPORTED_TYPE: Status(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, grpc.StatusCode.INVALID_ARGUMENT, False),
     RejectionCode.UNAUTHENTICATED: Status(HTTPStatus.UNAUTHORIZED, grpc.StatusCode.UNAUTHENTICATED, False),
     RejectionCode.NO_SUCH_REWARD: Status(HTTPStatus.NOT_FOUND, grpc.StatusCode.NOT_FOUND, False),
-    RejectionCode.REQUEST_TOO_LARGE: Status(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, grpc.StatusCode.INVALID_ARGUMENT, False),
+    RejectionCode.REQUEST_TOO_LARGE: Status(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, grpc.StatusCode.INVALID_ARGUMENT, False
+    ),
     RejectionCode.OVERLOADED: Status(HTTPStatus.TOO_MANY_REQUESTS, grpc.StatusCode.RESOURCE_EXHAUSTED, True),
     RejectionCode.NOT_READY: Status(HTTPStatus.SERVICE_UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, True),
     RejectionCode.DEADLINE_EXCEEDED: Status(HTTPStatus.GATEWAY_TIMEOUT, grpc.StatusCode.DEADLINE_EXCEEDED, True),
@@ -63,11 +65,15 @@ class RequestRejectedError(Exception):
     ``faults`` names the fields; ``retry_after`` (seconds) is set where the same request may succeed later.
     """
 
-    def __init__(self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None) -> None:
+    def __init__(
+        self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None
+    ) -> None:
         super().__init__(detail)
         self.code, self.detail, self.faults, self.retry_after = code, detail, tuple(faults), retry_after
 
 
 def invalid(*faults: FieldFault) -> RequestRejectedError:
     """The rejection that these faults make."""
-    return RequestRejectedError(RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults)
+    return RequestRejectedError(
+        RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults
+    )

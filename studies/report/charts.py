@@ -45,12 +45,20 @@ class Chart:
 
 CHARTS = (
     Chart("Reward", "mean over the images of an update", ("reward/total",)),
-    Chart("Reward spread", "standard deviation within a group, mean over groups: what the advantages are made of", ("reward_std",)),
+    Chart(
+        "Reward spread",
+        "standard deviation within a group, mean over groups: what the advantages are made of",
+        ("reward_std",),
+    ),
     Chart("KL to the reference policy", "nats a token", ("kl",)),
     Chart("Entropy by scale", "nats a token, scales numbered from the coarsest", ("entropy/scale_*",)),
     Chart("Gradient norm", "before clipping", ("grad_norm",)),
     Chart("Gradient norm by scale", "of each scale's part of the loss", ("grad_norm/scale_*",)),
-    Chart("Clip ratio", "share of tokens whose probability ratio was clipped; 0 when every update is on-policy", ("clip_ratio/*",)),
+    Chart(
+        "Clip ratio",
+        "share of tokens whose probability ratio was clipped; 0 when every update is on-policy",
+        ("clip_ratio/*",),
+    ),
     Chart(
         "Time of an update",
         "seconds; generate and score are the workers' own, and overlap",
@@ -65,7 +73,9 @@ def held_out_charts(measures: Sequence[str]) -> list[Chart]:
     words = tuple(f"eval/{name}" for name in ("word_accuracy", "ned") if name in measures)
     rewards = [name for name in measures if name.startswith("reward/") and not (words and name == "reward/ocr")]
     charts = [Chart("Held-out words while training", note, words)] if words else []
-    return charts + [Chart(f"Held-out {name.removeprefix('reward/')} while training", note, (f"eval/{name}",)) for name in rewards]
+    return charts + [
+        Chart(f"Held-out {name.removeprefix('reward/')} while training", note, (f"eval/{name}",)) for name in rewards
+    ]
 
 
 def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
@@ -82,7 +92,9 @@ def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
         axes.set_xlabel("update")
         axes.grid(alpha=0.2, color=INK, linewidth=0.6)
         if len(names) > 1:
-            figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=5 if max(map(len, labels)) < 5 else 3)
+            figure.legend(
+                loc="outside lower center", frameon=False, fontsize=9, ncols=5 if max(map(len, labels)) < 5 else 3
+            )
         return _svg(figure, chart.title)
 
 
@@ -115,7 +127,9 @@ def _series(rows: Sequence[Row], name: str) -> tuple[npt.NDArray[np.float64], np
     return table[:, 0], table[:, 1]
 
 
-def _line(axes: Axes, updates: npt.NDArray[np.float64], values: npt.NDArray[np.float64], label: str, colour: str) -> None:
+def _line(
+    axes: Axes, updates: npt.NDArray[np.float64], values: npt.NDArray[np.float64], label: str, colour: str
+) -> None:
     window = len(values) // 12
     if window < 2:
         axes.plot(updates, values, color=colour, label=label, linewidth=1.8, marker="o", markersize=3)

@@ -122,11 +122,20 @@ def evaluation_file(directory: Path, tag: str) -> Path:
 
 
 def render(
-    recipe: Recipe, facts: RunFacts, before: Evaluation, after: Evaluation, rows: Sequence[dict[str, float]], recipe_text: str
+    recipe: Recipe,
+    facts: RunFacts,
+    before: Evaluation,
+    after: Evaluation,
+    rows: Sequence[dict[str, float]],
+    recipe_text: str,
 ) -> str:
     """The page, self-contained."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"duration": _duration, "points": _points}
     charts = [*CHARTS, *held_out_charts(after.measures())]
@@ -151,12 +160,17 @@ def render(
 def figures(before: Evaluation, after: Evaluation) -> list[Figure]:
     """The headlines: the measures that both sides have, Word Accuracy and NED standing for the reward that reads."""
     changes = difference(before, after).changes
-    return [Figure(title(name), before.estimate(name), after.estimate(name), changes[name]) for name in headlines(tuple(changes))]
+    return [
+        Figure(title(name), before.estimate(name), after.estimate(name), changes[name])
+        for name in headlines(tuple(changes))
+    ]
 
 
 def headlines(measures: Sequence[str]) -> list[str]:
     """The measures to show first: not the weighted sum, and of OCR what was read in place of its reward."""
-    return [name for name in measures if name != "reward" and not (name == "reward/ocr" and "word_accuracy" in measures)]
+    return [
+        name for name in measures if name != "reward" and not (name == "reward/ocr" and "word_accuracy" in measures)
+    ]
 
 
 def title(measure: str) -> str:
@@ -172,7 +186,7 @@ def pairs(before: Evaluation, after: Evaluation) -> list[Pair]:
 
 def _pair(old: PromptResult | None, new: PromptResult | None) -> Pair:
     known = new or old
-    assert known is not None  # noqa: S101 - the index comes from one of the two
+    assert known is not None  # noqa: S101
     return Pair(known.prompt, known.target_words, _side(old), _side(new))
 
 

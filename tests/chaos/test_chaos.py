@@ -32,7 +32,9 @@ def chaos(out: Path, updates: int, kinds: tuple[str, ...]) -> tuple[int, dict[st
     """Exit status and result of a run under one fault of each kind."""
     flags = ["--faults", str(len(kinds)), "--updates", str(updates), "--kinds", ",".join(kinds), "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": PYTHONPATH}
-    done = subprocess.run([sys.executable, "-m", "chaos", *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400
+    )
     assert (out / "chaos.json").exists(), f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     result: dict[str, Any] = json.loads((out / "chaos.json").read_text())
     return done.returncode, result
@@ -46,7 +48,9 @@ def broken(result: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.timeout(1500)  # a minute and a half on a quiet machine; machines of CI are slow and shared
 def test_a_run_under_faults_ends_as_one_in_peace(tmp_path: Path) -> None:
     status, result = chaos(tmp_path, 14, KINDS)
-    assert not broken(result).keys() - {"aims_met"}, broken(result)  # a machine that is busy enough may let the phase of a kill go by
+    assert not broken(result).keys() - {"aims_met"}, broken(
+        result
+    )  # a machine that is busy enough may let the phase of a kill go by
     assert status == bool(broken(result))
     assert sorted(fault["kind"] for fault in result["faults"]) == sorted(KINDS)
     assert all(fault["survived"] for fault in result["faults"])

@@ -15,10 +15,12 @@ from chaos.report import as_json, as_markdown
 from chaos.schedule import Kind
 
 UPDATES, GROUPS = 4, 2
-REPLACED = "train/2/1 ('a') is given up for train/2/1/1 ('b'): dead_letter: dead letter: delivered 3 times without a result"
+REPLACED = (
+    "train/2/1 ('a') is given up for train/2/1/1 ('b'): dead_letter: dead letter: delivered 3 times without a result"
+)
 
 
-def make_metrics(**changed: Any) -> list[dict[str, Any]]:  # noqa: ANN401  (metrics of any type)
+def make_metrics(**changed: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     rows: list[dict[str, Any]] = [
         {"update": u, "lr": 0.1, "groups/used": 2.0, "loss": 0.5 * u, "timing/total": 1.0} for u in range(UPDATES)
     ]
@@ -59,7 +61,10 @@ GOOD = Evidence(
     queue=make_queue(),
     processes=[],
     files=[],
-    exits=[Exit("trainer", -9, True, "", False), Exit("trainer", 1, False, "python -m trainer: ConnectionError: away", False)],
+    exits=[
+        Exit("trainer", -9, True, "", False),
+        Exit("trainer", 1, False, "python -m trainer: ConnectionError: away", False),
+    ],
     rubbish={"r": "malformed_job, fault 0"},
     records=[make_record(), make_record(Kind.MALFORMED_JOB, hit=False)],
 )
@@ -116,7 +121,9 @@ def test_too_few_steps_make_equal_weights_worthless() -> None:
 
 def test_a_replaced_group_excuses_other_weights_if_the_log_names_it() -> None:
     metrics = make_metrics(loss=0.7, **{"groups/replaced": 1.0})
-    named = replace(GOOD, disturbed=make_facts(metrics=metrics, final_digest="other", named=[REPLACED]), queue=make_queue((BURIED,)))
+    named = replace(
+        GOOD, disturbed=make_facts(metrics=metrics, final_digest="other", named=[REPLACED]), queue=make_queue((BURIED,))
+    )
     assert failing(named) == set()
     early = make_facts(metrics=[{**metrics[0], "loss": 9.0}, *metrics[1:]], final_digest="other", named=[REPLACED])
     assert failing(replace(named, disturbed=early)) == {"same_numbers"}  # before the replacement nothing may differ
@@ -126,7 +133,13 @@ def test_a_replaced_group_excuses_other_weights_if_the_log_names_it() -> None:
 
 def test_the_result_counts_by_kind_and_shows_what_was_lost() -> None:
     records = [make_record(), make_record(part_s=None), make_record(Kind.REDIS_KILL, part_s=2.0, run_s=3.0)]
-    facts = {"command": "python -m chaos", "machine": "here", "updates": UPDATES, "undisturbed_s": 1.0, "disturbed_s": 2.0}
+    facts = {
+        "command": "python -m chaos",
+        "machine": "here",
+        "updates": UPDATES,
+        "undisturbed_s": 1.0,
+        "disturbed_s": 2.0,
+    }
     evidence = replace(GOOD, records=records)
     result = as_json(facts, evidence, judge(evidence))
     assert not result["held"] and not result["invariants"]["faults_survived"]["holds"]
@@ -135,4 +148,6 @@ def test_the_result_counts_by_kind_and_shows_what_was_lost() -> None:
         ("disk_full", 2, 1, 1),
     ]
     text = as_markdown(result)
-    assert "| all | 3 | 2 | **1** |" in text and "| faults_survived | **NO** |" in text and "2 s; 2 s | 3 s; 3 s" in text
+    assert (
+        "| all | 3 | 2 | **1** |" in text and "| faults_survived | **NO** |" in text and "2 s; 2 s | 3 s; 3 s" in text
+    )

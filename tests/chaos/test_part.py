@@ -66,7 +66,7 @@ async def test_a_stopped_part_stands_still_and_goes_on(tmp_path: Path) -> None:
 
 async def until_state(pid: int, stopped: bool) -> None:
     async with asyncio.timeout(60):
-        while (state(pid) == "T") is not stopped:  # noqa: ASYNC110 - the kernel's doing
+        while (state(pid) == "T") is not stopped:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -105,7 +105,11 @@ def test_half_written_and_temporary_files_are_found_but_for_the_usual_ones(tmp_p
     (spec.out / "runs" / "weights").mkdir(parents=True)
     (spec.out / "runs" / "weights" / "v000001.safetensors.part").touch()
     (spec.out / "runs" / ".000002.part").mkdir()
-    assert files_left(spec, calm) == ["runs/.000002.part", "runs/weights/v000001.safetensors.part", "tmp/varl-weights-x"]
+    assert files_left(spec, calm) == [
+        "runs/.000002.part",
+        "runs/weights/v000001.safetensors.part",
+        "tmp/varl-weights-x",
+    ]
 
 
 def test_flipped_bytes_change_the_middle_of_a_file_and_nothing_else(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_a_run_without_room_or_kinds_is_refused() -> None:
 def test_every_kind_has_an_injector_a_lane_and_words() -> None:
     assert set(MEANING) == set(Kind)
     lanes = {fault.kind: lane(fault) for fault in schedule(0, len(Kind), 50, tuple(Kind))}
-    assert lanes[Kind.DISK_FULL] == lanes[Kind.TRAINER_KILL_WAITING] == "trainer" and lanes[Kind.POISON_PROMPT] == "redis"
+    assert (
+        lanes[Kind.DISK_FULL] == lanes[Kind.TRAINER_KILL_WAITING] == "trainer" and lanes[Kind.POISON_PROMPT] == "redis"
+    )
     assert all(injector(kind).__name__ == kind.value for kind in Kind)
 
 

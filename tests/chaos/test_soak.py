@@ -20,7 +20,10 @@ SECONDS = [5.0 * index for index in range(360)]  # half an hour
 
 def noisy(per_hour: float, noise: float, warm_up: float = 0.0) -> list[float]:
     rng = np.random.default_rng(0)
-    return [100 + per_hour * second / 3600 + warm_up * float(np.exp(-second / 120)) + float(rng.normal(0, noise)) for second in SECONDS]
+    return [
+        100 + per_hour * second / 3600 + warm_up * float(np.exp(-second / 120)) + float(rng.normal(0, noise))
+        for second in SECONDS
+    ]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,9 @@ def noisy(per_hour: float, noise: float, warm_up: float = 0.0) -> list[float]:
         (16.0, 20.0, Growth.UNDECIDED),
     ],
 )
-def test_a_slope_is_found_in_noise_and_compared_with_what_is_allowed(per_hour: float, noise: float, growth: Growth) -> None:
+def test_a_slope_is_found_in_noise_and_compared_with_what_is_allowed(
+    per_hour: float, noise: float, growth: Growth
+) -> None:
     slope = second_half_slope(SECONDS, noisy(per_hour, noise))
     assert slope.low <= per_hour <= slope.high or abs(slope.per_hour - per_hour) < slope.high - slope.low
     assert slope.growth(16.0) is growth
@@ -47,7 +52,9 @@ def test_an_exact_line_has_no_interval_and_what_came_before_the_half_does_not_co
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    slopes = [second_half_slope(SECONDS, [5 * second / 3600 + float(rng.normal()) for second in SECONDS]) for _ in range(400)]
+    slopes = [
+        second_half_slope(SECONDS, [5 * second / 3600 + float(rng.normal()) for second in SECONDS]) for _ in range(400)
+    ]
     assert 0.92 < np.mean([slope.low <= 5 <= slope.high for slope in slopes]) < 0.98
 
 
@@ -57,19 +64,30 @@ def test_too_few_samples_are_refused() -> None:
 
 
 GOOD_COUNTS = dict.fromkeys(EXPECTED, 10)
-GOOD_SERIES = {"seconds": SECONDS, "ocr rss_mib": noisy(0, 0.5), "ocr files": [20.0] * 360, "redis used_mib": noisy(0, 0.01)}
+GOOD_SERIES = {
+    "seconds": SECONDS,
+    "ocr rss_mib": noisy(0, 0.5),
+    "ocr files": [20.0] * 360,
+    "redis used_mib": noisy(0, 0.01),
+}
 
 
 def test_flat_columns_and_the_expected_answers_are_sound() -> None:
     result = judge(GOOD_SERIES, GOOD_COUNTS, "")
-    assert result["sound"] and result["verdicts"] == {"flat": 3} and set(result["slopes"]) == set(GOOD_SERIES) - {"seconds"}
+    assert (
+        result["sound"]
+        and result["verdicts"] == {"flat": 3}
+        and set(result["slopes"]) == set(GOOD_SERIES) - {"seconds"}
+    )
 
 
 def test_a_leak_a_failure_a_silent_client_and_a_broken_one_are_not() -> None:
     leak = GOOD_SERIES | {"ocr files": [20 + second / 600 for second in SECONDS]}
     assert not judge(leak, GOOD_COUNTS, "")["sound"]
     assert not judge(GOOD_SERIES, GOOD_COUNTS | {"rollout: failure": 1}, "")["sound"]
-    assert not judge(GOOD_SERIES, {name: number for name, number in GOOD_COUNTS.items() if name != "grpc ocr: error"}, "")["sound"]
+    assert not judge(
+        GOOD_SERIES, {name: number for name, number in GOOD_COUNTS.items() if name != "grpc ocr: error"}, ""
+    )["sound"]
     assert not judge(GOOD_SERIES, GOOD_COUNTS, "ReadTimeout")["sound"]
 
 
@@ -80,8 +98,13 @@ def test_a_short_soak_asks_everything_and_leaves_samples_and_a_chart(tmp_path: P
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
     assert (tmp_path / "soak.json").exists(), f"{done.stdout[-2000:]}{done.stderr[-3000:]}"
     result = json.loads((tmp_path / "soak.json").read_text())
-    assert result["unexpected"] == {} and result["missing"] == [] and result["broken"] == ""  # half a minute says nothing about slopes
+    assert (
+        result["unexpected"] == {} and result["missing"] == [] and result["broken"] == ""
+    )  # half a minute says nothing about slopes
     for part in ("redis", "ocr", "hpsv3", "gateway", "rollout"):
-        assert all(value > 1 for value in result["series"][f"{part} rss_mib"]) and min(result["series"][f"{part} files"]) > 3
+        assert (
+            all(value > 1 for value in result["series"][f"{part} rss_mib"])
+            and min(result["series"][f"{part} files"]) > 3
+        )
     assert max(result["series"]["rollout in_hand"]) >= 1 and max(result["series"]["ocr in_hand"]) >= 1
     assert (tmp_path / "soak.svg").read_text().count("<svg") == 1

@@ -26,7 +26,9 @@ def test_the_overview_lists_all_and_imports_nothing_heavy() -> None:
     assert all(f"  {name} " in done.stdout for name in (*COMMANDS, "serve"))
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), *(["serve", name] for name in REWARDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [*([name] for name in COMMANDS), *(["serve", name] for name in REWARDS)], ids=" ".join
+)
 def test_each_command_has_help_under_its_own_name(
     command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +70,10 @@ def test_serve_lists_its_rewards(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--recipe", "none.toml"], "--recipe: recipe: there is no file none.toml"),
         (["score", "none.png", "--prompt", "x"], "there is no file none.png"),
         (["score", "README.md"], "one of --prompt and --target"),
-        (["score", "README.md", "--prompt", "x", "--reward", "orc"], "--reward: 'orc' is neither ocr nor hpsv3 nor PATH.py:Class"),
+        (
+            ["score", "README.md", "--prompt", "x", "--reward", "orc"],
+            "--reward: 'orc' is neither ocr nor hpsv3 nor PATH.py:Class",
+        ),
     ],
 )
 def test_a_mistake_is_explained_with_status_2(
@@ -86,7 +91,10 @@ def test_a_mistake_is_explained_with_status_2(
 def test_an_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(SERVICES, "ocr", Entry("no_such_package.ocr", "ocr", "a module that is not installed"))
     assert cli.main(["serve", "ocr"]) == 1
-    assert "varl serve ocr needs: pip install 'varl[ocr]' (there is no module no_such_package here)" in capsys.readouterr().err
+    assert (
+        "varl serve ocr needs: pip install 'varl[ocr]' (there is no module no_such_package here)"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_fault_of_ours_is_not_taken_for_an_absent_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,10 +103,14 @@ def test_a_fault_of_ours_is_not_taken_for_an_absent_package(monkeypatch: pytest.
         cli.main(["train"])
 
 
-@pytest.mark.parametrize("module", ["services.ocr", "varl.services.ocr", "trainer", "varl.trainer", "varl.studies.demo"])
+@pytest.mark.parametrize(
+    "module", ["services.ocr", "varl.services.ocr", "trainer", "varl.trainer", "varl.studies.demo"]
+)
 def test_a_module_run_by_python_says_so(module: str) -> None:
     environment = os.environ | {"PYTHONPATH": PYTHONPATH}
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: python -m {module} ")
 
@@ -106,4 +118,7 @@ def test_a_module_run_by_python_says_so(module: str) -> None:
 def test_hints() -> None:
     assert did_you_mean("tempature", ["temperature", "seed"]) == "; did you mean temperature?"
     assert did_you_mean("qqqq", ["temperature", "seed"]) == ""
-    assert explain_flags("the following arguments are required: PROMPT", ["--seed"]) == "the following arguments are required: PROMPT"
+    assert (
+        explain_flags("the following arguments are required: PROMPT", ["--seed"])
+        == "the following arguments are required: PROMPT"
+    )

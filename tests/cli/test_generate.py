@@ -37,7 +37,20 @@ def pixels(path: Path) -> np.ndarray:
 def test_a_grid_with_every_scale_and_its_facts(tmp_path: Path, policy: NextFlowPolicy) -> None:
     output = tmp_path / "sign.png"
     assert (
-        draw(output, "-n", "3", "--seed", "7", "--temperature", "1.5", "--guidance", "2", "--guidance-schedule", "constant", "--scales")
+        draw(
+            output,
+            "-n",
+            "3",
+            "--seed",
+            "7",
+            "--temperature",
+            "1.5",
+            "--guidance",
+            "2",
+            "--guidance-schedule",
+            "constant",
+            "--scales",
+        )
         == 0
     )
     names = sorted(path.name for path in tmp_path.iterdir())

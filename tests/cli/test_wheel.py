@@ -43,7 +43,14 @@ def test_varl_is_the_only_top_level_module(installed: Installed) -> None:
 def test_nothing_comes_from_the_checkout(installed: Installed) -> None:
     code = "import varl, varl.services, varl.v1; print(varl.__file__, varl.services.__file__, varl.v1.__path__[0])"
     python = str(installed.environment / "bin" / "python")
-    done = subprocess.run([python, "-c", code], cwd=installed.folder, env=installed.variables(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-c", code],
+        cwd=installed.folder,
+        env=installed.variables(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert all(path.startswith(str(installed.environment)) for path in done.stdout.split())
 
 
@@ -61,7 +68,9 @@ def test_a_packaged_recipe_is_found(installed: Installed) -> None:
 
 
 def test_a_packaged_example_is_served(installed: Installed, picture: Path) -> None:
-    scored = installed.run("score", str(picture), "--prompt", "a sign", "--reward", "examples/brightness.py:Brightness", "--json")
+    scored = installed.run(
+        "score", str(picture), "--prompt", "a sign", "--reward", "examples/brightness.py:Brightness", "--json"
+    )
     assert scored.returncode == 0, scored.stderr
     assert 0 < json.loads(scored.stdout)["brightness"]["images"][0]["value"] < 1
 

@@ -40,9 +40,12 @@ def test_values_stand_in_the_order_of_the_images_with_their_model(scores: Scorin
 
 @both
 @pytest.mark.parametrize(
-    ("most", "most_bytes", "requests"), [(2, 1000, [2, 2, 1]), (9, 100, [3, 1, 1]), (9, 45, [2, 1, 1, 1]), (9, 1, [1] * 5)]
+    ("most", "most_bytes", "requests"),
+    [(2, 1000, [2, 2, 1]), (9, 100, [3, 1, 1]), (9, 45, [2, 1, 1, 1]), (9, 1, [1] * 5)],
 )
-def test_a_large_call_is_split_by_count_and_bytes(scores: Scoring, most: int, most_bytes: int, requests: list[int]) -> None:
+def test_a_large_call_is_split_by_count_and_bytes(
+    scores: Scoring, most: int, most_bytes: int, requests: list[int]
+) -> None:
     rig = Rig()
     with serving(rig.app()) as url:
         found = scores(url, [b"x" * size for size in (10, 30, 50, 70, 90)], batch_samples=most, batch_bytes=most_bytes)
@@ -135,7 +138,10 @@ def test_calls_that_make_no_sense_are_refused_before_they_are_sent(scores: Scori
 def test_one_client_serves_many_threads() -> None:
     with serving(Rig().app()) as url, RewardClient(url) as client:
         found: list[list[float]] = []
-        threads = [threading.Thread(target=lambda: found.append(client.score(IMAGES, ["p"] * 3)["size"].require())) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: found.append(client.score(IMAGES, ["p"] * 3)["size"].require()))
+            for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

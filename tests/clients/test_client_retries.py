@@ -23,7 +23,11 @@ both = pytest.mark.parametrize("scores", [sync_scores, async_scores])
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_what_may_pass_is_asked_again(scores: Scoring, status: int) -> None:
     rig = Rig(
-        script=[problem(status, "later", "0"), problem(status, "later", formatdate(0, usegmt=True)), problem(status, "later", "soon")]
+        script=[
+            problem(status, "later", "0"),
+            problem(status, "later", formatdate(0, usegmt=True)),
+            problem(status, "later", "soon"),
+        ]
     )
     with serving(rig.app()) as url:
         assert scores(url, IMAGES)["size"].values() == [10, 20, 30]
@@ -32,7 +36,8 @@ def test_what_may_pass_is_asked_again(scores: Scoring, status: int) -> None:
 
 @both
 @pytest.mark.parametrize(
-    ("status", "code"), [(401, "unauthenticated"), (404, "nope"), (413, "request_too_large"), (422, "x"), (500, "internal")]
+    ("status", "code"),
+    [(401, "unauthenticated"), (404, "nope"), (413, "request_too_large"), (422, "x"), (500, "internal")],
 )
 def test_what_never_succeeds_is_asked_once_and_keeps_its_code(scores: Scoring, status: int, code: str) -> None:
     rig = Rig(script=[problem(status, code)])
@@ -100,7 +105,9 @@ def test_of_a_gateway_only_what_failed_is_asked_again(scores: Scoring) -> None:
     def reply(head: dict[str, Any], files: Mapping[str, bytes]) -> Response:
         error = {"code": "not_ready", "detail": "b is loading", "retryable": len(rig.asked) < 4, "retry_after": 0.01}
         down = {"b"} if len(rig.asked) < 3 else {"a"} if len(rig.asked) == 4 else set()
-        return json_reply({"rewards": {name: {"error": error} if name in down else sizes(head, files) for name in head["rewards"]}})
+        return json_reply(
+            {"rewards": {name: {"error": error} if name in down else sizes(head, files) for name in head["rewards"]}}
+        )
 
     rig = Rig(reply=reply, info={"rewards": {"a": {}, "b": {}}, "max_samples": 9, "max_image_bytes": 100})
     with serving(rig.app()) as url:

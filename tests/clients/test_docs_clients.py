@@ -110,7 +110,10 @@ def test_python(ocr_service: OCRProcess, gateway: str, folder: Path, number: int
 def test_the_functions_that_trainers_take(ocr_service: OCRProcess, folder: Path, section: str) -> None:
     ((_, text),) = EXAMPLES[section]
     driver = f"\nURL = {ocr_service.http!r}\n{CALLS[section]}\n"
-    numbers = re.findall(r"\d+\.\d+", run([sys.executable, "-c", text.replace("http://localhost:8080", ocr_service.http) + driver], folder))
+    numbers = re.findall(
+        r"\d+\.\d+",
+        run([sys.executable, "-c", text.replace("http://localhost:8080", ocr_service.http) + driver], folder),
+    )
     assert max(map(float, numbers)) > 0.9
 
 

@@ -19,7 +19,10 @@ MOST_TRAINER_FILES = 12
 @cache
 def modules() -> Mapping[str, Path]:
     """Files of varl by the names of their modules; what protoc generates is left out. Links are followed one by one: rglob does not."""
-    roots = [(PACKAGES, "varl"), *((entry, f"varl.{entry.name}") for entry in sorted(PACKAGES.iterdir()) if entry.is_dir())]
+    roots = [
+        (PACKAGES, "varl"),
+        *((entry, f"varl.{entry.name}") for entry in sorted(PACKAGES.iterdir()) if entry.is_dir()),
+    ]
     found: dict[str, Path] = {}
     for folder, package in roots:
         for path in folder.glob("*.py") if package == "varl" else folder.resolve().rglob("*.py"):
@@ -34,7 +37,9 @@ def imported(path: Path, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*package.split(".")[: len(package.split(".")) + 1 - node.level], *filter(None, [node.module])])
+            base = ".".join(
+                [*package.split(".")[: len(package.split(".")) + 1 - node.level], *filter(None, [node.module])]
+            )
             source = base if node.level else str(node.module)
             yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
 
@@ -50,7 +55,9 @@ def graph() -> Mapping[str, frozenset[str]]:
 def cycles(edges: Mapping[str, frozenset[str]]) -> list[list[str]]:
     """Groups of modules that reach one another."""
     reach = {name: reachable(edges, name) for name in edges}
-    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in edges if name in reach[name]}
+    groups = {
+        frozenset(other for other in reach[name] if name in reach[other]) for name in edges if name in reach[name]
+    }
     return sorted(map(sorted, groups))
 
 
@@ -83,7 +90,9 @@ def test_a_cycle_would_be_found() -> None:
     ],
 )
 def test_packages_know_only_what_lies_below_them(package: str, allowed: set[str]) -> None:
-    strangers = [f"{name} imports {other}" for name in inside(package) for other in graph()[name] if not within(other, allowed)]
+    strangers = [
+        f"{name} imports {other}" for name in inside(package) for other in graph()[name] if not within(other, allowed)
+    ]
     assert strangers == []
 
 
@@ -91,13 +100,20 @@ def test_packages_know_only_what_lies_below_them(package: str, allowed: set[str]
 def test_reward_services_know_no_policy_no_trainer_and_no_other_service(service: str) -> None:
     own = f"varl.services.{service}"
     allowed = {own, "varl.services.serving", "varl.launch"}
-    assert [f"{name} imports {other}" for name in inside(own) for other in graph()[name] if not within(other, allowed)] == []
+    assert [
+        f"{name} imports {other}" for name in inside(own) for other in graph()[name] if not within(other, allowed)
+    ] == []
 
 
 @pytest.mark.parametrize("package", ["varl.policy", "varl.trainer.objectives"])
 def test_policy_and_objectives_know_no_network(package: str) -> None:
     names = {name: imported(modules()[name], package) for name in inside(package)}
-    assert [f"{name} imports {other}" for name, others in names.items() for other in others if other.partition(".")[0] in NETWORK] == []
+    assert [
+        f"{name} imports {other}"
+        for name, others in names.items()
+        for other in others
+        if other.partition(".")[0] in NETWORK
+    ] == []
 
 
 def inside(package: str) -> list[str]:

@@ -22,7 +22,9 @@ DIAGRAM: set[Edge] = {
     ("gateway", "hpsv3", 50051),
     ("another project", "gateway", 8080),
 }
-METRICS: set[Edge] = {("Prometheus", name, 8080) for name in ("ocr", "hpsv3", "gateway")} | {("Prometheus", "rollout", 9102)}
+METRICS: set[Edge] = {("Prometheus", name, 8080) for name in ("ocr", "hpsv3", "gateway")} | {
+    ("Prometheus", "rollout", 9102)
+}
 BASE = DIAGRAM | METRICS | _dns("gateway", "rollout", "trainer")
 WANTED: dict[str, set[Edge]] = {
     "base": BASE,
@@ -62,10 +64,16 @@ def _rule(name: str, way: str) -> Callable[[list[Object]], Object]:
         ),
     ],
 )
-def test_a_gap_or_a_missing_edge_is_found(breaks: Callable[[list[Object]], object], gained: set[Edge], lost: set[Edge]) -> None:
+def test_a_gap_or_a_missing_edge_is_found(
+    breaks: Callable[[list[Object]], object], gained: set[Edge], lost: set[Edge]
+) -> None:
     objects = render("base")
     if gained and ("ocr", "the API server", 443) in gained:  # a port that somebody names
-        objects += [one for one in render("overlays/gpu") if one["metadata"]["name"] == "fetch-weights" and one["kind"] == "NetworkPolicy"]
+        objects += [
+            one
+            for one in render("overlays/gpu")
+            if one["metadata"]["name"] == "fetch-weights" and one["kind"] == "NetworkPolicy"
+        ]
     before = edges(objects)
     breaks(objects)
     after = edges(objects)

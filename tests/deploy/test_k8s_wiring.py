@@ -15,7 +15,19 @@ import yaml
 from pydantic import ValidationError
 
 from tests.support.k8s_network import edges
-from tests.support.k8s_rig import FOLDERS, K8S, Container, Object, container, containers, find, of_kind, render, selects, workloads
+from tests.support.k8s_rig import (
+    FOLDERS,
+    K8S,
+    Container,
+    Object,
+    container,
+    containers,
+    find,
+    of_kind,
+    render,
+    selects,
+    workloads,
+)
 from tests.support.k8s_settings import environment_of, settings_of, unknown_variables
 from tests.support.paths import ROOT
 from varl.services.rollout.settings import RolloutSettings
@@ -59,19 +71,30 @@ def test_every_variable_is_read_and_every_process_takes_its_settings(objects: li
     for one in containers(objects):
         assert unknown_variables(one, objects) == set(), one
         settings = settings_of(one, objects)
-        assert settings is not None or one.spec["name"] in ("redis", "wait-for-redis", "tensorboard", "fetch", "check-weights"), one
+        assert settings is not None or one.spec["name"] in (
+            "redis",
+            "wait-for-redis",
+            "tensorboard",
+            "fetch",
+            "check-weights",
+        ), one
         assert getattr(settings, "host", "0.0.0.0") == "0.0.0.0", f"{one}: a pod's address is not the loopback"
 
 
 def test_a_container_opens_the_ports_of_its_settings(objects: list[Object]) -> None:
     for name in ("ocr", "hpsv3", "gateway", "rollout"):
         settings = settings_of(container(objects, name), objects)
-        ports = {port: getattr(settings, f"{port}_port") for port in ("http", "grpc", "metrics") if hasattr(settings, f"{port}_port")}
+        ports = {
+            port: getattr(settings, f"{port}_port")
+            for port in ("http", "grpc", "metrics")
+            if hasattr(settings, f"{port}_port")
+        }
         assert container(objects, name).ports() == ports
 
 
 @pytest.mark.parametrize(
-    ("name", "entry"), [("VARL_OCR_WORKER", "2"), ("VARL_ROLLOUT_SAMPLING__TEMPRATURE", "1"), ("VARL_TRAINER_RUN__UPDATE", "3")]
+    ("name", "entry"),
+    [("VARL_OCR_WORKER", "2"), ("VARL_ROLLOUT_SAMPLING__TEMPRATURE", "1"), ("VARL_TRAINER_RUN__UPDATE", "3")],
 )
 def test_a_misspelt_variable_is_found(name: str, entry: str) -> None:
     objects = render("base")
@@ -144,12 +167,18 @@ def targets(objects: Sequence[Object]) -> Iterator[tuple[str, str, int]]:
 def lost_targets(objects: Sequence[Object]) -> list[str]:
     """Addresses that no Service answers for, that no pod listens on, or that the network does not let through."""
     allowed = edges(objects)
-    return [f"{source} -> {host}:{port}" for source, host, port in targets(objects) if not _arrives(objects, allowed, source, host, port)]
+    return [
+        f"{source} -> {host}:{port}"
+        for source, host, port in targets(objects)
+        if not _arrives(objects, allowed, source, host, port)
+    ]
 
 
 def _arrives(objects: Sequence[Object], allowed: set[tuple[str, str, int]], source: str, host: str, port: int) -> bool:
     services = [one["spec"] for one in of_kind(objects, "Service") if one["metadata"]["name"] == host]
-    return any((source, name, number) in allowed for service in services for name, number in endpoints(objects, service, port))
+    return any(
+        (source, name, number) in allowed for service in services for name, number in endpoints(objects, service, port)
+    )
 
 
 def endpoints(objects: Sequence[Object], service: Object, port: int) -> list[tuple[str, int]]:
@@ -157,7 +186,11 @@ def endpoints(objects: Sequence[Object], service: Object, port: int) -> list[tup
     wanted = [entry["targetPort"] for entry in service["ports"] if entry["port"] == port]
     behind = [one for one in workloads(objects) if selects({"matchLabels": service["selector"]}, one.labels)]
     return [
-        (one.name, number) for one in behind for c in one.containers() for name, number in c.ports().items() if {name, number} & set(wanted)
+        (one.name, number)
+        for one in behind
+        for c in one.containers()
+        for name, number in c.ports().items()
+        if {name, number} & set(wanted)
     ]
 
 
@@ -217,9 +250,16 @@ def _missing(volume: Object, objects: Sequence[Object]) -> Iterator[str]:
     template = yaml.safe_load((K8S / "templates" / "secret.yaml").read_text())
     if "secret" in volume:
         known = template["stringData"] if volume["secret"]["secretName"] == template["metadata"]["name"] else {}
-        yield from (item["key"] for item in volume["secret"].get("items", [{"key": name} for name in known]) if item["key"] not in known)
+        yield from (
+            item["key"]
+            for item in volume["secret"].get("items", [{"key": name} for name in known])
+            if item["key"] not in known
+        )
         yield from [] if known else [volume["secret"]["secretName"]]
-    for kind, source, key in (("ConfigMap", "configMap", "name"), ("PersistentVolumeClaim", "persistentVolumeClaim", "claimName")):
+    for kind, source, key in (
+        ("ConfigMap", "configMap", "name"),
+        ("PersistentVolumeClaim", "persistentVolumeClaim", "claimName"),
+    ):
         wanted = volume.get(source, {}).get(key)
         if wanted and wanted not in {one["metadata"]["name"] for one in of_kind(objects, kind)}:
             yield wanted
@@ -237,7 +277,9 @@ def test_nothing_dangles(objects: list[Object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind_and_name", [("ConfigMap", "redis"), ("PersistentVolumeClaim", "runs")], ids=["ConfigMap", "PersistentVolumeClaim"]
+    "kind_and_name",
+    [("ConfigMap", "redis"), ("PersistentVolumeClaim", "runs")],
+    ids=["ConfigMap", "PersistentVolumeClaim"],
 )
 def test_a_missing_object_is_found(kind_and_name: tuple[str, str]) -> None:
     objects = render("base")

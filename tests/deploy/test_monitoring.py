@@ -13,7 +13,9 @@ from tests.support.monitoring_rig import Series, faults, series
 from tests.support.paths import ROOT
 
 MONITORING = ROOT / "monitoring"
-RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+RULES = [
+    rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 SCRAPE = yaml.safe_load((MONITORING / "scrape.yaml").read_text())["scrape_configs"][0]
 GUIDE = (ROOT / "docs" / "operate.md").read_text()
@@ -60,7 +62,9 @@ async def test_a_wrong_question_is_found(known: Mapping[str, Series], expression
 def test_every_alert_can_be_acted_on() -> None:
     names = [rule["alert"] for rule in RULES]
     assert sorted(set(names)) == sorted(names)
-    assert re.findall(r"^### (Varl\w+)$", GUIDE, re.MULTILINE) == names, "docs/operate.md has a section for each, in their order"
+    assert re.findall(r"^### (Varl\w+)$", GUIDE, re.MULTILINE) == names, (
+        "docs/operate.md has a section for each, in their order"
+    )
     for rule in RULES:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert re.fullmatch(r"\d+m", rule.get("for", "0m"))
@@ -74,12 +78,19 @@ async def test_summaries_use_labels_that_their_expressions_keep() -> None:
         assert used <= (set.intersection(*grouped) if grouped else {"job", "pod"}), rule["alert"]
 
 
-def _jobs(scrape: Any) -> set[str]:  # noqa: ANN401 - YAML
+def _jobs(scrape: Any) -> set[str]:  # noqa: ANN401
     """The job of every port that scraping would keep, by the Services as rendered."""
     keep, job, _ = scrape["relabel_configs"]
-    ports = [(one["metadata"]["name"], port["name"]) for one in of_kind(render("base"), "Service") for port in one["spec"]["ports"]]
+    ports = [
+        (one["metadata"]["name"], port["name"])
+        for one in of_kind(render("base"), "Service")
+        for port in one["spec"]["ports"]
+    ]
     kept = [name for name, port in ports if re.fullmatch(keep["regex"], port)]
-    return {match.expand(job["replacement"].replace("$1", r"\1")) if (match := re.fullmatch(job["regex"], name)) else name for name in kept}
+    return {
+        match.expand(job["replacement"].replace("$1", r"\1")) if (match := re.fullmatch(job["regex"], name)) else name
+        for name in kept
+    }
 
 
 def test_scraping_gives_the_jobs_that_alerts_name() -> None:

@@ -43,7 +43,9 @@ def test_messages_are_real_and_of_the_papers_size(kind: str) -> None:
     data = encode_trajectory(traffic.trajectory_of(traffic.job_of_kind(kind)))
     group = decode_trajectory(data).group
     trained = {"prefix": 900, "suffix": 9184, "full": 10_084}[kind]
-    assert [len(unpack(candidate.tokens, group.bits_per_site)) for candidate in group.candidates] == [trained] * given.GROUP
+    assert [len(unpack(candidate.tokens, group.bits_per_site)) for candidate in group.candidates] == [
+        trained
+    ] * given.GROUP
     assert len(unpack(group.prefix_tokens, group.bits_per_site)) == (900 if kind == "suffix" else 0)
     assert sum(counts) == 10_084
     assert len(data) == traffic.trajectory_bytes(kind)
@@ -52,7 +54,11 @@ def test_messages_are_real_and_of_the_papers_size(kind: str) -> None:
 def test_the_settings_are_the_papers_recipe() -> None:
     recipe = traffic.recipe()
     rollout, objective = recipe.rollout, recipe.objective
-    assert (rollout.prompts_per_update, rollout.group_size, rollout.continuations) == (given.PROMPTS, given.GROUP, given.CONTINUATIONS)
+    assert (rollout.prompts_per_update, rollout.group_size, rollout.continuations) == (
+        given.PROMPTS,
+        given.GROUP,
+        given.CONTINUATIONS,
+    )
     assert (objective.split_scale, objective.prefix_per_suffix) == (given.SPLIT_SCALE, given.PREFIX_PER_SUFFIX)
     assert [traffic.TASKS[kind].images for kind in ("prefix", "suffix", "full")] == [32, 16, 16]
 
@@ -62,7 +68,9 @@ def test_no_mix_beats_the_one_that_is_found(prompts: int, hpsv3: bool, overlap: 
     cluster = mix.Cluster(11, prompts, hpsv3=hpsv3, overlap=overlap)
     found = mix.best_mix(cluster)
     least, rewards = demand.least_trainers(given.H100), range(1, 11) if hpsv3 else range(1)
-    every = [mix.Mix(r, s, t) for r, s, t in product(range(1, 12), rewards, range(least, 12)) if r + s + t <= cluster.gpus]
+    every = [
+        mix.Mix(r, s, t) for r, s, t in product(range(1, 12), rewards, range(least, 12)) if r + s + t <= cluster.gpus
+    ]
 
     def length(candidate: mix.Mix) -> float:
         if overlap:
@@ -96,7 +104,9 @@ def test_weights_are_read_once_a_node_until_the_store_is_the_limit() -> None:
     one = size / given.STORE_WRITE + size / given.NODE_READ
     assert mix.distribution_seconds(1) == mix.distribution_seconds(8) == pytest.approx(one)
     nodes = 100
-    assert mix.distribution_seconds(8 * nodes) == pytest.approx(size / given.STORE_WRITE + nodes * size / given.STORE_READ)
+    assert mix.distribution_seconds(8 * nodes) == pytest.approx(
+        size / given.STORE_WRITE + nodes * size / given.STORE_READ
+    )
 
 
 def test_polls_fill_a_core_at_the_number_of_workers_that_is_found(results: Results) -> None:

@@ -24,7 +24,13 @@ from varl.v1 import rollout_pb2
 
 PROMPT = "a red sign that says 'BREAD'"
 TEXT = len(PROMPT) + 1  # bytes, and <boi>
-TASKS = (Task(FULL, 0, 5, 1), Task(PREFIX, 3, 5, 2), Task(SUFFIX, 2, 5, 1), Task(PREFIX, 4, 3, 1), Task(SUFFIX, 4, 3, 1))
+TASKS = (
+    Task(FULL, 0, 5, 1),
+    Task(PREFIX, 3, 5, 2),
+    Task(SUFFIX, 2, 5, 1),
+    Task(PREFIX, 4, 3, 1),
+    Task(SUFFIX, 4, 3, 1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,9 @@ def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]
     """What the transformer is asked for: ("run", rows, new, seen) and ("head", rows, positions)."""
     seen, run, head = Counter[tuple[str | int, ...]](), policy.module.run, policy.module.visual_logits
 
-    def spy_run(x: torch.Tensor, turn: KeyValue, past: Sequence[Segment], mask: torch.Tensor | None) -> tuple[torch.Tensor, Segment]:
+    def spy_run(
+        x: torch.Tensor, turn: KeyValue, past: Sequence[Segment], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Segment]:
         seen["run", x.shape[0], x.shape[1], sum(segment[0][0].shape[2] for segment in past)] += 1
         return run(x, turn, past, mask)
 
@@ -66,7 +74,9 @@ def job_of(task: Task, cfg: float) -> rollout_pb2.RolloutJob:
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("batch", [1, 4, 64])
 @pytest.mark.parametrize("task", TASKS, ids=str)
-def test_a_group_is_drawn_in_the_passes_that_are_counted(policy: NextFlowPolicy, task: Task, batch: int, guided: bool) -> None:
+def test_a_group_is_drawn_in_the_passes_that_are_counted(
+    policy: NextFlowPolicy, task: Task, batch: int, guided: bool
+) -> None:
     with recorded(policy) as seen:
         steps = list(generate(policy, job_of(task, cfg=2.0 * guided), Limits(draw=batch, decode=64)))
     texts = (TEXT, given.EMPTY_TEXT_TOKENS) if guided else (TEXT,)
@@ -80,7 +90,9 @@ def test_a_candidate_is_trained_in_the_flops_that_are_counted(policy: NextFlowPo
     tokens = sum(counts[: task.split] if task.stage == PREFIX else counts)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        policy.distribution(PROMPT, torch.zeros(1, tokens, dtype=torch.int64), task.split if task.stage == SUFFIX else 0).logits()
+        policy.distribution(
+            PROMPT, torch.zeros(1, tokens, dtype=torch.int64), task.split if task.stage == SUFFIX else 0
+        ).logits()
     expected = sum(flops.flops(policy.config, run) for run in teaching(counts, task, TEXT))
     assert counter.get_total_flops() == expected
 
@@ -93,7 +105,9 @@ def test_the_7b_model_has_the_sizes_of_its_configuration() -> None:
     assert found.layers == layers
     assert found.adapter == 40 * size.dim + size.dim**2
     embeddings = size.dim * (2 * size.text_vocab + given.NEXTFLOW_7B.tokenizer.codes)
-    assert found.parameters == pytest.approx(layers + found.adapter + embeddings, rel=1e-3)  # biases, gains and special tokens are the rest
+    assert found.parameters == pytest.approx(
+        layers + found.adapter + embeddings, rel=1e-3
+    )  # biases, gains and special tokens are the rest
     assert sum(cells(given.NEXTFLOW_7B.grids)) == 10_084
     assert given.NEXTFLOW_7B.grids[-1] == (given.IMAGE_SIDE // given.STRIDE,) * 2
 
@@ -101,7 +115,9 @@ def test_the_7b_model_has_the_sizes_of_its_configuration() -> None:
 def test_memory_of_a_pass_by_hand(policy: NextFlowPolicy) -> None:
     size, codes = policy.config.transformer, policy.config.tokenizer.codes
     layers = flops.sizes(policy.config).layers
-    kept = 3 * (10 + 7) * 2 * size.depth * size.kv_heads * 16 * 2  # rows, positions, keys and values, layers, heads, head size, bytes
+    kept = (
+        3 * (10 + 7) * 2 * size.depth * size.kv_heads * 16 * 2
+    )  # rows, positions, keys and values, layers, heads, head size, bytes
     head = 3 * 7 * codes * given.LOGIT_BYTES * given.LOGIT_TOUCHES
     assert flops.memory_bytes(policy.config, flops.Pass(3, 7, 10, 7)) == 2 * (layers + size.dim * codes) + kept + head
 

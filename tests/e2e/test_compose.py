@@ -48,16 +48,27 @@ def test_images_are_lean_and_run_as_nobody(project: Project) -> None:
         assert config["User"] == "10001:10001"
         assert config["Labels"]["org.opencontainers.image.version"] == "0.1.0"
         look = "for tool in gcc cc make git; do command -v $tool; done; ls -d /root/.cache/pip 2>/dev/null; id -u"
-        output = project.client.containers.run(image, ["-c", look], entrypoint="sh", remove=True, network_mode="none").decode()
+        output = project.client.containers.run(
+            image, ["-c", look], entrypoint="sh", remove=True, network_mode="none"
+        ).decode()
         assert output.split() == ["10001"]
         sys.stdout.write(f"{target}: {image.attrs['Size'] / 1e6:.0f} MB\n")
 
 
 def test_one_service_brings_up_what_it_needs_and_scores_from_the_host(project: Project) -> None:
     project.compose("up", "--detach", "--wait", "gateway")
-    assert {one.labels["com.docker.compose.service"] for one in project.containers()} == {"prepare", "ocr", "hpsv3", "gateway"}
+    assert {one.labels["com.docker.compose.service"] for one in project.containers()} == {
+        "prepare",
+        "ocr",
+        "hpsv3",
+        "gateway",
+    }
     url = f"http://127.0.0.1:{project.settings['GATEWAY_PORT']}"
-    good = {"id": "good", "prompt": "a sign that says 'BREAD'", "image": base64.b64encode(png(render(["BREAD"]))).decode()}
+    good = {
+        "id": "good",
+        "prompt": "a sign that says 'BREAD'",
+        "image": base64.b64encode(png(render(["BREAD"]))).decode(),
+    }
     bad = {"id": "bad", "prompt": "a sign that says 'BREAD'", "image": base64.b64encode(b"no picture").decode()}
     answer = httpx.post(f"{url}/v1/score", json={"samples": [good, bad]}, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -96,7 +107,9 @@ def test_a_run_goes_through_whatever_is_killed(project: Project) -> None:
     project.crash(project.container("trainer"))
     project.container("redis").restart()
     wait_for("the end of the run", lambda: finished(project), 1200, lambda: project.logs("trainer"))
-    assert [row["update"] for row in updates(project)] == list(range(UPDATES + 1))  # the last row is the look at the end
+    assert [row["update"] for row in updates(project)] == list(
+        range(UPDATES + 1)
+    )  # the last row is the look at the end
     assert b"<html" in project.read("trainer", "/runs/compose/report.html")
     assert project.container("trainer").attrs["RestartCount"] >= 1
     wait_for("health", lambda: project.healthy("ocr") and project.healthy("rollout"), 120, lambda: project.logs("ocr"))

@@ -71,13 +71,24 @@ class Workplace:
         run = ["--run-dir", str(self.run), "--prompts", "6"]
         return self.start_module("varl.studies.demo", *run, *flags, updates=updates, extra=extra, redis_url=redis_url)
 
-    def start_module(self, module: str, *flags: str, updates: int = 2, extra: str = "", redis_url: str = "") -> subprocess.Popen[str]:
+    def start_module(
+        self, module: str, *flags: str, updates: int = 2, extra: str = "", redis_url: str = ""
+    ) -> subprocess.Popen[str]:
         recipe = self.directory / f"recipe{updates}.toml"
         recipe.write_text(RECIPE.format(directory=self.directory, updates=updates) + extra)
         environment = os.environ | {"REDIS_URL": redis_url, MARK: self.mark, "PYTHONPATH": PYTHONPATH}
         named = ["--recipe", str(recipe)] if module == "varl.studies.demo" else [str(recipe)]
         return subprocess.Popen(
-            ["env", "--default-signal=INT", sys.executable, "-u", "-m", module, *named, *flags],  # a shell's background job ignores Ctrl-C
+            [
+                "env",
+                "--default-signal=INT",
+                sys.executable,
+                "-u",
+                "-m",
+                module,
+                *named,
+                *flags,
+            ],  # a shell's background job ignores Ctrl-C
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -95,7 +106,9 @@ class Workplace:
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                marked = f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes()  # Redis writes its title over it
+                marked = (
+                    f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes()
+                )  # Redis writes its title over it
                 if marked or (process / "cwd").readlink().is_relative_to(self.directory):
                     found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -107,7 +120,11 @@ class Workplace:
 def workplace(tmp_path: Path) -> Iterator[Workplace]:
     make_model(tmp_path / "model")
     for name, suffix in (("train", ""), ("held", "S")):
-        lines = [json.dumps({"prompt": f"sign {n} says '{word}{suffix}'", "target_words": [word + suffix]}) for n in "12" for word in WORDS]
+        lines = [
+            json.dumps({"prompt": f"sign {n} says '{word}{suffix}'", "target_words": [word + suffix]})
+            for n in "12"
+            for word in WORDS
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     place = Workplace(tmp_path, uuid.uuid4().hex)
     yield place
@@ -159,7 +176,9 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     assert f"report: {workplace.run / 'report.html'}" in out
 
 
-@pytest.mark.parametrize(("number", "status", "stage"), [(signal.SIGINT, 130, "ocr reward service: "), (signal.SIGTERM, 143, f"] {TRAIN}")])
+@pytest.mark.parametrize(
+    ("number", "status", "stage"), [(signal.SIGINT, 130, "ocr reward service: "), (signal.SIGTERM, 143, f"] {TRAIN}")]
+)
 def test_a_signal_stops_everything(workplace: Workplace, number: signal.Signals, status: int, stage: str) -> None:
     process = workplace.start(updates=100_000)
     read_until(process, stage)
@@ -215,7 +234,10 @@ def test_a_run_that_was_broken_off_goes_on(workplace: Workplace) -> None:
 
 def test_services_that_run_elsewhere_are_used(workplace: Workplace) -> None:
     (workplace.directory / "recipe2.toml").write_text(RECIPE.format(directory=workplace.directory, updates=2))
-    recipe = load_recipe(workplace.directory / "recipe2.toml", ["--run.dir", str(workplace.directory / "elsewhere"), "--run.name", "small"])
+    recipe = load_recipe(
+        workplace.directory / "recipe2.toml",
+        ["--run.dir", str(workplace.directory / "elsewhere"), "--run.name", "small"],
+    )
     with local_services(recipe) as services:
         process = workplace.start("--no-local-services", redis_url=services.redis_url)
         out, err = process.communicate()

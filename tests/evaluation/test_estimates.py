@@ -42,7 +42,9 @@ def test_paired_change_takes_the_difference_of_residuals(rows: list[tuple[float,
     before, old_residuals = slow_ratio(old.tolist(), counts.tolist())
     after, new_residuals = slow_ratio(new.tolist(), counts.tolist())
     assert found.value == pytest.approx(after - before, abs=1e-12)
-    assert found.error == pytest.approx(slow_error([b - a for a, b in zip(old_residuals, new_residuals, strict=True)]), abs=1e-12)
+    assert found.error == pytest.approx(
+        slow_error([b - a for a, b in zip(old_residuals, new_residuals, strict=True)]), abs=1e-12
+    )
 
 
 def test_equal_counts_give_the_plain_mean_and_its_standard_error() -> None:

@@ -64,7 +64,7 @@ def queue(redis_client: redis.Redis, run_id: str) -> RunQueue:
     return RunQueue(redis_client, run_id, "trainer")
 
 
-def settings(run_id: str, **fields: Any) -> EvalSettings:  # noqa: ANN401  (any field)
+def settings(run_id: str, **fields: Any) -> EvalSettings:  # noqa: ANN401
     defaults: dict[str, Any] = {
         "layout": LAYOUT,
         "seed": 11,
@@ -87,7 +87,15 @@ def run(queue: RunQueue, redis_server: str, run_id: str, model_dir: Path) -> Ite
     def go(reader: Reader, weights: Path | None = None, tag: str = "before", **fields: Any) -> Evaluation:  # noqa: ANN401
         with rollout_workers(redis_server, run_id, model_dir, reader, name="ocr"):
             path = str(weights or model_dir / "policy.safetensors")
-            return evaluate(queue, PROMPTS, settings(run_id, **fields), path, 0 if weights is None else 5, tag, lambda done, asked: None)
+            return evaluate(
+                queue,
+                PROMPTS,
+                settings(run_id, **fields),
+                path,
+                0 if weights is None else 5,
+                tag,
+                lambda done, asked: None,
+            )
 
     yield go
 
@@ -107,8 +115,13 @@ def test_figures_are_pooled_over_every_image(run: Run) -> None:
     answers = [answer for prompt in reader.answers.values() for answer in prompt]
     assert len(answers) == 12
     words = [(target, read) for targets, read, _ in answers for target in targets]
-    closeness = [1 - min(levenshtein(target, word) / (max(len(target), len(word)) + 1e-5) for word in read) for target, read in words]
-    assert 0 < sum(target in read for target, read in words) < len(words) == 15  # both kinds of image occur, or nothing is tested
+    closeness = [
+        1 - min(levenshtein(target, word) / (max(len(target), len(word)) + 1e-5) for word in read)
+        for target, read in words
+    ]
+    assert (
+        0 < sum(target in read for target, read in words) < len(words) == 15
+    )  # both kinds of image occur, or nothing is tested
     assert found.estimate("word_accuracy").value == pytest.approx(sum(target in read for target, read in words) / 15)
     assert found.estimate("ned").value == pytest.approx(sum(closeness) / 15)
     assert found.estimate("reward").value == pytest.approx(2.0 * sum(value for *_, value in answers) / 12)
@@ -135,7 +148,11 @@ def test_the_same_weights_give_the_same_images_and_others_do_not(run: Run, tmp_p
     assert len(set(first.images)) == 12
     assert repeated.prompts == before.prompts
     change = difference(before, repeated)
-    assert (change.changes["word_accuracy"].value, change.changes["word_accuracy"].error, change.prompts) == (0.0, 0.0, 4)
+    assert (change.changes["word_accuracy"].value, change.changes["word_accuracy"].error, change.prompts) == (
+        0.0,
+        0.0,
+        4,
+    )
 
 
 def test_pictures_are_kept_for_the_first_prompts_alone(run: Run) -> None:
@@ -163,7 +180,9 @@ def test_a_failed_group_is_listed_and_is_in_no_figure(run: Run) -> None:
 
 
 def test_nothing_but_failures_is_an_error_not_a_number(run: Run) -> None:
-    with pytest.raises(EvaluationError, match=r"all 4 groups failed, the first with score_failed: .*refused by the test"):
+    with pytest.raises(
+        EvaluationError, match=r"all 4 groups failed, the first with score_failed: .*refused by the test"
+    ):
         run(Reader(refused=[spec.prompt for spec in PROMPTS]))
 
 
@@ -175,7 +194,9 @@ def test_a_worker_with_another_model_is_a_failure(run: Run) -> None:
 def test_silence_is_an_error(queue: RunQueue, run_id: str, model_dir: Path) -> None:
     patience = Patience(timeout_s=0.2, max_attempts=1)
     with pytest.raises(RolloutTimeoutError, match="4 of run"):
-        evaluate(queue, PROMPTS, settings(run_id, patience=patience), str(model_dir), 0, "before", lambda done, asked: None)
+        evaluate(
+            queue, PROMPTS, settings(run_id, patience=patience), str(model_dir), 0, "before", lambda done, asked: None
+        )
 
 
 def test_nothing_is_left_in_the_queue_and_progress_is_told(
@@ -207,7 +228,9 @@ def test_a_prompt_without_target_words_is_refused() -> None:
 
 
 def test_prompts_without_target_words_do_where_nothing_is_read() -> None:
-    [job] = evaluation_jobs([PromptSpec("an empty wall", metadata={"tone": "dark"})], settings("run", rewards={"bright": 1.0}), "w", 0, "b")
+    [job] = evaluation_jobs(
+        [PromptSpec("an empty wall", metadata={"tone": "dark"})], settings("run", rewards={"bright": 1.0}), "w", 0, "b"
+    )
     assert (list(job.target_words), dict(job.metadata)) == ([], {"tone": "dark"})
 
 
@@ -231,7 +254,16 @@ def test_another_reward_is_measured_by_its_mean_with_an_error_over_prompts() -> 
 
 
 def test_results_of_an_older_run_are_read() -> None:
-    old = {"index": 0, "prompt": "p", "target_words": ["x"], "images": 2, "hits": 1, "words": 2, "ned_sum": 1.5, "reward_sum": 3.0}
+    old = {
+        "index": 0,
+        "prompt": "p",
+        "target_words": ["x"],
+        "images": 2,
+        "hits": 1,
+        "words": 2,
+        "ned_sum": 1.5,
+        "reward_sum": 3.0,
+    }
     found = PromptResult.model_validate(old | {"reward_sums": {"ocr": 1.5}})
     assert found.shares == {"word_accuracy": (1, 2), "ned": (1.5, 2), "reward": (3.0, 2), "reward/ocr": (1.5, 2)}
 
@@ -244,10 +276,16 @@ def test_hand_worked_prompt() -> None:
         trajectory_pb2.Continuation(rewards={"ocr": 1.5}, regions=read),
         trajectory_pb2.Continuation(rewards={"ocr": -0.5}),
     ]
-    group = trajectory_pb2.Group(job=job, candidates=[trajectory_pb2.Candidate(continuations=[image]) for image in images])
+    group = trajectory_pb2.Group(
+        job=job, candidates=[trajectory_pb2.Candidate(continuations=[image]) for image in images]
+    )
     found = prompt_result(group, {"ocr": 2.0})
     assert (found.index, found.images, found.picture) == (3, 2, None)
-    assert (found.shares["word_accuracy"], found.shares["reward"], found.shares["reward/ocr"]) == ((1, 4), (2.0, 2), (1.0, 2))
+    assert (found.shares["word_accuracy"], found.shares["reward"], found.shares["reward/ocr"]) == (
+        (1, 4),
+        (2.0, 2),
+        (1.0, 2),
+    )
     # cat/cat 1, dog/dig 1 - 1/(3 + 1e-5), twice against the empty word 1 - 3/(3 + 1e-5)
     assert found.shares["ned"] == pytest.approx((1 + (1 - 1 / 3.00001) + 2 * (1 - 3 / 3.00001), 4), abs=1e-12)
 

@@ -49,7 +49,10 @@ def test_results_of_other_samples_are_no_answer(names: tuple[str, ...]) -> None:
     ("result", "code"),
     [
         (scored("a", float("nan")), ErrorCode.NOT_FINITE),
-        (reward_pb2.Result(id="a", score=reward_pb2.Score(value=1.0, components={"x": float("inf")})), ErrorCode.NOT_FINITE),
+        (
+            reward_pb2.Result(id="a", score=reward_pb2.Score(value=1.0, components={"x": float("inf")})),
+            ErrorCode.NOT_FINITE,
+        ),
         (reward_pb2.Result(id="a"), ErrorCode.ENGINE_FAILED),
         (failed("a", 3), ErrorCode.NO_TARGET),
         (failed("a", 0), ErrorCode.ENGINE_FAILED),
@@ -97,7 +100,7 @@ async def scripted(servicer: Scripted) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def before(servicer: Scripted, **changes: Any) -> AsyncIterator[Rig]:  # noqa: ANN401 - any setting
+async def before(servicer: Scripted, **changes: Any) -> AsyncIterator[Rig]:  # noqa: ANN401
     async with scripted(servicer) as port, gateway({"toy": port}, **changes) as rig:
         yield rig
 
@@ -115,7 +118,9 @@ async def before(servicer: Scripted, **changes: Any) -> AsyncIterator[Rig]:  # n
         (grpc.StatusCode.DEADLINE_EXCEEDED, 504, "deadline_exceeded", None),
     ],
 )
-async def test_each_way_to_fail_has_its_status(grpc_code: grpc.StatusCode | None, status: int, code: str, retry_after: str | None) -> None:
+async def test_each_way_to_fail_has_its_status(
+    grpc_code: grpc.StatusCode | None, status: int, code: str, retry_after: str | None
+) -> None:
     async with before(Scripted(grpc_code)) as rig:
         answer = await rig.score()
     assert (answer.status_code, answer.json()["code"], answer.headers.get("retry-after")) == (status, code, retry_after)

@@ -63,7 +63,12 @@ async def test_only_the_rewards_wanted_are_asked(rig: Rig) -> None:
 
 
 async def test_a_bad_sample_is_its_own_error_in_each_reward(rig: Rig) -> None:
-    bad = [sample("text") | {"image": "aGVsbG8="}, sample("base64") | {"image": "%"}, sample("none", "nothing"), sample("nan", "nan")]
+    bad = [
+        sample("text") | {"image": "aGVsbG8="},
+        sample("base64") | {"image": "%"},
+        sample("none", "nothing"),
+        sample("nan", "nan"),
+    ]
     answer = (await rig.score(sample("fine"), *bad)).json()["rewards"]
     for entry in answer.values():
         codes = [result.get("error", {}).get("code") for result in entry["results"]]
@@ -128,7 +133,9 @@ async def test_a_bad_request_is_a_problem(rig: Rig, change: dict[str, Any], stat
     assert f'varl_gateway_requests_total{{face="http",outcome="{code}"}} 1.0' in metrics
 
 
-async def test_a_reward_that_is_down_leaves_the_other_alone_and_serves_again_when_it_is_back(rig: Rig, second: Toy) -> None:
+async def test_a_reward_that_is_down_leaves_the_other_alone_and_serves_again_when_it_is_back(
+    rig: Rig, second: Toy
+) -> None:
     await second.stop()
     await rig.until("second", "unavailable")
     answer = await rig.score()
@@ -138,7 +145,10 @@ async def test_a_reward_that_is_down_leaves_the_other_alone_and_serves_again_whe
     assert (error["code"], error["retryable"]) == ("not_ready", True)
     assert error["retry_after"] > 0
     ready = await rig.http.get("/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "rewards": {"first": "ready", "second": "unavailable"}})
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ready", "rewards": {"first": "ready", "second": "unavailable"}},
+    )
     assert 'varl_gateway_reward_ready{reward="second"} 0.0' in (await rig.http.get("/metrics")).text
     second.scorer.batcher = Batcher(lambda: second.scorer._forward, second.settings.batch_limits())
     second.settings = second.settings.model_copy(update={"max_samples": 8})
@@ -219,16 +229,20 @@ async def test_a_reward_that_was_never_there_is_listed_without_a_model(first: To
 async def test_openapi_names_every_status(rig: Rig) -> None:
     schema = (await rig.http.get("/openapi.json")).json()
     score = schema["paths"]["/v1/score"]["post"]
-    assert {"200", "400", "401", "404", "413", "415", "422", "429", "500", "502", "503", "504"} <= score["responses"].keys()
+    assert {"200", "400", "401", "404", "413", "415", "422", "429", "500", "502", "503", "504"} <= score[
+        "responses"
+    ].keys()
     assert score["requestBody"]["content"].keys() == {"application/json", "multipart/form-data"}
     assert "/compat/unirl/score" in schema["paths"]
     for reference in set(_references(schema)):
         assert reference.rpartition("/")[2] in schema["components"]["schemas"]
 
 
-def _references(node: Any) -> list[str]:  # noqa: ANN401 - any JSON
+def _references(node: Any) -> list[str]:  # noqa: ANN401
     if isinstance(node, list):
         return [found for each in node for found in _references(each)]
     if not isinstance(node, dict):
         return []
-    return [value for key, value in node.items() if key == "$ref"] + [found for each in node.values() for found in _references(each)]
+    return [value for key, value in node.items() if key == "$ref"] + [
+        found for each in node.values() for found in _references(each)
+    ]

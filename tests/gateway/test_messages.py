@@ -24,8 +24,12 @@ def test_metadata_goes_to_the_service_and_what_is_too_deep_does_not() -> None:
 
 def test_regions_come_back_and_one_that_is_no_polygon_is_the_models_failure() -> None:
     polygons = (SQUARE, SQUARE[:5])
-    scores = [reward_pb2.Score(value=1, regions=[reward_pb2.Region(polygon=polygon, label="face")]) for polygon in polygons]
-    response = reward_pb2.ScoreResponse(results=[reward_pb2.Result(id=name, score=score) for name, score in zip("ab", scores, strict=True)])
+    scores = [
+        reward_pb2.Score(value=1, regions=[reward_pb2.Region(polygon=polygon, label="face")]) for polygon in polygons
+    ]
+    response = reward_pb2.ScoreResponse(
+        results=[reward_pb2.Result(id=name, score=score) for name, score in zip("ab", scores, strict=True)]
+    )
     good, bad = batch_result(response, [RawSample("a", "p", b""), RawSample("b", "p", b"")]).outcomes
     assert good == SampleScore(1.0, {}, (), (Region(tuple(SQUARE), "face"),))
     assert isinstance(bad, SampleError)

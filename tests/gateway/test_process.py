@@ -28,7 +28,9 @@ SLOW = png(render([" ".join(["bread"] * 4)] * 8, (512, 512), 30))  # many lines:
 
 def spawn(*flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "varl.services.gateway", "--http-port", "0", *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextmanager
@@ -86,7 +88,10 @@ def test_the_client_scores_by_the_rewards_that_are_there(ocr_service: OCRProcess
 
 def test_a_service_that_comes_back_is_asked_again(ocr_model_cache: Path) -> None:
     port = reserve_port()
-    with running(ocr_model_cache, "--grpc-port", str(port)), gateway("--reward", f"ocr=127.0.0.1:{port}") as (url, process):
+    with (
+        running(ocr_model_cache, "--grpc-port", str(port)),
+        gateway("--reward", f"ocr=127.0.0.1:{port}") as (url, process),
+    ):
         code, _, err = stop(process, signal.SIGINT)
     assert code == 0, err
     with socket.create_server(("127.0.0.1", 0)) as taken:  # nobody answers gRPC there

@@ -88,7 +88,9 @@ FAULTS: list[tuple[dict[str, Any], int, str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "code", "fields"), FAULTS)
-async def test_faults_are_problems_that_name_the_field(body: dict[str, Any], status: int, code: str, fields: list[str]) -> None:
+async def test_faults_are_problems_that_name_the_field(
+    body: dict[str, Any], status: int, code: str, fields: list[str]
+) -> None:
     answer = await compare(body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"

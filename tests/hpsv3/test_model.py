@@ -69,7 +69,9 @@ def test_gradients_reach_every_parameter(model: RewardModel, items: list[NativeI
     model([item.image for item in items[:2]], [item.token_ids for item in items[:2]]).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
     assert all(
-        parameter.grad.any() for name, parameter in model.named_parameters() if parameter.grad is not None and "k_proj.bias" not in name
+        parameter.grad.any()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and "k_proj.bias" not in name
     )
     model.zero_grad()
 
@@ -85,7 +87,13 @@ def test_rows_that_do_not_fit_their_images_are_refused(model: RewardModel, items
 
 def test_the_real_model_has_the_real_number_of_parameters() -> None:
     vision = {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "hidden_size": 3584}
-    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    text = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
     config = Qwen2VLConfig(vision_config=vision, text_config={"vocab_size": 151658, **text})
     with torch.device("meta"):
         model = RewardModel(config)
@@ -137,7 +145,11 @@ FAULTS: list[tuple[Callable[[dict[str, Tensor]], None], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), FAULTS)
 def test_a_checkpoint_that_differs_is_named(
-    tmp_path: Path, hpsv3_checkpoint: Path, model: RewardModel, change: Callable[[dict[str, Tensor]], None], message: str
+    tmp_path: Path,
+    hpsv3_checkpoint: Path,
+    model: RewardModel,
+    change: Callable[[dict[str, Tensor]], None],
+    message: str,
 ) -> None:
     tensors = load_file(hpsv3_checkpoint / WEIGHTS)
     change(tensors)

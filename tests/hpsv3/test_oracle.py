@@ -24,7 +24,9 @@ from varl.services.hpsv3.prompt import Prompts, read_wording
 
 PYTHON = ROOT / ".venv-hpsv3" / "bin" / "python"
 TOLERANCE = 1e-5  # the same float32 sums in another order, on scores of about one
-pytestmark = pytest.mark.skipif(not (ROOT / ".venv-hpsv3" / ".done").is_file(), reason="no environment of the hpsv3 package: make oracle")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".venv-hpsv3" / ".done").is_file(), reason="no environment of the hpsv3 package: make oracle"
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +66,22 @@ def test_native_scores_are_those_of_the_package_in_any_company(folder: Path, bat
     everything = max(batches, key=lambda batch: len(batch["images"]))
     images, prompts, expected = everything["images"], everything["prompts"], everything["scores"]
     for part in (slice(0, 1), slice(1, 4), slice(3, 8), slice(None, None, -1)):
-        np.testing.assert_allclose(score(engine, folder, images[part], prompts[part]), expected[part], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            score(engine, folder, images[part], prompts[part]), expected[part], rtol=0, atol=TOLERANCE
+        )
 
 
-def test_the_package_takes_a_checkpoint_that_varl_wrote_and_serves_it(folder: Path, batches: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_package_takes_a_checkpoint_that_varl_wrote_and_serves_it(
+    folder: Path, batches: list[dict[str, Any]], tmp_path: Path
+) -> None:
     prompts = Prompts(Tokenizer.from_file(str(folder / TOKENIZER)), read_wording())
     model = RewardModel(read_config(Files(folder / WEIGHTS, folder, "", ""), prompts))
     load_checkpoint(model, folder / WEIGHTS)
     save_checkpoint(model, tmp_path / WEIGHTS)
     batch = batches[3]
     samples = [
-        json_sample(image, prompt, (folder / image).read_bytes()) for image, prompt in zip(batch["images"], batch["prompts"], strict=True)
+        json_sample(image, prompt, (folder / image).read_bytes())
+        for image, prompt in zip(batch["images"], batch["prompts"], strict=True)
     ]
     refused = json_sample("control", "a <|Reward|>", (folder / "0.png").read_bytes())
     with running(tmp_path, "--engine", "package", "--base", str(folder), python=str(PYTHON)) as service:

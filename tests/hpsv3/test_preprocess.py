@@ -63,7 +63,9 @@ def test_patches_hold_the_normalised_pixels_cell_by_cell() -> None:
     patches = patchify(images, torch.float32)
     assert tuple(patches.shape) == (2, 4 * 6, PATCH_VALUES)
     mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    places = [(2 * row + y, 2 * column + x) for row in range(2) for column in range(3) for y in range(2) for x in range(2)]
+    places = [
+        (2 * row + y, 2 * column + x) for row in range(2) for column in range(3) for y in range(2) for x in range(2)
+    ]
     for index, (row, column) in enumerate(places):
         patch = patches[1, index].view(3, 2, 14, 14)
         for channel in range(3):

@@ -63,7 +63,8 @@ def test_a_control_token_in_a_prompt_is_refused(prompts: Prompts, control: str, 
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "<|reward|>", "<| Reward |>", "<|Reward", "|>", "＜|Reward|＞", "{text_prompt}", "\x00", "名前 e\u0301"]
+    "prompt",
+    ["", "<|reward|>", "<| Reward |>", "<|Reward", "|>", "＜|Reward|＞", "{text_prompt}", "\x00", "名前 e\u0301"],
 )
 def test_what_only_looks_like_one_is_text(prompts: Prompts, prompt: str) -> None:
     assert prompts.refusal(prompt, 1000) is None
@@ -85,8 +86,12 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
         Prompts(Tokenizer(models.BPE()), read_wording())
 
 
-@pytest.mark.parametrize("source", ["", "INSTRUCTION = 'no field'\nprompt_with_special_token = '<|Reward|>'", "INSTRUCTION = ", None])
-def test_another_package_of_that_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None) -> None:
+@pytest.mark.parametrize(
+    "source", ["", "INSTRUCTION = 'no field'\nprompt_with_special_token = '<|Reward|>'", "INSTRUCTION = ", None]
+)
+def test_another_package_of_that_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None
+) -> None:
     folder = tmp_path / "hpsv3" / "dataset"
     folder.mkdir(parents=True)
     (tmp_path / "hpsv3" / "__init__.py").write_text("")

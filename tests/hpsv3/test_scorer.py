@@ -33,7 +33,7 @@ async def together(scorer: HPSv3Scorer, engine: Scripted, values: Sequence[int])
     holding = asyncio.create_task(scorer.score(sample(SLOW), ""))
     await asyncio.to_thread(engine.started.wait, 20)
     tasks = [asyncio.create_task(scorer.score(sample(value), "")) for value in values]
-    while scorer.batcher.waiting < len(values):  # noqa: ASYNC110 - the batcher tells nobody
+    while scorer.batcher.waiting < len(values):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     engine.gate.set()
     await holding
@@ -88,7 +88,10 @@ async def test_an_image_that_cannot_be_prepared_is_a_typed_error() -> None:
     ("raised", "expected"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"), MemoryError),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"),
+            MemoryError,
+        ),
         (RuntimeError("CUDA error: device-side assert triggered"), FatalModelError),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FatalModelError),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
@@ -154,7 +157,9 @@ async def test_the_tiny_checkpoint_meets_the_golden_score_that_it_gave(
         await build_scorer(settings_for(tmp_path)).start()
 
 
-async def test_scores_through_the_batcher_are_those_of_the_engine(hpsv3_checkpoint: Path, hpsv3_engine: NativeEngine) -> None:
+async def test_scores_through_the_batcher_are_those_of_the_engine(
+    hpsv3_checkpoint: Path, hpsv3_engine: NativeEngine
+) -> None:
     scorer = build_scorer(settings_for(hpsv3_checkpoint))
     await scorer.start()
     images = [noise(40 + 30 * index, 200 - 20 * index, index) for index in range(6)]
@@ -162,6 +167,9 @@ async def test_scores_through_the_batcher_are_those_of_the_engine(hpsv3_checkpoi
     for image, outcome in zip(images, outcomes, strict=True):
         (alone,) = hpsv3_engine.score([hpsv3_engine.prepare(image, "a cat")])
         assert isinstance(outcome, SampleScore)
-        assert outcome.components == {"mu": pytest.approx(alone.mu, abs=2e-6), "log_sigma": pytest.approx(alone.log_sigma, abs=2e-6)}
+        assert outcome.components == {
+            "mu": pytest.approx(alone.mu, abs=2e-6),
+            "log_sigma": pytest.approx(alone.log_sigma, abs=2e-6),
+        }
         assert outcome.value == outcome.components["mu"]
     await scorer.close()

@@ -25,7 +25,9 @@ PROMPTS = ["a cat", "", "第三 {x}"]
 
 
 def test_scores_are_those_of_the_engine(hpsv3_service: HPSv3Process, hpsv3_engine: NativeEngine) -> None:
-    samples = [json_sample(str(index), prompt, data) for index, (prompt, data) in enumerate(zip(PROMPTS, FILES, strict=True))]
+    samples = [
+        json_sample(str(index), prompt, data) for index, (prompt, data) in enumerate(zip(PROMPTS, FILES, strict=True))
+    ]
     answer = httpx.post(f"{hpsv3_service.http}/v1/score", json={"samples": samples}, timeout=120).json()
     assert answer["reward"] == "hpsv3"
     assert answer["model"]["engine"] == "hpsv3-native-float32"
@@ -39,9 +41,13 @@ def test_scores_are_those_of_the_engine(hpsv3_service: HPSv3Process, hpsv3_engin
 async def test_both_faces_agree_and_a_bad_prompt_fails_alone(hpsv3_service: HPSv3Process) -> None:
     prompts = ["a cat", "a <|Reward|>", "1 " * 1500, "a dog"]
     body = {"samples": [json_sample(str(index), prompt, FILES[0]) for index, prompt in enumerate(prompts)]}
-    http = (await asyncio.to_thread(httpx.post, f"{hpsv3_service.http}/v1/score", json=body, timeout=120)).json()["results"]
+    http = (await asyncio.to_thread(httpx.post, f"{hpsv3_service.http}/v1/score", json=body, timeout=120)).json()[
+        "results"
+    ]
     async with RewardClient(hpsv3_service.grpc, 120) as client:
-        rpc = await client.score([grpc_sample(str(index), prompt, FILES[0]) for index, prompt in enumerate(prompts)], "mu")
+        rpc = await client.score(
+            [grpc_sample(str(index), prompt, FILES[0]) for index, prompt in enumerate(prompts)], "mu"
+        )
     assert [http[index]["error"]["code"] for index in (1, 2)] == ["invalid_field", "prompt_too_long"]
     codes = [reward_pb2.ErrorCode.Name(rpc.results[index].error.code) for index in (1, 2)]
     assert codes == ["ERROR_CODE_INVALID_FIELD", "ERROR_CODE_PROMPT_TOO_LONG"]
@@ -52,7 +58,9 @@ async def test_both_faces_agree_and_a_bad_prompt_fails_alone(hpsv3_service: HPSv
 
 def test_compare_prefers_what_score_prefers(hpsv3_service: HPSv3Process) -> None:
     a, b = (base64.b64encode(data).decode() for data in FILES[:2])
-    answer = httpx.post(f"{hpsv3_service.http}/v1/compare", json={"prompt": "a cat", "a": a, "b": b}, timeout=120).json()
+    answer = httpx.post(
+        f"{hpsv3_service.http}/v1/compare", json={"prompt": "a cat", "a": a, "b": b}, timeout=120
+    ).json()
     assert answer["probability"] == pytest.approx(preference_probability(answer["a"], answer["b"]))
     samples = [json_sample("a", "a cat", FILES[0]), json_sample("b", "a cat", FILES[1])]
     scored = httpx.post(f"{hpsv3_service.http}/v1/score", json={"samples": samples}, timeout=120).json()["results"]

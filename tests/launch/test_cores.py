@@ -32,7 +32,15 @@ def test_cores_are_those_of_the_machine_where_the_system_knows_no_others(monkeyp
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this is such a system: all other tests show it")
 def test_a_service_starts_serves_and_ends_without_what_only_linux_has() -> None:
-    command = [sys.executable, "-c", WITHOUT.format("benchmarks.serving.toy_service"), "--http-port", "0", "--grpc-port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT.format("benchmarks.serving.toy_service"),
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+    ]
     with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -26,7 +26,9 @@ def test_reserved_ports_are_different_and_never_the_systems() -> None:
 
 def test_processes_get_different_ports() -> None:
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS]
-    others = subprocess.run(command, env={"PYTHONPATH": PYTHONPATH}, check=True, capture_output=True, text=True).stdout.split()
+    others = subprocess.run(
+        command, env={"PYTHONPATH": PYTHONPATH}, check=True, capture_output=True, text=True
+    ).stdout.split()
     mine = {reserve_port() for _ in range(20)}
     assert len(others) == 20 and not mine & set(map(int, others))
 
@@ -35,13 +37,19 @@ def test_a_port_that_somebody_listens_on_is_passed_over(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", reserve_port())) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr("varl.launch.ports.candidates", lambda: [port])
-        monkeypatch.setattr("varl.launch.ports._reserve", lambda port: True)  # as where the listener is no program of ours
+        monkeypatch.setattr(
+            "varl.launch.ports._reserve", lambda port: True
+        )  # as where the listener is no program of ours
         with pytest.raises(OSError, match="no port"):
             reserve_port()
 
 
 def test_nothing_picks_a_port_of_the_system_to_bind_it_later() -> None:
-    files = [path for folder in ("tests", "benchmarks", "chaos", "src/varl") for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = [
+        path
+        for folder in ("tests", "benchmarks", "chaos", "src/varl")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
     found = [f"{path.relative_to(ROOT)}: {name}" for path in files for name in picks(path.read_text(encoding="utf-8"))]
     assert not found, "bind port 0 and ask the server which one it is, or take reserve_port()"
 
@@ -64,4 +72,9 @@ def picks(source: str) -> Iterator[str]:
 
 
 def binds_any_port(node: ast.AST) -> bool:
-    return isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(last := node.elts[1], ast.Constant) and last.value == 0
+    return (
+        isinstance(node, ast.Tuple)
+        and len(node.elts) == 2
+        and isinstance(last := node.elts[1], ast.Constant)
+        and last.value == 0
+    )

@@ -12,7 +12,9 @@ from varl.launch.resources import BUNDLE, find
 RECIPE = "recipes/tiny_demo.toml"
 
 
-def test_a_packaged_file_is_found_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_packaged_file_is_found_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("varl.resources"), "propagate", True)
     with caplog.at_level(logging.INFO, "varl.resources"):

@@ -14,7 +14,14 @@ import pytest
 
 from tests.support.paths import PYTHONPATH
 from varl.launch import supervisor
-from varl.launch.supervisor import ChildDiedError, Supervisor, postponed, sigterm_as_exit, tied_to_this_process, unhurried
+from varl.launch.supervisor import (
+    ChildDiedError,
+    Supervisor,
+    postponed,
+    sigterm_as_exit,
+    tied_to_this_process,
+    unhurried,
+)
 
 READY = "import json, os, sys, time; print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
 
@@ -87,7 +94,9 @@ def test_other_processes_may_come_and_go(tmp_path: Path) -> None:
         parts.check()
 
 
-def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", 0.3)
     stubborn = (
         "import json, os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -100,12 +109,17 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: 
     wait_until_gone(ready["inner"])
 
 
-def test_a_child_that_never_says_ready_is_an_error_and_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_never_says_ready_is_an_error_and_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor, "START_TIMEOUT_S", 1.0)
     told = tmp_path / "pid"
     code = f"import os, sys, time; open({str(told)!r}, 'w').write(str(os.getpid())); "
     code += "print('still loading', file=sys.stderr, flush=True); time.sleep(600)"
-    with pytest.raises(TimeoutError, match=r"(?s)mute was not ready after 1 s.*still loading"), Supervisor(tmp_path) as parts:
+    with (
+        pytest.raises(TimeoutError, match=r"(?s)mute was not ready after 1 s.*still loading"),
+        Supervisor(tmp_path) as parts,
+    ):
         parts.start("mute", python(code))
     assert not is_alive(int(told.read_text()))
 

@@ -85,7 +85,13 @@ def test_nothing_is_read_on_a_blank_image(engine: PipelineEngine) -> None:
 
 def test_a_reading_depends_on_its_image_alone(engine: PipelineEngine, ocr_model_cache: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    images = [render(["BREAD"]), render(["wide words here"], (256, 64), 26), noise, render(["a", "bc"]), np.zeros((40, 300, 3), np.uint8)]
+    images = [
+        render(["BREAD"]),
+        render(["wide words here"], (256, 64), 26),
+        noise,
+        render(["a", "bc"]),
+        np.zeros((40, 300, 3), np.uint8),
+    ]
     together = words_of(engine, *images)
     assert together[0]
     assert [words_of(engine, image)[0] for image in images] == together
@@ -121,7 +127,9 @@ def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1  # nothing half-made is left behind
 
 
-def test_the_loser_of_the_race_keeps_the_winners_folder(tmp_path: Path, ocr_model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loser_of_the_race_keeps_the_winners_folder(
+    tmp_path: Path, ocr_model_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     final = Path(model_cache.prepare(ocr_model_cache).detection).parent
 
     def late(self: Path, target: Path) -> Path:

@@ -34,8 +34,15 @@ def test_lines_are_split_and_repeated_targets_count_each() -> None:
 
 
 def test_difflib_picks_the_match_and_the_edit_distance_judges_it() -> None:
-    target, by_ratio, by_distance = "abcdef", "cdefab", "axcxex"  # ratios 2 * 4 / 12 and 2 * 3 / 12, edit distances 4 and 3
-    assert difflib.SequenceMatcher(None, by_ratio, target).ratio() > difflib.SequenceMatcher(None, by_distance, target).ratio()
+    target, by_ratio, by_distance = (
+        "abcdef",
+        "cdefab",
+        "axcxex",
+    )  # ratios 2 * 4 / 12 and 2 * 3 / 12, edit distances 4 and 3
+    assert (
+        difflib.SequenceMatcher(None, by_ratio, target).ratio()
+        > difflib.SequenceMatcher(None, by_distance, target).ratio()
+    )
     assert ned_values([target], [by_distance, by_ratio]) == [pytest.approx(1 - 4 / 6, abs=1e-5)]
 
 

@@ -33,7 +33,7 @@ def save_models(folder: Path) -> tuple[Path, Path]:
             self.conv = paddle.nn.Conv2D(3, 1, 1)
             self.conv.weight.set_value(paddle.full([1, 3, 1, 1], -2.0))
 
-        def forward(self, x: Any) -> Any:  # noqa: ANN401 - paddle carries no types
+        def forward(self, x: Any) -> Any:  # noqa: ANN401
             return paddle.nn.functional.sigmoid(self.conv(x))
 
     class Recognizer(paddle.nn.Layer):  # type: ignore[misc]
@@ -42,8 +42,10 @@ def save_models(folder: Path) -> tuple[Path, Path]:
             self.conv = paddle.nn.Conv2D(3, 16, (48, 8), stride=(48, 8))
             self.head = paddle.nn.Linear(16, len(LETTERS) + 2)
 
-        def forward(self, x: Any) -> Any:  # noqa: ANN401 - paddle carries no types
-            return paddle.nn.functional.softmax(self.head(paddle.transpose(paddle.squeeze(self.conv(x), 2), [0, 2, 1])), axis=-1)
+        def forward(self, x: Any) -> Any:  # noqa: ANN401
+            return paddle.nn.functional.softmax(
+                self.head(paddle.transpose(paddle.squeeze(self.conv(x), 2), [0, 2, 1])), axis=-1
+            )
 
     decode = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -59,7 +61,13 @@ def save_models(folder: Path) -> tuple[Path, Path]:
         detect,
     )
     read = {"name": "CTCLabelDecode", "character_dict": LETTERS}
-    save(Recognizer(), recognition, "PP-OCRv5_mobile_rec", [decode, {"RecResizeImg": {"image_shape": [3, 48, 320]}}], read)
+    save(
+        Recognizer(),
+        recognition,
+        "PP-OCRv5_mobile_rec",
+        [decode, {"RecResizeImg": {"image_shape": [3, 48, 320]}}],
+        read,
+    )
     return detection, recognition
 
 
@@ -93,7 +101,12 @@ def two_blocks() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def line_box(words: list[ReadWord], row: int) -> tuple[float, float, float, float]:
     """Bounds of the words whose polygons cross a row of the image."""
-    points = [point for word in words if min(y for _, y in word.polygon) <= row < max(y for _, y in word.polygon) for point in word.polygon]
+    points = [
+        point
+        for word in words
+        if min(y for _, y in word.polygon) <= row < max(y for _, y in word.polygon)
+        for point in word.polygon
+    ]
     return min(x for x, _ in points), min(y for _, y in points), max(x for x, _ in points), max(y for _, y in points)
 
 
@@ -104,7 +117,9 @@ def test_boxes_lie_on_what_is_dark(engine: PipelineEngine) -> None:
     assert words
     boxes = sorted({tuple(round(edge) for edge in line_box(words, top)) for top in (16, 60)})
     for found, dark in zip(boxes, ((24, 16, 120, 32), (40, 60, 140, 80)), strict=True):
-        grown = np.array([1, 1, -1, -1]) * (np.array(dark) - np.array(found))  # the detector grows what it finds by area * 1.5 / perimeter
+        grown = np.array([1, 1, -1, -1]) * (
+            np.array(dark) - np.array(found)
+        )  # the detector grows what it finds by area * 1.5 / perimeter
         assert (grown >= 0).all()
         assert (grown <= 14).all()
     assert all(set(word.text) <= set(LETTERS) and 0 < word.confidence <= 1 for word in words)
@@ -133,7 +148,14 @@ def test_folders_of_another_variant_are_refused(folders: tuple[Path, Path]) -> N
 
 @needs_paddle
 def test_the_service_runs_on_paddle(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    flags = ("--engine", "paddle", "--paddle-detection-dir", str(folders[0]), "--paddle-recognition-dir", str(folders[1]))
+    flags = (
+        "--engine",
+        "paddle",
+        "--paddle-detection-dir",
+        str(folders[0]),
+        "--paddle-recognition-dir",
+        str(folders[1]),
+    )
     with running(tmp_path, *flags) as service:
         body = {"samples": [json_sample("a", "", png(two_blocks()), ["word"])]}
         answer = httpx.post(f"{service.http}/v1/score", json=body, timeout=240).json()

@@ -107,7 +107,9 @@ def test_bounds(targets: list[str], seen: list[Recognized]) -> None:
 
 
 @given(TARGETS, READINGS, st.data())
-def test_more_confidence_never_lowers_the_reward(targets: list[str], seen: list[Recognized], data: st.DataObject) -> None:
+def test_more_confidence_never_lowers_the_reward(
+    targets: list[str], seen: list[Recognized], data: st.DataObject
+) -> None:
     surer = [Recognized(word.text, data.draw(st.floats(word.confidence, 1))) for word in seen]
     assert comp_sim_pen(targets, surer).value >= comp_sim_pen(targets, seen).value - 1e-9
 
@@ -121,4 +123,6 @@ def test_order_of_words_and_targets_does_not_matter(targets: list[str], seen: li
 
 @given(TARGETS, CONFIDENCES)
 def test_a_perfect_reading_scores_twice_its_confidence(targets: list[str], confidence: float) -> None:
-    assert comp_sim_pen(targets, [Recognized(word, confidence) for word in targets]).value == pytest.approx(2 * confidence)
+    assert comp_sim_pen(targets, [Recognized(word, confidence) for word in targets]).value == pytest.approx(
+        2 * confidence
+    )

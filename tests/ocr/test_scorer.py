@@ -50,7 +50,11 @@ class Scripted:
         if value == 4:
             self.started.set()
             self.gate.wait(20)
-        answers: dict[int, list[Reading]] = {2: [EngineFailure("no")], 3: [[ReadWord("x", float("nan"), SQUARE)]], 5: [[GOLDEN], [GOLDEN]]}
+        answers: dict[int, list[Reading]] = {
+            2: [EngineFailure("no")],
+            3: [[ReadWord("x", float("nan"), SQUARE)]],
+            5: [[GOLDEN], [GOLDEN]],
+        }
         return answers.get(value, [[GOLDEN]])
 
 
@@ -111,7 +115,9 @@ async def test_every_instance_stays_on_its_own_thread_and_all_take_part() -> Non
     scorer = OCRScorer(build, 3, True, BatchLimits())
     await scorer.start()
     slow = [asyncio.create_task(scorer.score(sample(4), "")) for _ in range(3)]
-    await asyncio.gather(*(asyncio.to_thread(engine.started.wait, 20) for engine in engines))  # all three hold one image at once
+    await asyncio.gather(
+        *(asyncio.to_thread(engine.started.wait, 20) for engine in engines)
+    )  # all three hold one image at once
     gate.set()
     await asyncio.gather(*slow, *(scorer.score(sample(0), "") for _ in range(50)))
     assert len(engines) == len({engine.thread for engine in engines}) == 3

@@ -61,15 +61,25 @@ async def test_both_faces_give_equal_scores(ocr_service: OCRProcess) -> None:
     async with RewardClient(ocr_service.grpc, 240) as client:
         await client.wait_ready(10)
         for formula in ("", *formulas):
-            http = post(ocr_service, {"samples": [GOOD, json_sample("two", "", TWO, ["red"])], "formula": formula}).json()
-            rpc = await client.score([grpc_sample("good", GOOD["prompt"], BREAD), grpc_sample("two", "", TWO, ["red"])], formula)
+            http = post(
+                ocr_service, {"samples": [GOOD, json_sample("two", "", TWO, ["red"])], "formula": formula}
+            ).json()
+            rpc = await client.score(
+                [grpc_sample("good", GOOD["prompt"], BREAD), grpc_sample("two", "", TWO, ["red"])], formula
+            )
             assert http["model"] == {"engine": rpc.model.engine, "name": rpc.model.name, "revision": rpc.model.revision}
             for ours, theirs in zip(http["results"], rpc.results, strict=True):
-                assert (ours["id"], ours["value"], ours["components"]) == (theirs.id, theirs.score.value, dict(theirs.score.components))
+                assert (ours["id"], ours["value"], ours["components"]) == (
+                    theirs.id,
+                    theirs.score.value,
+                    dict(theirs.score.components),
+                )
                 for word, other in zip(ours["words"], theirs.score.words, strict=True):
                     assert word["text"] == other.text
                     assert word["confidence"] == pytest.approx(other.confidence, abs=1e-6)
-                    assert [edge for corner in word["polygon"] for edge in corner] == pytest.approx(list(other.polygon), abs=1e-3)
+                    assert [edge for corner in word["polygon"] for edge in corner] == pytest.approx(
+                        list(other.polygon), abs=1e-3
+                    )
 
 
 def test_values_are_the_same_again_and_alone_and_in_a_batch(ocr_service: OCRProcess) -> None:
@@ -86,10 +96,15 @@ def test_values_are_the_same_again_and_alone_and_in_a_batch(ocr_service: OCRProc
 def test_multipart_carries_raw_files(ocr_service: OCRProcess) -> None:
     head = {"samples": [{"id": "good", "prompt": GOOD["prompt"]}, {"id": "gone", "prompt": "'x'"}]}
     answer = httpx.post(
-        f"{ocr_service.http}/v1/score", files={"request": (None, json.dumps(head)), "good": ("good.png", BREAD)}, timeout=240
+        f"{ocr_service.http}/v1/score",
+        files={"request": (None, json.dumps(head)), "good": ("good.png", BREAD)},
+        timeout=240,
     ).json()
     assert answer["results"][0] == post(ocr_service, {"samples": [GOOD]}).json()["results"][0]
-    assert answer["results"][1]["error"] == {"code": "invalid_field", "detail": "image: no file part is named 'gone', or it is empty"}
+    assert answer["results"][1]["error"] == {
+        "code": "invalid_field",
+        "detail": "image: no file part is named 'gone', or it is empty",
+    }
 
 
 def big(width: int, height: int) -> bytes:
@@ -116,7 +131,9 @@ BAD_SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("sample", "code", "field"), [row[1:] for row in BAD_SAMPLES], ids=[row[0] for row in BAD_SAMPLES])
+@pytest.mark.parametrize(
+    ("sample", "code", "field"), [row[1:] for row in BAD_SAMPLES], ids=[row[0] for row in BAD_SAMPLES]
+)
 def test_a_bad_sample_is_a_typed_error_and_leaves_the_others_alone(
     ocr_service: OCRProcess, sample: dict[str, Any], code: str, field: str
 ) -> None:
@@ -144,7 +161,9 @@ async def test_bad_samples_have_the_same_codes_over_grpc(ocr_service: OCRProcess
         results = (await client.score(samples)).results
     assert [result.id for result in results] == [sample.id for sample in samples]
     codes = ("BAD_IMAGE", "BAD_IMAGE", "IMAGE_TOO_LARGE", "NO_TARGET", "PROMPT_TOO_LONG", "INVALID_FIELD")
-    assert [reward_pb2.ErrorCode.Name(result.error.code) for result in results[:-1]] == [f"ERROR_CODE_{code}" for code in codes]
+    assert [reward_pb2.ErrorCode.Name(result.error.code) for result in results[:-1]] == [
+        f"ERROR_CODE_{code}" for code in codes
+    ]
     assert all(result.error.detail for result in results[:-1])
     assert results[-1].score.value > 1.5
 
@@ -174,8 +193,12 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
     return body
 
 
-@pytest.mark.parametrize(("body", "status", "code", "field"), [row[1:] for row in BAD_REQUESTS], ids=[row[0] for row in BAD_REQUESTS])
-def test_a_bad_request_is_a_problem_that_names_the_field(ocr_service: OCRProcess, body: object, status: int, code: str, field: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "status", "code", "field"), [row[1:] for row in BAD_REQUESTS], ids=[row[0] for row in BAD_REQUESTS]
+)
+def test_a_bad_request_is_a_problem_that_names_the_field(
+    ocr_service: OCRProcess, body: object, status: int, code: str, field: str
+) -> None:
     problem = is_problem(post(ocr_service, body), status, code)
     assert [fault["field"] for fault in problem["errors"]] == [field]
     still_serves(ocr_service)
@@ -201,8 +224,12 @@ RAW_REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("body", "headers", "status", "code"), [row[1:] for row in RAW_REQUESTS], ids=[row[0] for row in RAW_REQUESTS])
-def test_what_is_no_request_is_a_problem(ocr_service: OCRProcess, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"), [row[1:] for row in RAW_REQUESTS], ids=[row[0] for row in RAW_REQUESTS]
+)
+def test_what_is_no_request_is_a_problem(
+    ocr_service: OCRProcess, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
     is_problem(httpx.post(f"{ocr_service.http}/v1/score", content=body, headers=headers, timeout=240), status, code)
     still_serves(ocr_service)
 
@@ -213,7 +240,9 @@ def test_a_body_of_unknown_length_is_bounded_too(ocr_service: OCRProcess) -> Non
             yield b" " * 2**20
 
     try:
-        answer = httpx.post(f"{ocr_service.http}/v1/score", content=chunks(), headers={"content-type": "application/json"}, timeout=240)
+        answer = httpx.post(
+            f"{ocr_service.http}/v1/score", content=chunks(), headers={"content-type": "application/json"}, timeout=240
+        )
     except httpx.WriteError:  # the service may close before all is sent
         pass
     else:

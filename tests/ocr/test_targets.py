@@ -41,7 +41,10 @@ def test_given_words_win_over_the_prompt() -> None:
     assert resolve_targets("a sign 'OPEN'", ["Closed Today"]) == ("closed", "today")
 
 
-@given(st.lists(st.text(alphabet="abcXYZ019", min_size=1, max_size=8), min_size=1, max_size=5), st.sampled_from(["''", '""', "‘’", "“”"]))
+@given(
+    st.lists(st.text(alphabet="abcXYZ019", min_size=1, max_size=8), min_size=1, max_size=5),
+    st.sampled_from(["''", '""', "‘’", "“”"]),
+)
 def test_what_is_quoted_comes_back(words: list[str], quotes: str) -> None:
     prompt = "a sign with " + " and ".join(f"{quotes[0]}{word}{quotes[1]}" for word in words) + " on it"
     assert quoted_spans(prompt) == tuple(words)
@@ -49,4 +52,7 @@ def test_what_is_quoted_comes_back(words: list[str], quotes: str) -> None:
 
 @given(st.text(alphabet="ab '\"‘’“”„.", max_size=40))
 def test_targets_never_hold_blanks_or_capitals(prompt: str) -> None:
-    assert all(word and not any(char.isspace() for char in word) and word == word.lower() for word in resolve_targets(prompt, ()))
+    assert all(
+        word and not any(char.isspace() for char in word) and word == word.lower()
+        for word in resolve_targets(prompt, ())
+    )

@@ -51,7 +51,9 @@ def test_slices_have_the_values_and_gradients_of_the_whole(sharp: bool) -> None:
     reference = Categorical(other, weight, bias)
     logits = hidden @ weight.T + bias
     if sharp:
-        logits = ((1 + strength[:, None]) * logits - strength[:, None] * (unconditional @ weight.T + bias)) / temperature
+        logits = (
+            (1 + strength[:, None]) * logits - strength[:, None] * (unconditional @ weight.T + bias)
+        ) / temperature
     expected = naive(logits, tokens, other @ weight.T + bias)
     found = Categorical(hidden, weight, bias, temperature, guide)
     wanted = leaves if sharp else [*leaves[:3], other]
@@ -71,7 +73,9 @@ def test_gradients_can_be_taken_scale_by_scale() -> None:
     logits = normal(1, B, N, V).requires_grad_()
     tokens = torch.zeros(B, N, dtype=torch.long)
     values = Categorical(logits).log_prob(tokens)
-    parts = [torch.autograd.grad(part.sum(), logits, retain_graph=True)[0] for part in values.split_with_sizes([10, 27], 1)]
+    parts = [
+        torch.autograd.grad(part.sum(), logits, retain_graph=True)[0] for part in values.split_with_sizes([10, 27], 1)
+    ]
     assert torch.allclose(parts[0] + parts[1], torch.autograd.grad(values.sum(), logits)[0])
     assert parts[0][:, 10:].abs().max() == 0 < parts[1][:, 10:].abs().max()
 
@@ -83,9 +87,11 @@ class LargestTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401  (torch's signature)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         out = func(*args, **(kwargs or {}))
-        self.sizes += [one.numel() for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)]
+        self.sizes += [
+            one.numel() for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)
+        ]
         return out
 
 
@@ -98,7 +104,11 @@ def recorded() -> Iterator[LargestTensors]:
 def test_no_tensor_of_all_sites_by_all_codes_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     sites, codes, dim = 512, 1024, 8
     monkeypatch.setattr(distributions, "SLICE", 16 * codes)
-    hidden, weight, other = normal(1, 1, sites, dim).requires_grad_(), normal(2, codes, dim).requires_grad_(), normal(3, codes, dim)
+    hidden, weight, other = (
+        normal(1, 1, sites, dim).requires_grad_(),
+        normal(2, codes, dim).requires_grad_(),
+        normal(3, codes, dim),
+    )
     tokens = torch.randint(codes, (1, sites))
     with recorded() as mode:
         result = Categorical(hidden, weight).evaluate(tokens, Categorical(hidden.detach(), other))
@@ -114,7 +124,10 @@ BITS = 5
 
 def whole(odds: Tensor) -> Tensor:
     """Logits [..., 2^bits] of all tokens from the log-odds [..., bits] of each bit, by loops."""
-    rows = [sum((odds[..., j] * (token >> j & 1) for j in range(odds.shape[-1])), torch.zeros(odds.shape[:-1])) for token in range(2**BITS)]
+    rows = [
+        sum((odds[..., j] * (token >> j & 1) for j in range(odds.shape[-1])), torch.zeros(odds.shape[:-1]))
+        for token in range(2**BITS)
+    ]
     return torch.stack(rows, -1)
 
 
@@ -128,7 +141,9 @@ def test_bits_are_a_categorical_over_all_their_values(pairs: bool, sharp: bool) 
     expected = naive(whole(drawn_from), tokens, whole(other))
     parts = tuple(vars(found.evaluate(tokens, Bitwise(other))).values())
     assert all(torch.allclose(one, two, atol=2e-5) for one, two in zip(parts, expected, strict=True))
-    for one, two in zip(*(torch.autograd.grad(weighted(side), [odds, other]) for side in (parts, expected)), strict=True):
+    for one, two in zip(
+        *(torch.autograd.grad(weighted(side), [odds, other]) for side in (parts, expected)), strict=True
+    ):
         assert torch.allclose(one, two, atol=2e-5)
 
 

@@ -68,13 +68,17 @@ def test_the_dtype_is_the_transformers(folder: Path, dtype: str | torch.dtype) -
 def test_a_config_never_decides_what_is_imported(folder: Path) -> None:
     for name in ("stranger_policy:load", "stranger"):
         rename(folder, name)
-        with pytest.raises(ValueError, match=rf"{name}.*not one of nextflow; .*varl\.policies.*plugin = package\.module:function"):
+        with pytest.raises(
+            ValueError, match=rf"{name}.*not one of nextflow; .*varl\.policies.*plugin = package\.module:function"
+        ):
             load(folder)
     assert "stranger_policy" not in sys.modules
 
 
 def test_an_installed_package_offers_an_architecture(folder: Path, package: str) -> None:
-    (Path(package) / "stranger-1.0.dist-info" / "entry_points.txt").write_text("[varl.policies]\nstranger = stranger_policy:load\n")
+    (Path(package) / "stranger-1.0.dist-info" / "entry_points.txt").write_text(
+        "[varl.policies]\nstranger = stranger_policy:load\n"
+    )
     rename(folder, "stranger")
     assert getattr(load(folder), "read_from") == folder  # noqa: B009
 

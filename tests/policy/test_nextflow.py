@@ -16,7 +16,11 @@ from varl.policy.sampling import draw, guidance, guided, probabilities, uniforms
 from varl.tiny.pretrain.train_policy import forward_batch
 
 PROMPT = "a red sign that says 'BREAD'"
-SAMPLERS = [SamplingParams(), SamplingParams(temperature=0.7, top_k=6, top_p=0.9, cfg=3.0), SamplingParams(cfg=2.0, cfg_constant=True)]
+SAMPLERS = [
+    SamplingParams(),
+    SamplingParams(temperature=0.7, top_k=6, top_p=0.9, cfg=3.0),
+    SamplingParams(cfg=2.0, cfg_constant=True),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,9 @@ def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: Samplin
         probe = torch.cat([tokens, torch.zeros(len(seeds), size, dtype=torch.long)], 1)
         logits = policy.distribution(PROMPT, probe, scale).logits()
         if params.cfg > 0:
-            logits = guided(logits, policy.distribution("", probe, scale).logits(), guidance(params, scale, len(policy.grids)))
+            logits = guided(
+                logits, policy.distribution("", probe, scale).logits(), guidance(params, scale, len(policy.grids))
+            )
         chosen = draw(probabilities(logits.detach(), params), uniforms(seeds, scale, size))
         tokens = torch.cat([tokens, chosen], 1)
     return tokens
@@ -64,7 +70,9 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> No
     assert torch.equal(policy.draw(state, len(policy.grids), [21, 22, 23, 24], params)[1].tokens, rest.tokens)
     teacher = policy.distribution(PROMPT, whole, split).log_prob(rest.tokens)
     assert (teacher - rest.log_probs).abs().max() <= 1e-4
-    alone = policy.draw(policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params)[1]
+    alone = policy.draw(
+        policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params
+    )[1]
     assert torch.equal(alone.tokens[0], rest.tokens[2])
     assert not torch.equal(rest.tokens[0], rest.tokens[1])
 
@@ -95,7 +103,9 @@ def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy) 
     with torch.no_grad():
         batched = forward_batch(policy, prompts, split_scales(tokens, policy.grids))[0]
         for row, prompt in enumerate(prompts):
-            assert torch.allclose(batched[row], policy.distribution(prompt, tokens[row : row + 1], 0).logits()[0], atol=1e-5)
+            assert torch.allclose(
+                batched[row], policy.distribution(prompt, tokens[row : row + 1], 0).logits()[0], atol=1e-5
+            )
 
 
 def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy) -> None:
@@ -146,12 +156,19 @@ def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy) -> No
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     encoded = policy.tokenizer.encode(images)
     assert [tuple(t.shape[1:]) for t in encoded.targets] == list(policy.grids)
-    assert torch.allclose(policy.tokenizer.quantizer.accumulate(encoded.inputs, policy.grids[-1]), encoded.quantized, atol=1e-5)
+    assert torch.allclose(
+        policy.tokenizer.quantizer.accumulate(encoded.inputs, policy.grids[-1]), encoded.quantized, atol=1e-5
+    )
     features = policy.tokenizer.features(images)
     quantizer = policy.tokenizer.quantizer
     first = features.mean((2, 3))
     by_hand = [
-        min(range(32), key=lambda k: float(((row[:8] - quantizer.semantic[k]) ** 2).sum() + ((row[8:] - quantizer.pixel[k]) ** 2).sum()))
+        min(
+            range(32),
+            key=lambda k: float(
+                ((row[:8] - quantizer.semantic[k]) ** 2).sum() + ((row[8:] - quantizer.pixel[k]) ** 2).sum()
+            ),
+        )
         for row in first
     ]
     assert encoded.targets[0].flatten().tolist() == by_hand

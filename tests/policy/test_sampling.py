@@ -26,8 +26,12 @@ def test_top_p_keeps_the_smallest_sufficient_set() -> None:
     assert probabilities(logits, SamplingParams(top_p=0.01)).tolist() == [1, 0, 0, 0]
 
 
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(0, 12), st.floats(0.05, 1.0), st.floats(0.1, 3.0))
-def test_probabilities_are_a_distribution_that_keeps_the_best(values: list[float], top_k: int, top_p: float, temperature: float) -> None:
+@given(
+    st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(0, 12), st.floats(0.05, 1.0), st.floats(0.1, 3.0)
+)
+def test_probabilities_are_a_distribution_that_keeps_the_best(
+    values: list[float], top_k: int, top_p: float, temperature: float
+) -> None:
     logits = torch.tensor(values)
     probs = probabilities(logits, SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p))
     assert torch.isclose(probs.sum(), torch.tensor(1.0), atol=1e-5)
@@ -59,7 +63,13 @@ def test_streams_differ_by_seed_and_scale_only() -> None:
     assert len({mix(seed, scale) for seed in range(50) for scale in range(50)}) == 2500
 
 
-OUT_OF_RANGE: list[tuple[str, float]] = [("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("cfg", -1.0)]
+OUT_OF_RANGE: list[tuple[str, float]] = [
+    ("temperature", 0.0),
+    ("top_k", -1),
+    ("top_p", 0.0),
+    ("top_p", 1.5),
+    ("cfg", -1.0),
+]
 NOT_FINITE = [(field, value) for field in ("temperature", "top_p", "cfg") for value in (math.nan, math.inf, -math.inf)]
 
 

@@ -46,7 +46,9 @@ def test_aspects_find_the_row_of_the_nearest_printed_ratio(height: int) -> None:
     width = 1024
     found = base_for_aspect(height, width)
     printed = {base: ratio for ratio, base in PAPER_BASES.items()}[found]
-    assert all(abs(math.log(printed * width / height)) <= abs(math.log(other * width / height)) for other in PAPER_BASES)
+    assert all(
+        abs(math.log(printed * width / height)) <= abs(math.log(other * width / height)) for other in PAPER_BASES
+    )
     assert base_for_aspect(width, height) == found[::-1]
 
 

@@ -37,7 +37,9 @@ def folder(tmp_path: Path) -> Path:
 def start(folder: Path, module: str, *arguments: str, mark: str = "") -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_WAIT_POLICY": "PASSIVE", "REDIS_URL": "", MARK: mark}
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture
@@ -77,14 +79,22 @@ def test_it_is_served_with_all_that_a_service_has(ports: dict[str, Any]) -> None
         assert http.post("/compat/slime/score", json=peer).raise_for_status().json() == pytest.approx(0.4)
         metrics = http.get("/metrics").text
     assert 'varl_samples_total{reward="brightness"} 6.0' in metrics
-    forwards = next(line for line in metrics.splitlines() if line.startswith('varl_executions_total{result="ok",reward="brightness"}'))
-    assert float(forwards.rpartition(" ")[2]) <= 7  # with the golden sample; samples that come together are scored together
+    forwards = next(
+        line
+        for line in metrics.splitlines()
+        if line.startswith('varl_executions_total{result="ok",reward="brightness"}')
+    )
+    assert (
+        float(forwards.rpartition(" ")[2]) <= 7
+    )  # with the golden sample; samples that come together are scored together
     over_grpc(ports["grpc_port"], levels)
 
 
 def over_grpc(port: int, levels: Sequence[int]) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="varl.v1.RewardService"))
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="varl.v1.RewardService")
+        )
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         samples = [reward_pb2.Sample(id=str(n), prompt="a wall", image=grey(n)) for n in levels]
         samples[0].metadata.update({"tone": "dark"})
@@ -96,7 +106,9 @@ def over_grpc(port: int, levels: Sequence[int]) -> None:
         assert answer.results[4].error.detail.startswith("metadata: ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nowhere.py:X"], ["brightness.py:Birghtness"], ["brightness.py:Brightness", "--nonsense", "1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nowhere.py:X"], ["brightness.py:Birghtness"], ["brightness.py:Brightness", "--nonsense", "1"]]
+)
 def test_bad_arguments_end_with_2(folder: Path, arguments: list[str]) -> None:
     process = start(folder, "varl.services.reward", *arguments)
     _, err = process.communicate(timeout=60)
@@ -111,7 +123,11 @@ def commands(mark: str) -> set[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
-                found |= {part for part in (process / "cmdline").read_bytes().decode().split("\0") if part.startswith("varl.services.")}
+                found |= {
+                    part
+                    for part in (process / "cmdline").read_bytes().decode().split("\0")
+                    if part.startswith("varl.services.")
+                }
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it ended meanwhile
     return found
@@ -121,7 +137,9 @@ def test_its_recipe_trains_on_it_and_on_nothing_else(folder: Path) -> None:
     recipe, mark = folder / "brightness.toml", uuid.uuid4().hex
     text = recipe.read_text().replace("updates = 24", "updates = 2").replace("group_size = 8", "group_size = 2")
     recipe.write_text(text.replace("every = 4", "every = 2").replace("prompts = 15", "prompts = 2"))
-    process = start(folder, "varl.studies.demo", "--recipe", "brightness.toml", "--run-dir", "runs/own", "--prompts", "3", mark=mark)
+    process = start(
+        folder, "varl.studies.demo", "--recipe", "brightness.toml", "--run-dir", "runs/own", "--prompts", "3", mark=mark
+    )
     assert process.stdout is not None
     assert any("rollout worker: gRPC" in line for line in process.stdout)
     assert commands(mark) == {"varl.services.reward", "varl.services.rollout"}

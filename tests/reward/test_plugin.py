@@ -24,7 +24,9 @@ DIGEST = sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 LEFT = (0.0, 0.0, 4.0, 0.0, 4.0, 8.0)
 
 
-@pytest.mark.parametrize("answer", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5]), Score(0.5)])
+@pytest.mark.parametrize(
+    "answer", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5]), Score(0.5)]
+)
 def test_any_number_is_a_score(answer: object) -> None:
     assert outcome(answer) == Score(0.5)
 
@@ -56,7 +58,9 @@ def test_what_is_no_score_is_an_error_that_says_so(answer: object, says: str) ->
     assert says in found.detail
 
 
-@pytest.mark.parametrize("answer", [float("nan"), float("inf"), torch.tensor(float("nan")), Score(0.0, {"x": float("-inf")})])
+@pytest.mark.parametrize(
+    "answer", [float("nan"), float("inf"), torch.tensor(float("nan")), Score(0.0, {"x": float("-inf")})]
+)
 def test_what_is_not_finite_is_an_error(answer: object) -> None:
     found = outcome(answer)
     assert isinstance(found, SampleError)
@@ -102,7 +106,9 @@ class NeedsMore(Odd):
         return [sample.metadata["answer"] for sample in samples]
 
 
-@pytest.mark.parametrize(("kind", "says"), [(NoWeights, "load failed.*weights for cuda:7"), (NeedsMore, "golden sample.*KeyError")])
+@pytest.mark.parametrize(
+    ("kind", "says"), [(NoWeights, "load failed.*weights for cuda:7"), (NeedsMore, "golden sample.*KeyError")]
+)
 async def test_a_reward_that_fails_at_the_start_says_how(kind: type[Reward], says: str) -> None:
     scorer = RewardScorer(kind, "cuda:7", BatchLimits(4))
     with pytest.raises(StartError, match=f"{kind.__name__}: .*{says}"):

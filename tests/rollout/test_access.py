@@ -30,9 +30,17 @@ def test_the_port_is_closed_to_strangers(redis_server: str, run_id: str, model_d
     key, cert = self_signed()
     for name, content in {"key": key, "cert": cert, "tokens": b"sesame\n"}.items():
         (tmp_path / name).write_bytes(content)
-    flags = {"--tls-cert-file": "cert", "--tls-key-file": "key", "--tls-client-ca-file": "cert", "--token-file": "tokens"}
+    flags = {
+        "--tls-cert-file": "cert",
+        "--tls-key-file": "key",
+        "--tls-client-ca-file": "cert",
+        "--token-file": "tokens",
+    }
     given = [part for flag, name in flags.items() for part in (flag, str(tmp_path / name))]
-    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *given) as worker:
+    with (
+        running_reward() as reward,
+        rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *given) as worker,
+    ):
         target = f"localhost:{worker.ports['grpc_port']}"
         with grpc.secure_channel(target, grpc.ssl_channel_credentials(cert, key, cert)) as channel:
             stub = rollout_pb2_grpc.RolloutServiceStub(channel)
@@ -40,15 +48,22 @@ def test_the_port_is_closed_to_strangers(redis_server: str, run_id: str, model_d
             with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
                 stub.Generate(REQUEST, timeout=60)
             assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60).status == 1
-        with grpc.secure_channel(target, grpc.ssl_channel_credentials(cert)) as channel, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+        with (
+            grpc.secure_channel(target, grpc.ssl_channel_credentials(cert)) as channel,
+            pytest.raises(grpc.RpcError, match="UNAVAILABLE"),
+        ):
             rollout_pb2_grpc.RolloutServiceStub(channel).Generate(REQUEST, timeout=60)
 
 
-def test_a_wrong_password_ends_the_worker_at_once(run_id: str, model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_password_ends_the_worker_at_once(
+    run_id: str, model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "wrong").write_text("open sesame")
     with private_redis(tmp_path / "redis") as url, running_reward() as reward:
         redis.Redis.from_url(url).config_set("requirepass", "sesame")
-        process = start_rollout(url, run_id, model_dir, {"bright": reward.target}, "--redis-password-file", str(tmp_path / "wrong"))
+        process = start_rollout(
+            url, run_id, model_dir, {"bright": reward.target}, "--redis-password-file", str(tmp_path / "wrong")
+        )
         process.communicate(timeout=120)
     assert process.returncode == 1
     assert "AuthenticationError" in capfd.readouterr().err
@@ -56,6 +71,10 @@ def test_a_wrong_password_ends_the_worker_at_once(run_id: str, model_dir: Path, 
 
 def test_contradictions_are_named_before_anything_starts() -> None:
     given = {"redis_url": "redis://x", "run_id": "r", "model_dir": "m", "reward": {"ocr": "x:1"}}
-    for wrong in ({"redis_ca_file": "ca"}, {"reward_cert_file": "c", "reward_key_file": "k"}, {"tls_client_ca_file": "ca"}):
+    for wrong in (
+        {"redis_ca_file": "ca"},
+        {"reward_cert_file": "c", "reward_key_file": "k"},
+        {"tls_client_ca_file": "ca"},
+    ):
         with pytest.raises(ValueError, match=r"file|authority"):
             RolloutSettings(**{**given, **wrong})  # type: ignore[arg-type]  # as pydantic reads them

@@ -29,17 +29,24 @@ def policy() -> NextFlowPolicy:
     return build_random()
 
 
-def stage_job(stage: rollout_pb2.Stage, group_size: int = 3, continuations: int = 1, seed: int = 7) -> rollout_pb2.RolloutJob:
+def stage_job(
+    stage: rollout_pb2.Stage, group_size: int = 3, continuations: int = 1, seed: int = 7
+) -> rollout_pb2.RolloutJob:
     split = 0 if stage == FULL else 3
     return make_job(stage=stage, split_scale=split, group_size=group_size, continuations=continuations, seed=seed)
 
 
-def run(policy: NextFlowPolicy, job: rollout_pb2.RolloutJob, limits: Limits = WIDE) -> tuple[TokensStep, dict[tuple[int, int], bytes]]:
+def run(
+    policy: NextFlowPolicy, job: rollout_pb2.RolloutJob, limits: Limits = WIDE
+) -> tuple[TokensStep, dict[tuple[int, int], bytes]]:
     """All steps of a job as one: its tokens, and its images by place."""
     steps = list(generate(policy, job, limits))
     drawn = [step for step in steps if isinstance(step, TokensStep)]
     images = {
-        place: px.tobytes() for step in steps if isinstance(step, ImagesStep) for place, px in zip(step.places, step.pixels, strict=True)
+        place: px.tobytes()
+        for step in steps
+        if isinstance(step, ImagesStep)
+        for place, px in zip(step.places, step.pixels, strict=True)
     }
     tokens = [row for step in drawn for row in step.tokens]
     return TokensStep(drawn[0].prefix, tokens, [row for step in drawn for row in step.log_probs]), images
@@ -54,7 +61,14 @@ def rounding_apart(a: bytes, b: bytes) -> bool:
     return int(np.abs(np.frombuffer(a, np.uint8).astype(int) - np.frombuffer(b, np.uint8)).max()) <= 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 1023), st.integers(0, 64)), min_size=2, max_size=20, unique=True))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 1023), st.integers(0, 64)),
+        min_size=2,
+        max_size=20,
+        unique=True,
+    )
+)
 def test_seeds_differ_and_fit_64_bits(keys: list[tuple[int, int, int]]) -> None:
     seeds = [candidate_seed(*key) for key in keys]
     assert len(set(seeds)) == len(seeds)
@@ -103,7 +117,9 @@ def test_suffix_candidates_share_one_prefix(policy: NextFlowPolicy) -> None:
     assert len(set(map(tuple, drawn.tokens))) == 3
 
 
-@pytest.mark.parametrize("kind", [rollout_pb2.LOG_PROBS_UNSPECIFIED, rollout_pb2.LOG_PROBS_PLAIN, rollout_pb2.LOG_PROBS_SAMPLED])
+@pytest.mark.parametrize(
+    "kind", [rollout_pb2.LOG_PROBS_UNSPECIFIED, rollout_pb2.LOG_PROBS_PLAIN, rollout_pb2.LOG_PROBS_SAMPLED]
+)
 @pytest.mark.parametrize("stage", [FULL, PREFIX, SUFFIX])
 def test_log_probs_are_those_of_the_teacher_forced_pass(
     policy: NextFlowPolicy, stage: rollout_pb2.Stage, kind: rollout_pb2.LogProbs
@@ -120,14 +136,18 @@ def test_log_probs_are_those_of_the_teacher_forced_pass(
 
 @pytest.mark.parametrize("stage", [FULL, PREFIX, SUFFIX])
 @pytest.mark.parametrize("limits", [Limits(1, 1), Limits(2, 3), Limits(5, 2)])
-def test_batch_limits_bound_the_batches_and_change_nothing_else(policy: NextFlowPolicy, stage: rollout_pb2.Stage, limits: Limits) -> None:
+def test_batch_limits_bound_the_batches_and_change_nothing_else(
+    policy: NextFlowPolicy, stage: rollout_pb2.Stage, limits: Limits
+) -> None:
     job = stage_job(stage, group_size=5, continuations=2 if stage == PREFIX else 1)
     small, small_images = run(policy, job, limits)
     wide, wide_images = run(policy, job)
     assert (small.prefix, small.tokens) == (wide.prefix, wide.tokens)
     assert torch.allclose(torch.tensor(small.log_probs), torch.tensor(wide.log_probs), atol=1e-5)
     assert list(small_images) == list(wide_images)
-    assert all(len(step.places) <= limits.decode for step in generate(policy, job, limits) if isinstance(step, ImagesStep))
+    assert all(
+        len(step.places) <= limits.decode for step in generate(policy, job, limits) if isinstance(step, ImagesStep)
+    )
 
 
 def test_another_seed_gives_another_group(policy: NextFlowPolicy) -> None:
@@ -149,7 +169,9 @@ def test_direct_images_equal_those_of_a_job_with_the_same_seed(policy: NextFlowP
         ({"sampling": rollout_pb2.Sampling(temperature=1)}, "top_p"),
     ],
 )
-def test_job_that_the_policy_cannot_do_is_a_value_error(policy: NextFlowPolicy, fields: dict[str, Any], detail: str) -> None:
+def test_job_that_the_policy_cannot_do_is_a_value_error(
+    policy: NextFlowPolicy, fields: dict[str, Any], detail: str
+) -> None:
     with pytest.raises(ValueError, match=detail):
         next(generate(policy, make_job(**fields), WIDE))
 

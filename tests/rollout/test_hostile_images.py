@@ -75,7 +75,11 @@ CORPUS = [
     ("junk for EXIF", encode(gradient(), "JPEG", exif=b"Exif\0\0" + b"\xff" * 40), SCORE),
     ("junk for a colour profile", encode(gradient(), "PNG", icc_profile=b"\0" * 300), SCORE),
     ("a colour profile that does not inflate", with_chunk(chunk(b"iCCP", b"x\0\0" + b"junk")), SCORE),
-    ("a text chunk that inflates to 200 MB", with_chunk(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))), BAD),
+    (
+        "a text chunk that inflates to 200 MB",
+        with_chunk(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))),
+        BAD,
+    ),
     ("a wrong checksum", GOOD[:30] + b"\0" + GOOD[31:], BAD),
     ("animated PNG", frames("PNG"), BAD),
     ("animated WebP", frames("WEBP"), BAD),
@@ -110,7 +114,9 @@ def test_all_of_them_at_once(service: ToyProcess) -> None:
     assert [outcome(result) for result in results] == [expected for _, _, expected in CORPUS]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.png", "image/png"), ("a.exe", "application/x-msdownload"), ("a.gif", "image/gif")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "image/png"), ("a.exe", "application/x-msdownload"), ("a.gif", "image/gif")]
+)
 def test_the_name_and_type_of_a_file_say_nothing(service: ToyProcess, name: str, kind: str) -> None:
     jpeg = io.BytesIO(encode(Image.new("RGB", (16, 16)), "JPEG"))
     files: Any = {"request": (None, '{"samples": [{"id": "a", "prompt": ""}]}'), "a": (name, jpeg, kind)}

@@ -70,7 +70,13 @@ def wait_until_left(worker: RolloutProcess) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lacking", ["nothing is there", "other bytes are there"])
 def test_a_worker_without_the_weights_leaves_all_jobs_to_the_one_that_has_them(
-    redis_server: str, redis_client: redis.Redis, run_id: str, tmp_path: Path, reward: RunningReward, whole: Path, lacking: str
+    redis_server: str,
+    redis_client: redis.Redis,
+    run_id: str,
+    tmp_path: Path,
+    reward: RunningReward,
+    whole: Path,
+    lacking: str,
 ) -> None:
     store, seen = tmp_path / "store", tmp_path / "seen"
     model = make_model(tmp_path / "model")

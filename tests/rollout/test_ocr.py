@@ -23,7 +23,9 @@ async def test_words_and_boxes_of_rendered_images_reach_the_group(ocr_service: O
     async with RewardClient(ocr_service.grpc, 60) as client:
         scorer = BatchScorer({"ocr": client}, 1)
         batch = await (await scorer.start(make_job(target_words=["BREAD"]), ImagesStep([(0, 0), (0, 1)], pixels)))
-        no_target = await (await scorer.start(make_job(target_words=[], prompt="a sign"), ImagesStep([(0, 0)], pixels[:1])))
+        no_target = await (
+            await scorer.start(make_job(target_words=[], prompt="a sign"), ImagesStep([(0, 0)], pixels[:1]))
+        )
     assert isinstance(batch, ScoredBatch)
     right, wrong = (result.score for result in batch.required["ocr"].results)
     assert [word.text.upper() for word in right.words] == ["BREAD"]
@@ -39,13 +41,17 @@ async def test_worker_publishes_what_the_ocr_service_says(
 ) -> None:
     build_random().save(tmp_path)
     queue = RunQueue(redis_client, run_id, "trainer")
-    prefix = make_job(run_id, job_id="prefix", stage=rollout_pb2.STAGE_PREFIX, split_scale=3, continuations=2, want_images=True)
+    prefix = make_job(
+        run_id, job_id="prefix", stage=rollout_pb2.STAGE_PREFIX, split_scale=3, continuations=2, want_images=True
+    )
     full = make_job(run_id, job_id="full", want_images=True)
     with rollout_process(redis_server, run_id, tmp_path, {"ocr": ocr_service.grpc}):
         groups = [trajectory.group for trajectory in run_jobs(queue, [prefix, full])]
     firsts = [candidate.continuations[0] for group in groups for candidate in group.candidates]
     async with RewardClient(ocr_service.grpc, 60) as client:
-        answer = await client.score([grpc_sample(str(i), full.prompt, first.image, ["BREAD"]) for i, first in enumerate(firsts)])
+        answer = await client.score(
+            [grpc_sample(str(i), full.prompt, first.image, ["BREAD"]) for i, first in enumerate(firsts)]
+        )
     assert [first.rewards["ocr"] for first in firsts] == [result.score.value for result in answer.results]
     for first, result in zip(firsts, answer.results, strict=True):
         assert [(word.text, list(word.polygon)) for word in first.regions] == [

@@ -31,13 +31,21 @@ REQUIRED: dict[str, Any] = {"name": "toy"}
 OPTIONAL: dict[str, Any] = {"name": "style", "weight": WEIGHT, "required": False}
 
 
-def recipe_of(directory: Path, name: str, rewards: list[dict[str, Any]], updates: int, **rollout: Any) -> tuple[Path, Recipe]:  # noqa: ANN401
+def recipe_of(
+    directory: Path,
+    name: str,
+    rewards: list[dict[str, Any]],
+    updates: int,
+    **rollout: Any,  # noqa: ANN401
+) -> tuple[Path, Recipe]:
     settings = {"prompts_per_update": GROUPS, "group_size": 8, "rewards": rewards, **rollout}
     return write_recipe(directory, name, run={"updates": updates}, rollout=settings, evaluation={"every": 0})
 
 
 @contextmanager
-def worker(redis_url: str, recipe: Recipe, toy: ToyProcess, style: ToyProcess, timeout_s: float = 120) -> Iterator[RolloutProcess]:
+def worker(
+    redis_url: str, recipe: Recipe, toy: ToyProcess, style: ToyProcess, timeout_s: float = 120
+) -> Iterator[RolloutProcess]:
     services = {"toy": toy.grpc, "style": style.grpc}
     flags = ("--score-timeout-s", str(timeout_s), "--decode-batch", "4")
     with rollout_process(redis_url, recipe.run.name, recipe.model.dir, services, *flags) as running:
@@ -68,13 +76,18 @@ def counted_by(service: ToyProcess, name: str) -> float:
 
 
 @pytest.mark.timeout(600)
-def test_where_some_images_lack_an_optional_reward_the_run_is_that_without_it(redis_server: str, run_id: str, tmp_path: Path) -> None:
+def test_where_some_images_lack_an_optional_reward_the_run_is_that_without_it(
+    redis_server: str, run_id: str, tmp_path: Path
+) -> None:
     updates, directories = 4, list[Path]()
     model_dir = make_model(tmp_path / "model")
     with toy_service() as toy, toy_service("--max-image-bytes", str(quarter_of_sizes(model_dir))) as style:
         for name, rewards in ((f"{run_id}-alone", [REQUIRED]), (run_id, [REQUIRED, OPTIONAL])):
             file, recipe = recipe_of(tmp_path, name, rewards, updates)
-            with worker(redis_server, recipe, toy, style) as running, trainer_process(file, redis_server, tmp_path / "log") as trainer:
+            with (
+                worker(redis_server, recipe, toy, style) as running,
+                trainer_process(file, redis_server, tmp_path / "log") as trainer,
+            ):
                 trainer.finishes()
                 counted = running.metric('varl_rollout_rewards_absent_total{reward="style"}')
             directories.append(recipe.run.dir / name)
@@ -111,7 +124,9 @@ def test_a_run_goes_on_without_an_optional_service_that_dies_and_with_it_once_it
         assert "failures/reward_unavailable" not in row and row["groups/used"] == GROUPS
         assert ("reward/style" in row) == (lacking < GROUPS)
         if lacking in (0, GROUPS):
-            assert row["reward/total"] == pytest.approx(row["reward/toy"] + WEIGHT * row.get("reward/style", 0), abs=1e-12)
+            assert row["reward/total"] == pytest.approx(
+                row["reward/toy"] + WEIGHT * row.get("reward/style", 0), abs=1e-12
+            )
             assert row.get("reward/style", 1) > 0
 
 
@@ -140,7 +155,9 @@ def test_without_a_required_service_groups_are_dead_letters_until_it_is_back(
     assert len(letters) == given_up >= 2 * GROUPS
     assert all(b"reward_unavailable: reward 'toy'" in fields[b"reason"] for _, fields in letters)
     failures = sum(row.get("failures/reward_unavailable", 0) for row in rows)
-    assert 2 * given_up <= failures <= 2 * given_up + GROUPS  # two attempts each, and one at those that it came back in time for
+    assert (
+        2 * given_up <= failures <= 2 * given_up + GROUPS
+    )  # two attempts each, and one at those that it came back in time for
     for row in rows:
         assert row["groups/used"] + row["groups/dropped"] == GROUPS
         assert ("reward/total" in row) == (row["groups/used"] > 0)

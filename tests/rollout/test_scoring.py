@@ -52,7 +52,10 @@ def scored_group(batches: Sequence[ScoredBatch]) -> trajectory_pb2.Group | Scori
 
 def scored_batches(results: Sequence[reward_pb2.Result], revisions: Sequence[str]) -> list[ScoredBatch]:
     """A batch for each candidate, answered by models of these revisions."""
-    return [ScoredBatch({place: b""}, {"bright": answer(results, revision)}, {}) for place, revision in zip(PLACES, revisions, strict=True)]
+    return [
+        ScoredBatch({place: b""}, {"bright": answer(results, revision)}, {})
+        for place, revision in zip(PLACES, revisions, strict=True)
+    ]
 
 
 def answer(results: Sequence[reward_pb2.Result], revision: str = "1") -> reward_pb2.ScoreResponse:
@@ -94,7 +97,9 @@ async def test_every_named_reward_is_asked_and_one_error_fails_the_batch(reward:
 async def test_service_that_is_gone_or_too_slow_is_unavailable(reward: RunningReward, held: bool) -> None:
     target = reward.target if held else "127.0.0.1:1"
     async with RewardClient(target, 0.5) as client:
-        outcome = await (await BatchScorer({"bright": client}, 1).start(make_job(rewards=["bright"], prompt=HOLD), images_step()))
+        outcome = await (
+            await BatchScorer({"bright": client}, 1).start(make_job(rewards=["bright"], prompt=HOLD), images_step())
+        )
     assert isinstance(outcome, ScoringFailure)
     assert outcome.code == trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE
     assert "bright" in outcome.detail
@@ -213,7 +218,9 @@ async def test_defect_met_on_one_job_ends_as_a_dead_letter_and_spares_the_others
     assert len(outcomes["sound"].group.candidates) == 2
 
 
-async def test_lost_device_ends_the_worker_and_leaves_its_jobs_to_others(parts: Parts, redis_client: redis.Redis, run_id: str) -> None:
+async def test_lost_device_ends_the_worker_and_leaves_its_jobs_to_others(
+    parts: Parts, redis_client: redis.Redis, run_id: str
+) -> None:
     submit(parts, run_id, ["DEVICE"])
     with pytest.raises(ExceptionGroup) as raised:
         await Worker(parts, WORK, asyncio.Event()).run()

@@ -66,7 +66,9 @@ def reward() -> Iterator[RunningReward]:
 
 @pytest.fixture(scope="module")
 def worker(redis_server: str, model_dir: Path, reward: RunningReward) -> Iterator[RolloutProcess]:
-    with rollout_process(redis_server, RUN, model_dir, {"bright": reward.target}, "--decode-batch", "2", "--min-idle-s", "3") as running:
+    with rollout_process(
+        redis_server, RUN, model_dir, {"bright": reward.target}, "--decode-batch", "2", "--min-idle-s", "3"
+    ) as running:
         yield running
 
 
@@ -110,7 +112,9 @@ def png(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def rewards_of(group: trajectory_pb2.Group) -> list[list[float]]:
-    return [[continuation.rewards["bright"] for continuation in candidate.continuations] for candidate in group.candidates]
+    return [
+        [continuation.rewards["bright"] for continuation in candidate.continuations] for candidate in group.candidates
+    ]
 
 
 def test_groups_of_all_stages_hold_what_the_policy_drew_and_the_reward_saw(
@@ -142,7 +146,9 @@ def check_tokens(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
     with torch.no_grad():
         scored = policy.distribution(group.job.prompt, tokens, SPLIT if group.job.stage == SUFFIX else 0)
         log_probs = scored.log_prob(tokens[:, -expected:])
-    assert torch.allclose(torch.tensor([list(candidate.log_probs) for candidate in group.candidates]), log_probs, atol=1e-4)
+    assert torch.allclose(
+        torch.tensor([list(candidate.log_probs) for candidate in group.candidates]), log_probs, atol=1e-4
+    )
 
 
 def check_reproduced(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
@@ -163,7 +169,10 @@ def check_images(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
         first = candidate.continuations[0]
         pixels = png(first.image)
         assert first.rewards["bright"] == brightness(pixels)
-        assert (first.regions[0].text, list(first.regions[0].polygon)) == (str(len(first.image)), [0, 0, 64, 0, 64, 64, 0, 64])
+        assert (first.regions[0].text, list(first.regions[0].polygon)) == (
+            str(len(first.image)),
+            [0, 0, 64, 0, 64, 64, 0, 64],
+        )
         if group.job.stage != PREFIX:
             whole = torch.tensor([tokens_of(group, group.prefix_tokens + candidate.tokens)])
             assert np.abs(policy.decode(whole)[0].astype(int) - pixels).max() <= 1  # rounding: decoded in another batch
@@ -174,7 +183,10 @@ def check_images(group: trajectory_pb2.Group, policy: NextFlowPolicy) -> None:
 @pytest.mark.parametrize("stage", [FULL, PREFIX, SUFFIX])
 def test_same_job_twice_gives_the_same_group(queue: RunQueue, stage: rollout_pb2.Stage) -> None:
     job = stage_job(f"twice/{stage}/a", stage)
-    again, other_seed = changed(job, job_id=f"twice/{stage}/b"), changed(job, job_id=f"twice/{stage}/c", seed=job.seed + 1)
+    again, other_seed = (
+        changed(job, job_id=f"twice/{stage}/b"),
+        changed(job, job_id=f"twice/{stage}/c", seed=job.seed + 1),
+    )
     first, second, third = (trajectory.group for trajectory in run_jobs(queue, [job, again, other_seed]))
     assert first.candidates == second.candidates
     assert first.prefix_tokens == second.prefix_tokens
@@ -204,7 +216,9 @@ def test_job_beyond_the_model_is_a_typed_failure(queue: RunQueue) -> None:
     assert "split_scale" in beyond.failure.detail
 
 
-def test_weights_follow_the_job(queue: RunQueue, policy: NextFlowPolicy, tmp_path: Path, worker: RolloutProcess) -> None:
+def test_weights_follow_the_job(
+    queue: RunQueue, policy: NextFlowPolicy, tmp_path: Path, worker: RolloutProcess
+) -> None:
     trained = build_random()
     with torch.no_grad():
         trained.module.state_dict()[next(name for name, _ in trained.module.named_parameters())].mul_(-1)
@@ -225,16 +239,22 @@ def test_weights_follow_the_job(queue: RunQueue, policy: NextFlowPolicy, tmp_pat
     old, new, missing, broken, diverged, again = run_jobs(queue, jobs)
     trained.load_weights(str(tmp_path / "v000005.safetensors"))
     check_tokens(new.group, trained)
-    assert [candidate.tokens for candidate in new.group.candidates] != [candidate.tokens for candidate in old.group.candidates]
+    assert [candidate.tokens for candidate in new.group.candidates] != [
+        candidate.tokens for candidate in old.group.candidates
+    ]
     assert missing.failure.code == broken.failure.code == trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING
     assert "v000006.safetensors" in missing.failure.detail and "broken.safetensors" in broken.failure.detail
     assert diverged.failure.code == trajectory_pb2.FAILURE_CODE_BAD_JOB
     assert "log_probs must be finite" in diverged.failure.detail
     assert again.group.candidates == old.group.candidates
-    run_jobs(queue, [changed(base, job_id="weights/last")])  # the broken file was tried again meanwhile, which leaves none loaded
+    run_jobs(
+        queue, [changed(base, job_id="weights/last")]
+    )  # the broken file was tried again meanwhile, which leaves none loaded
 
 
-def test_generation_goes_on_while_a_group_is_scored(redis_client: redis.Redis, redis_server: str, run_id: str, model_dir: Path) -> None:
+def test_generation_goes_on_while_a_group_is_scored(
+    redis_client: redis.Redis, redis_server: str, run_id: str, model_dir: Path
+) -> None:
     queue = RunQueue(redis_client, run_id, "trainer")
     with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}):
         queue.submit([stage_job("held", run_id=run_id, prompt=HOLD), stage_job("quick", run_id=run_id)])
@@ -261,7 +281,9 @@ def test_job_of_a_killed_worker_is_finished_once_by_another(redis_server: str, r
             assert all(found[job.job_id].group.job == job for job in jobs)
             again = [changed(job, job_id=f"again/{job.job_id}") for job in jobs]
             repeats = run_jobs(queue, again)
-            assert [repeat.group.candidates for repeat in repeats] == [found[job.job_id].group.candidates for job in jobs]
+            assert [repeat.group.candidates for repeat in repeats] == [
+                found[job.job_id].group.candidates for job in jobs
+            ]
             second.process.send_signal(signal.SIGTERM)
             assert second.process.wait(WAIT_S) == 0
     assert queue.receive(16, 100) == []
@@ -273,7 +295,10 @@ def test_broken_connections_to_redis_lose_nothing(redis_server: str, run_id: str
     queue = RunQueue(client, run_id, "trainer")
     jobs = [stage_job(f"job/{i}", run_id=run_id, prompt=f"{HOLD} {i}") for i in range(4)]
     flags = ("--min-idle-s", "2", "--max-deliveries", "20")
-    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags):
+    with (
+        running_reward() as reward,
+        rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags),
+    ):
         client.client_kill_filter(_type="normal", skipme=True)
         queue.submit(jobs)
         assert reward.servicer.holding.wait(WAIT_S)
@@ -287,7 +312,10 @@ def test_heartbeats_keep_a_long_job(redis_server: str, run_id: str, model_dir: P
     client = connect(redis_server)
     queue = RunQueue(client, run_id, "trainer")
     flags = ("--min-idle-s", "2")
-    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags):
+    with (
+        running_reward() as reward,
+        rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}, *flags),
+    ):
         queue.submit([stage_job("long", run_id=run_id, prompt=HOLD)])
         assert reward.servicer.holding.wait(WAIT_S)
         idle, restarts, deadline = 0, 0, time.monotonic() + WAIT_S
@@ -305,7 +333,10 @@ def test_sigterm_finishes_the_jobs_in_hand_and_leaves_the_rest(redis_server: str
     client = connect(redis_server)
     queue = RunQueue(client, run_id, "trainer")
     jobs = [stage_job(f"job/{i}", run_id=run_id, prompt=HOLD) for i in range(3)]
-    with running_reward() as reward, rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}) as running:
+    with (
+        running_reward() as reward,
+        rollout_process(redis_server, run_id, model_dir, {"bright": reward.target}) as running,
+    ):
         queue.submit(jobs)
         assert reward.servicer.holding.wait(WAIT_S)
         while queue.backlog() > 1:  # two are taken: the service's default concurrency
@@ -318,7 +349,9 @@ def test_sigterm_finishes_the_jobs_in_hand_and_leaves_the_rest(redis_server: str
     assert client.xinfo_consumers(f"varl:{run_id}:jobs", "workers") == []
 
 
-def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id: str, model_dir: Path, policy: NextFlowPolicy) -> None:
+def test_worker_is_not_serving_before_its_rewards_are(
+    redis_server: str, run_id: str, model_dir: Path, policy: NextFlowPolicy
+) -> None:
     with running_reward() as reward:
         reward.set_serving(False)
         port = reserve_port()
@@ -328,7 +361,10 @@ def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id:
                 health = health_pb2_grpc.HealthStub(channel)
                 for service in ("", "varl.v1.RolloutService"):
                     request = health_pb2.HealthCheckRequest(service=service)
-                    assert health.Check(request, wait_for_ready=True, timeout=WAIT_S).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                    assert (
+                        health.Check(request, wait_for_ready=True, timeout=WAIT_S).status
+                        == health_pb2.HealthCheckResponse.NOT_SERVING
+                    )
                 reward.set_serving(True)
                 assert wait_until_ready(process)["grpc_port"] == port
                 assert health.Check(request, timeout=WAIT_S).status == health_pb2.HealthCheckResponse.SERVING
@@ -342,7 +378,12 @@ def test_worker_is_not_serving_before_its_rewards_are(redis_server: str, run_id:
     [(("--ready-timeout-s", "0.5"), "RewardUnavailable"), (("--model-dir", "/nonexistent"), "config.json")],
 )
 def test_worker_that_cannot_start_says_why_and_exits(
-    redis_server: str, run_id: str, model_dir: Path, flags: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]
+    redis_server: str,
+    run_id: str,
+    model_dir: Path,
+    flags: tuple[str, ...],
+    told: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     process = start_rollout(redis_server, run_id, model_dir, {"bright": f"127.0.0.1:{reserve_port()}"}, *flags)
     assert process.wait(WAIT_S) == 1
@@ -350,7 +391,9 @@ def test_worker_that_cannot_start_says_why_and_exits(
     assert told in capfd.readouterr().err
 
 
-def test_generate_gives_the_images_of_the_seed(stub: rollout_pb2_grpc.RolloutServiceStub, policy: NextFlowPolicy, queue: RunQueue) -> None:
+def test_generate_gives_the_images_of_the_seed(
+    stub: rollout_pb2_grpc.RolloutServiceStub, policy: NextFlowPolicy, queue: RunQueue
+) -> None:
     job = stage_job("generate")
     request = rollout_pb2.GenerateRequest(prompt=job.prompt, count=3, seed=job.seed, sampling=job.sampling)
     answer = stub.Generate(request)
@@ -368,10 +411,18 @@ def test_generate_gives_the_images_of_the_seed(stub: rollout_pb2_grpc.RolloutSer
         (rollout_pb2.GenerateRequest(prompt="x" * 100_000, count=1), "prompt"),
         (rollout_pb2.GenerateRequest(prompt="x"), "count"),
         (rollout_pb2.GenerateRequest(prompt="x", count=17), "count"),
-        (rollout_pb2.GenerateRequest(prompt="x", count=1, sampling=rollout_pb2.Sampling(top_p=1)), "sampling.temperature"),
-        (rollout_pb2.GenerateRequest(prompt="x", count=1, sampling=rollout_pb2.Sampling(temperature=1, top_p=2)), "sampling.top_p"),
         (
-            rollout_pb2.GenerateRequest(prompt="x", count=1, sampling=rollout_pb2.Sampling(temperature=float("nan"), top_p=1)),
+            rollout_pb2.GenerateRequest(prompt="x", count=1, sampling=rollout_pb2.Sampling(top_p=1)),
+            "sampling.temperature",
+        ),
+        (
+            rollout_pb2.GenerateRequest(prompt="x", count=1, sampling=rollout_pb2.Sampling(temperature=1, top_p=2)),
+            "sampling.top_p",
+        ),
+        (
+            rollout_pb2.GenerateRequest(
+                prompt="x", count=1, sampling=rollout_pb2.Sampling(temperature=float("nan"), top_p=1)
+            ),
             "sampling.temp",
         ),
     ],
@@ -394,7 +445,9 @@ def test_metrics_count_groups_by_outcome(worker: RolloutProcess, queue: RunQueue
     gains = {'groups_total{outcome="ok"}': 1, 'groups_total{outcome="score_failed"}': 1, "generate_seconds_count": 1}
     expected = {f"varl_rollout_{name}": before.get(f"varl_rollout_{name}", 0) + gain for name, gain in gains.items()}
     deadline = time.monotonic() + WAIT_S
-    while (after := worker.metrics()) | expected != after and time.monotonic() < deadline:  # counted just after publishing
+    while (
+        after := worker.metrics()
+    ) | expected != after and time.monotonic() < deadline:  # counted just after publishing
         time.sleep(0.05)
     assert after | expected == after
     assert after["varl_rollout_images_total"] >= before.get("varl_rollout_images_total", 0) + 5

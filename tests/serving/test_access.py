@@ -46,7 +46,9 @@ def test_a_good_token_opens_both_faces(guarded: ToyProcess, token: str) -> None:
     with grpc.insecure_channel(guarded.grpc) as channel:
         request = reward_pb2.ScoreRequest(samples=[grpc_sample("a", "x", grey(51))])
         metadata = (("authorization", f"Bearer {token}"),)
-        assert reward_pb2_grpc.RewardServiceStub(channel).Score(request, metadata=metadata).results[0].score.value == pytest.approx(0.2)
+        assert reward_pb2_grpc.RewardServiceStub(channel).Score(request, metadata=metadata).results[
+            0
+        ].score.value == pytest.approx(0.2)
 
 
 HEADERS = [
@@ -72,7 +74,9 @@ HEADERS = [
         ("GET", "/no"),
     ],
 )
-def test_without_a_good_token_every_route_is_closed(guarded: ToyProcess, headers: dict[str, str], method: str, path: str) -> None:
+def test_without_a_good_token_every_route_is_closed(
+    guarded: ToyProcess, headers: dict[str, str], method: str, path: str
+) -> None:
     answer = httpx.request(method, f"{guarded.http}{path}", headers=headers)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert answer.headers["content-type"] == "application/problem+json"
@@ -85,14 +89,18 @@ def test_probes_and_metrics_are_open(guarded: ToyProcess, path: str) -> None:
 
 
 @pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer wrong"),)])
-def test_without_a_good_token_every_method_is_closed_but_health(guarded: ToyProcess, metadata: tuple[tuple[str, str], ...]) -> None:
+def test_without_a_good_token_every_method_is_closed_but_health(
+    guarded: ToyProcess, metadata: tuple[tuple[str, str], ...]
+) -> None:
     with grpc.insecure_channel(guarded.grpc) as channel:
         stub: Any = reward_pb2_grpc.RewardServiceStub(channel)
         for method, request in ((stub.Score, reward_pb2.ScoreRequest()), (stub.GetInfo, reward_pb2.GetInfoRequest())):
             with pytest.raises(grpc.RpcError) as refusal:
                 method(request, metadata=metadata)
             assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        unknown = channel.unary_unary("/varl.v1.RewardService/NoSuch", request_serializer=bytes, response_deserializer=bytes)
+        unknown = channel.unary_unary(
+            "/varl.v1.RewardService/NoSuch", request_serializer=bytes, response_deserializer=bytes
+        )
         with pytest.raises(grpc.RpcError) as refusal:
             unknown(b"", metadata=metadata)
         assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -104,7 +112,9 @@ def test_reflection_is_closed_as_well(guarded: ToyProcess) -> None:
     def services(metadata: tuple[tuple[str, str], ...]) -> list[str]:
         with grpc.insecure_channel(guarded.grpc) as channel:
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-            (answer,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=metadata)
+            (answer,) = stub.ServerReflectionInfo(
+                iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=metadata
+            )
             return [service.name for service in answer.list_services_response.service]
 
     assert "varl.v1.RewardService" in services((("authorization", "Bearer first-token"),))
@@ -116,7 +126,11 @@ def test_reflection_is_closed_as_well(guarded: ToyProcess) -> None:
 def test_refusals_are_counted(guarded: ToyProcess) -> None:
     httpx.get(f"{guarded.http}/v1/info")
     text = httpx.get(f"{guarded.http}/metrics").text
-    line = next(line for line in text.splitlines() if line.startswith("varl_requests_total{") and 'outcome="unauthenticated"' in line)
+    line = next(
+        line
+        for line in text.splitlines()
+        if line.startswith("varl_requests_total{") and 'outcome="unauthenticated"' in line
+    )
     assert float(line.rsplit(" ", 1)[1]) >= 1
 
 

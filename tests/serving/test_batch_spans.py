@@ -39,7 +39,9 @@ async def traced(rig: Rig, limits: BatchLimits, lanes: int = 1) -> AsyncIterator
 async def ask(recorder: Recorder, batcher: Batcher[Thing, int], things: Sequence[Thing]) -> list[int | BaseException]:
     """One request, which is traced, with some items."""
     with recorder.tracer.start_as_current_span("request"):
-        return await asyncio.gather(*(batcher.submit(thing, cost=thing.cost) for thing in things), return_exceptions=True)
+        return await asyncio.gather(
+            *(batcher.submit(thing, cost=thing.cost) for thing in things), return_exceptions=True
+        )
 
 
 def links(span: ReadableSpan) -> set[int]:
@@ -96,7 +98,9 @@ async def test_a_bisected_batch_is_one_span_over_all_its_forwards_and_what_comes
     assert [isinstance(answer, int) for answer in answers] == [True, True, False, True]
     spans = {span.attributes["varl.batch.size"]: span for span in recorder.named("batch") if span.attributes}
     assert figures(spans[4]) == {"size": 4, "cost": 4.0, "executions": 5, "failed": 1}
-    assert sorted(map(str, forwards(spans[4]))) == sorted(map(str, [(4, "failed"), (2, "ok"), (2, "failed"), (1, "failed"), (1, "ok")]))
+    assert sorted(map(str, forwards(spans[4]))) == sorted(
+        map(str, [(4, "failed"), (2, "ok"), (2, "failed"), (1, "failed"), (1, "ok")])
+    )
     assert spans[4].status.status_code is trace.StatusCode.ERROR
     assert figures(spans[1]) == {"size": 1, "cost": 1.0, "executions": 1, "failed": 0}
     assert len(spans) == len(recorder.named("batch")) == 2
@@ -108,7 +112,10 @@ async def test_memory_that_ran_out_is_a_forward_of_the_span_and_no_failed_item()
         assert await ask(recorder, batcher, [Thing(n) for n in (1, 2, 3, 4)]) == [8, 15, 22, 29]
     spans = recorder.named("batch")
     assert sum(1 for span in spans for _, result in forwards(span) if result == "out_of_memory") >= 1
-    assert sum(items for span in spans for items, result in forwards(span) if result == "ok" and isinstance(items, int)) == 4
+    assert (
+        sum(items for span in spans for items, result in forwards(span) if result == "ok" and isinstance(items, int))
+        == 4
+    )
     assert {figures(span)["failed"] for span in spans} == {0}
 
 

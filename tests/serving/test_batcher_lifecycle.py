@@ -55,7 +55,10 @@ async def test_cancelling_inside_a_forward_leaves_the_siblings_their_answers() -
 async def test_a_lost_model_fails_everything_as_unavailable_and_says_so() -> None:
     rig = Rig()
     batcher = await started(rig, BatchLimits(1))
-    tasks = [await held(rig, batcher, Thing(0)), *(asyncio.create_task(batcher.submit(Thing(number))) for number in (1, 2))]
+    tasks = [
+        await held(rig, batcher, Thing(0)),
+        *(asyncio.create_task(batcher.submit(Thing(number))) for number in (1, 2)),
+    ]
     await asyncio.sleep(0)
     rig.lanes[0].steps.put("fatal")
     await asyncio.wait_for(batcher.fatal.wait(), PATIENCE)

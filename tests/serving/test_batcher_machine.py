@@ -16,7 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.batcher_rig import PATIENCE, Lane, Rig, Step, Thing, right
 from tests.support.span_rig import Recorder, figures
 from varl.services.serving.batching.batcher import Batcher
-from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, LateError, QueueFullError, UnavailableError, WrongLengthError
+from varl.services.serving.batching.queue import (
+    BatchLimits,
+    ItemFailedError,
+    LateError,
+    QueueFullError,
+    UnavailableError,
+    WrongLengthError,
+)
 from varl.services.serving.batching.spans import BatchSpans
 
 LIMITS = BatchLimits(max_items=4, max_cost=10, queue_items=6, queue_bytes=60)

@@ -56,7 +56,7 @@ async def test_a_request_whose_client_hung_up_is_dropped(path: str) -> None:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: Any) -> None:  # noqa: ANN401 - ASGI
+    async def send(message: Any) -> None:  # noqa: ANN401
         sent.append(message)
 
     request = asyncio.create_task(app(_scope(path), receive, send))
@@ -76,4 +76,11 @@ async def test_a_request_whose_client_hung_up_is_dropped(path: str) -> None:
 
 def _scope(path: str) -> dict[str, Any]:
     headers = [(b"content-type", b"application/json")]
-    return {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }

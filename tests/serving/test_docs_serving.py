@@ -14,7 +14,8 @@ TEXT = (ROOT / "docs" / "serving.md").read_text()
 def test_the_table_of_statuses_is_the_codes() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\d+) \| (\w+) \| (yes|no) \|$", TEXT, re.MULTILINE)
     assert rows == [
-        (str(code), str(status.http.value), status.grpc.name, "yes" if status.retryable else "no") for code, status in STATUS.items()
+        (str(code), str(status.http.value), status.grpc.name, "yes" if status.retryable else "no")
+        for code, status in STATUS.items()
     ]
 
 

@@ -40,7 +40,9 @@ def channel(service: ToyProcess) -> Iterator[grpc.Channel]:
         yield opened
 
 
-def status(channel: grpc.Channel, message: bytes, method: str = "/varl.v1.RewardService/Score") -> tuple[grpc.StatusCode, str]:
+def status(
+    channel: grpc.Channel, message: bytes, method: str = "/varl.v1.RewardService/Score"
+) -> tuple[grpc.StatusCode, str]:
     call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
     try:
         call(message, timeout=240)
@@ -57,7 +59,9 @@ def check(channel: grpc.Channel, message: bytes) -> None:
 def still_serves(service: ToyProcess) -> None:
     """On a new connection."""
     with grpc.insecure_channel(service.grpc) as channel:
-        answer = reward_pb2_grpc.RewardServiceStub(channel).Score(reward_pb2.ScoreRequest.FromString(VALID), timeout=240)
+        answer = reward_pb2_grpc.RewardServiceStub(channel).Score(
+            reward_pb2.ScoreRequest.FromString(VALID), timeout=240
+        )
     assert [result.WhichOneof("outcome") for result in answer.results] == ["score", "error"]
 
 
@@ -80,19 +84,24 @@ def test_a_valid_message_cut_and_spliced(channel: grpc.Channel, end: int, begin:
 
 
 @pytest.mark.parametrize(
-    "method", ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "/grpc.health.v1.Health/List", "//"]
+    "method",
+    ["/varl.v1.RewardService/Nope", "/nope", "/varl.v1.RolloutService/Generate", "/grpc.health.v1.Health/List", "//"],
 )
 def test_what_is_not_served_says_so(channel: grpc.Channel, method: str) -> None:
     assert status(channel, VALID, method)[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
 HEALTH = health_pb2.HealthCheckRequest(service="varl.v1.RewardService").SerializeToString()
-REFLECTION = reflection_pb2.ServerReflectionRequest(host="ü", file_containing_symbol="varl.v1.RewardService").SerializeToString()
+REFLECTION = reflection_pb2.ServerReflectionRequest(
+    host="ü", file_containing_symbol="varl.v1.RewardService"
+).SerializeToString()
 
 
 def first_status(channel: grpc.Channel, method: str, *messages: bytes) -> grpc.StatusCode:
     """Of a method that answers with a stream: OK once it has given a message."""
-    call: Any = channel.stream_stream(method, request_serializer=None, response_deserializer=None)(iter(messages), timeout=240)
+    call: Any = channel.stream_stream(method, request_serializer=None, response_deserializer=None)(
+        iter(messages), timeout=240
+    )
     try:
         next(call, None)
     except grpc.RpcError as error:
@@ -110,7 +119,10 @@ def mangled(valid: bytes) -> st.SearchStrategy[bytes]:
 @settings(max_examples=200, derandomize=True)
 @given(mangled(HEALTH))
 def test_health_takes_any_bytes(channel: grpc.Channel, data: bytes) -> None:
-    codes = {status(channel, data, "/grpc.health.v1.Health/Check")[0], first_status(channel, "/grpc.health.v1.Health/Watch", data)}
+    codes = {
+        status(channel, data, "/grpc.health.v1.Health/Check")[0],
+        first_status(channel, "/grpc.health.v1.Health/Watch", data),
+    }
     try:
         known = health_pb2.HealthCheckRequest.FromString(data).service in ("", "varl.v1.RewardService")
     except DecodeError:

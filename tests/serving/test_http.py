@@ -31,7 +31,7 @@ def extra(service: ScoringService) -> APIRouter:
 
 
 @asynccontextmanager
-async def face(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, ScoringService]]:  # noqa: ANN401 - any setting
+async def face(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, ScoringService]]:  # noqa: ANN401
     service = ScoringService(ServingSettings(**changes), ToyScorer("toy"))
     await service.start()
     transport = httpx.ASGITransport(build_app(service, extra), raise_app_exceptions=False)

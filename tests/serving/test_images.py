@@ -13,7 +13,9 @@ from tests.support.image_files import encode, gradient, png_header, webp_header
 from varl.services.serving.images import ImageLimits, decode_image
 from varl.services.serving.scoring import ErrorCode, Pixels, SampleError
 
-pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module does outside pytest
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::PIL.Image.DecompressionBombWarning"
+)  # as the module does outside pytest
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=256 * 256, max_aspect_ratio=4, min_side=8)
 
 
@@ -99,7 +101,8 @@ def test_limits_are_inclusive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "code"), [((1, 1), ErrorCode.BAD_IMAGE), ((7, 20), ErrorCode.BAD_IMAGE), ((8, 33), ErrorCode.IMAGE_TOO_LARGE)]
+    ("size", "code"),
+    [((1, 1), ErrorCode.BAD_IMAGE), ((7, 20), ErrorCode.BAD_IMAGE), ((8, 33), ErrorCode.IMAGE_TOO_LARGE)],
 )
 def test_odd_shapes(size: tuple[int, int], code: ErrorCode) -> None:
     assert refused(encode(Image.new("RGB", size), "PNG")) is code
@@ -114,7 +117,9 @@ def test_animations_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_truncated_files_are_refused(kind: str) -> None:
     data = encode(gradient(64, 64), kind)
-    assert {refused(data[:length]) for length in (0, 4, 12, 20, len(data) // 2, len(data) - 40)} == {ErrorCode.BAD_IMAGE}
+    assert {refused(data[:length]) for length in (0, 4, 12, 20, len(data) // 2, len(data) - 40)} == {
+        ErrorCode.BAD_IMAGE
+    }
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
@@ -129,6 +134,9 @@ def test_damage_never_escapes_as_an_exception(kind: str, place: int, junk: bytes
     assert isinstance(result, SampleError) or (result.dtype == np.uint8 and result.ndim == 3 and result.shape[2] == 3)
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8X"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8X"]),
+)
 def test_junk_is_a_bad_image_or_too_large(junk: bytes, magic: bytes) -> None:
     assert refused(magic + junk) in (ErrorCode.BAD_IMAGE, ErrorCode.IMAGE_TOO_LARGE)

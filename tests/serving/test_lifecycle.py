@@ -37,7 +37,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def in_flight(service: OCRProcess) -> float:
-    line = next(line for line in httpx.get(f"{service.http}/metrics").text.splitlines() if line.startswith("varl_samples_in_flight{"))
+    line = next(
+        line
+        for line in httpx.get(f"{service.http}/metrics").text.splitlines()
+        if line.startswith("varl_samples_in_flight{")
+    )
     return float(line.rsplit(" ", 1)[1])
 
 
@@ -75,12 +79,20 @@ def test_requests_in_flight_are_finished_first(ocr_model_cache: Path) -> None:
 
 
 def test_over_the_limit_requests_are_turned_away_and_told_when_to_come_back(ocr_model_cache: Path) -> None:
-    with running(ocr_model_cache, "--max-samples", "4", "--max-in-flight", "4") as service, ThreadPoolExecutor(1) as pool:
+    with (
+        running(ocr_model_cache, "--max-samples", "4", "--max-in-flight", "4") as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
         held = pool.submit(httpx.post, f"{service.http}/v1/score", json=slow_body(4), timeout=PATIENCE)
         until(lambda: in_flight(service) == 4)
         turned_away = httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE)
-        with grpc.insecure_channel(service.grpc, options=[("grpc.enable_retries", 0)]) as channel, pytest.raises(grpc.RpcError) as failure:
-            reward_pb2_grpc.RewardServiceStub(channel).Score(reward_pb2.ScoreRequest(samples=[grpc_sample("0", "'bread'", SLOW)]))
+        with (
+            grpc.insecure_channel(service.grpc, options=[("grpc.enable_retries", 0)]) as channel,
+            pytest.raises(grpc.RpcError) as failure,
+        ):
+            reward_pb2_grpc.RewardServiceStub(channel).Score(
+                reward_pb2.ScoreRequest(samples=[grpc_sample("0", "'bread'", SLOW)])
+            )
         assert turned_away.status_code == 429
         assert turned_away.json()["code"] == "overloaded"
         assert turned_away.json()["retryable"] is True
@@ -109,13 +121,19 @@ def test_a_client_that_hangs_up_over_http_gives_its_room_back(ocr_model_cache: P
         until(lambda: in_flight(service) == 0)
         metrics = httpx.get(f"{service.http}/metrics").text
         assert 'varl_requests_total{face="http",outcome="client_gone",reward="ocr"} 1.0' in metrics
-        assert float(next(line for line in metrics.splitlines() if line.startswith("varl_inferences_total{")).split()[-1]) < 60
+        assert (
+            float(next(line for line in metrics.splitlines() if line.startswith("varl_inferences_total{")).split()[-1])
+            < 60
+        )
         assert httpx.post(f"{service.http}/v1/score", json=slow_body(1), timeout=PATIENCE).status_code == 200
 
 
 def test_workers_give_the_same_scores_as_one(ocr_model_cache: Path, ocr_service: OCRProcess) -> None:
     rng = np.random.default_rng(0)
-    noisy = [np.clip(render(["BREAD"]).astype(int) + rng.normal(0, 60, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(12)]
+    noisy = [
+        np.clip(render(["BREAD"]).astype(int) + rng.normal(0, 60, (64, 64, 3)), 0, 255).astype(np.uint8)
+        for _ in range(12)
+    ]
     body = {"samples": [json_sample(str(index), "'bread'", png(image)) for index, image in enumerate(noisy)]}
     with running(ocr_model_cache, "--workers", "2") as service:
         assert (

@@ -57,7 +57,12 @@ async def test_the_page_names_no_other_host_and_the_browser_may_ask_none(app: Fa
     assert HOST.search(answer.text) is None
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
     assert policy.pop("default-src") == "'none'"
-    assert {source for sources in policy.values() for source in sources.split()} <= {"'self'", "'none'", "'unsafe-inline'", "data:"}
+    assert {source for sources in policy.values() for source in sources.split()} <= {
+        "'self'",
+        "'none'",
+        "'unsafe-inline'",
+        "data:",
+    }
 
 
 def behind_proxy(app: FastAPI, path: str) -> ASGIApp:
@@ -71,7 +76,9 @@ def behind_proxy(app: FastAPI, path: str) -> ASGIApp:
 
 
 @pytest.mark.parametrize("under", ["", "/rewards/a"])
-async def test_all_that_it_loads_is_there_also_behind_a_proxy_that_puts_it_under_a_path(app: FastAPI, under: str) -> None:
+async def test_all_that_it_loads_is_there_also_behind_a_proxy_that_puts_it_under_a_path(
+    app: FastAPI, under: str
+) -> None:
     async with client(behind_proxy(app, under)) as http:
         page = await http.get(f"{under}/docs")
         found = [await http.get(urljoin(str(page.url), url)) for url in Loads(page.text).urls]
@@ -88,7 +95,9 @@ async def test_all_that_it_loads_is_there_also_behind_a_proxy_that_puts_it_under
     assert app.openapi()["openapi"].startswith("3.1")
 
 
-@pytest.mark.parametrize("path", ["/redoc", "/docs/assets/none.js", "/docs/assets/../__init__.py", "/docs/assets/%2e%2e/core.py"])
+@pytest.mark.parametrize(
+    "path", ["/redoc", "/docs/assets/none.js", "/docs/assets/../__init__.py", "/docs/assets/%2e%2e/core.py"]
+)
 async def test_nothing_else_is_there(app: FastAPI, path: str) -> None:
     async with client(app) as http:
         assert (await http.get(path)).status_code == 404

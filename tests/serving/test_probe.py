@@ -33,7 +33,9 @@ def http_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (204, 0), (503, 1), (301, 1)])
-def test_a_status_of_2xx_is_healthy(http_port: int, status: int, expected: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_status_of_2xx_is_healthy(
+    http_port: int, status: int, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([f"http://127.0.0.1:{http_port}/{status}"]) == expected
     assert (f"status {status}" in capsys.readouterr().err) == bool(expected)
 

@@ -49,7 +49,9 @@ def test_logs_are_json_lines_without_what_callers_sent() -> None:
         url = f"http://127.0.0.1:{json.loads(process.stdout.readline())['http_port']}"
         for prompt in (SECRET, POISON):
             assert httpx.post(f"{url}/v1/score", json=body(prompt), timeout=PATIENCE).status_code == 200
-        httpx.post(f"{url}/v1/score", content=f'{{"samples": "{SECRET}"}}', headers={"content-type": "application/json"})
+        httpx.post(
+            f"{url}/v1/score", content=f'{{"samples": "{SECRET}"}}', headers={"content-type": "application/json"}
+        )
         process.terminate()
         _, err = process.communicate(timeout=PATIENCE)
     finally:
@@ -93,7 +95,9 @@ def test_requests_are_spans_in_the_callers_trace() -> None:
             assert httpx.get(f"{service.http}/readyz", headers=headers).status_code == 200  # no span
             with grpc.insecure_channel(service.grpc) as channel:
                 stub = reward_pb2_grpc.RewardServiceStub(channel)
-                stub.Score(reward_pb2.ScoreRequest(samples=[grpc_sample("a", "x", grey(51))]), metadata=tuple(headers.items()))
+                stub.Score(
+                    reward_pb2.ScoreRequest(samples=[grpc_sample("a", "x", grey(51))]), metadata=tuple(headers.items())
+                )
                 with pytest.raises(grpc.RpcError):
                     stub.Score(reward_pb2.ScoreRequest(), metadata=tuple(headers.items()))
             service.process.terminate()
@@ -101,7 +105,11 @@ def test_requests_are_spans_in_the_callers_trace() -> None:
             service.ended = True
         scopes = [scope for request in received for part in request.resource_spans for scope in part.scope_spans]
         found = sorted((span for scope in scopes for span in scope.spans), key=lambda span: span.start_time_unix_nano)
-        names = {each.key: each.value.string_value for request in received for each in request.resource_spans[0].resource.attributes}
+        names = {
+            each.key: each.value.string_value
+            for request in received
+            for each in request.resource_spans[0].resource.attributes
+        }
     assert names["service.name"] == "varl-toy"
     called = [span for span in found if span.parent_span_id.hex() == parent]
     assert {span.trace_id.hex() for span in found if span.name != "batch"} == {trace}

@@ -46,7 +46,7 @@ async def test_one_poison_among_32_leaves_31_right_answers() -> None:
         first = asyncio.create_task(service.score(batch(50)))
         await until_in_model(scorer)
         task = asyncio.create_task(service.score(batch(*values)))
-        while scorer.batcher.waiting < 31:  # noqa: ASYNC110 - all but one that max_decoded keeps back
+        while scorer.batcher.waiting < 31:  # noqa: ASYNC110
             await asyncio.sleep(0)
         scorer.gate.set()
         outcomes = (await task).outcomes
@@ -78,7 +78,10 @@ async def test_not_a_number_is_an_error() -> None:
 async def test_a_deadline_that_passes_gives_the_room_back_and_spares_the_model() -> None:
     async with serving(max_items=1, request_seconds=0.05) as (service, scorer):
         scorer.gate.clear()
-        answers = [asyncio.create_task(rejected(service, batch(1, 2))), asyncio.create_task(rejected(service, batch(3)))]
+        answers = [
+            asyncio.create_task(rejected(service, batch(1, 2))),
+            asyncio.create_task(rejected(service, batch(3))),
+        ]
         assert {answer.code for answer in await asyncio.gather(*answers)} == {RejectionCode.DEADLINE_EXCEEDED}
         assert scorer.batcher.waiting == 0
         scorer.gate.set()

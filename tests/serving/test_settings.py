@@ -41,9 +41,14 @@ def test_dry_run_of_the_worker_shows_what_it_would_compute_with(capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("settings", "prefix"), [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_"), (GatewaySettings, "VARL_GATEWAY_")]
+    ("settings", "prefix"),
+    [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_"), (GatewaySettings, "VARL_GATEWAY_")],
 )
-def test_help_names_every_setting_with_its_meaning(settings: Any, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN401
+def test_help_names_every_setting_with_its_meaning(
+    settings: Any,  # noqa: ANN401
+    prefix: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as end:
         parse_settings(settings, ["--help"])
     assert end.value.code == 0
@@ -65,7 +70,9 @@ def test_help_names_every_setting_with_its_meaning(settings: Any, prefix: str, c
         (["--max-samples", "9", "--max-in-flight", "8"], "max_samples"),
     ],
 )
-def test_a_bad_value_ends_with_code_2_and_names_the_setting(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_value_ends_with_code_2_and_names_the_setting(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         parse_settings(OCRSettings, arguments)
     assert end.value.code == 2

@@ -106,17 +106,27 @@ def result(index: int, hits: int, words: tuple[ReadWord, ...] | None = None, pro
 def evaluation(tag: str, results: list[PromptResult], failed: tuple[FailedPrompt, ...] = ()) -> Evaluation:
     models = {"ocr": "paddleocr-onnxruntime PP-OCR (abc123)"}
     version = 0 if tag == "before" else 30
-    return Evaluation(tag=tag, weight_version=version, seed=77, group_size=4, models=models, prompts=tuple(results), failed=failed)
+    return Evaluation(
+        tag=tag, weight_version=version, seed=77, group_size=4, models=models, prompts=tuple(results), failed=failed
+    )
 
 
 RIGHT = ReadWord(text="WORD0", confidence=0.97, polygon=(1, 2, 30.5, 2, 30.5, 12, 1, 12))
 WRONG = ReadWord(text="W0RD", confidence=0.41, polygon=(3, 4, 20, 4, 20, 9))
 HOSTILE = "<script>alert('x')</script> & 'word1'"
 BEFORE = evaluation("before", [result(0, 1, (WRONG,)), result(1, 2, (), HOSTILE), result(2, 1, (WRONG,)), result(3, 0)])
-FAILED = FailedPrompt(index=2, prompt="a sign that says 'word2'", code="reward_unavailable", detail="ocr: no answer in 120 s")
+FAILED = FailedPrompt(
+    index=2, prompt="a sign that says 'word2'", code="reward_unavailable", detail="ocr: no answer in 120 s"
+)
 AFTER = evaluation("after", [result(0, 4, (RIGHT, WRONG)), result(1, 3, (), HOSTILE), result(3, 2)], (FAILED,))
 ROWS: list[dict[str, float]] = [
-    {"update": update, "reward/total": 0.5 + update / 100, "kl": 0.001 * update, "entropy/scale_2": 2.0, "entropy/scale_10": 1.0}
+    {
+        "update": update,
+        "reward/total": 0.5 + update / 100,
+        "kl": 0.001 * update,
+        "entropy/scale_2": 2.0,
+        "entropy/scale_10": 1.0,
+    }
     for update in range(30)
 ]
 
@@ -124,10 +134,17 @@ ROWS: list[dict[str, float]] = [
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     recipe = Recipe.model_validate(
-        {"run": {"name": "small", "seed": 5, "updates": 30}, "evaluation": {"seed": 77, "sampling": {"temperature": 0.8, "top_k": 12}}}
+        {
+            "run": {"name": "small", "seed": 5, "updates": 30},
+            "evaluation": {"seed": 77, "sampling": {"temperature": 0.8, "top_k": 12}},
+        }
     )
     (tmp_path / "config.toml").write_text(to_toml(recipe))
-    facts = RunFacts(finished="2026-01-02T03:04:05+00:00", machine=describe_machine("cpu"), stages={"Training": 3725.0, "Starting": 4.21})
+    facts = RunFacts(
+        finished="2026-01-02T03:04:05+00:00",
+        machine=describe_machine("cpu"),
+        stages={"Training": 3725.0, "Starting": 4.21},
+    )
     (tmp_path / "facts.json").write_text(facts.model_dump_json())
     (tmp_path / METRICS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
     for side in (BEFORE, AFTER):
@@ -148,7 +165,10 @@ def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
         text = card.words()
         assert f"{before.value:.3f} → {after.value:.3f}" in text
         assert f"{moved.value:+.3f} ± {moved.error:.3f}" in text
-        assert f"({100 * moved.value / before.value:+.1f} % relative; {moved.value / moved.error:.1f} standard errors)" in text
+        assert (
+            f"({100 * moved.value / before.value:+.1f} % relative; {moved.value / moved.error:.1f} standard errors)"
+            in text
+        )
         assert f"before ± {before.error:.3f}, after ± {after.error:.3f}" in text
         assert "over 3 prompts" in text
     assert "Word Accuracy" in cards[0].words()
@@ -159,8 +179,14 @@ def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
 
 def test_the_same_prompts_stand_side_by_side_with_what_was_read(page: Element) -> None:
     shown = page.by_id("pairs").all("article")
-    assert [card.all("p")[0].words() for card in shown] == ["a sign that says 'word0'", HOSTILE, "a sign that says 'word2'"]
-    for card, index, captions in zip(shown, (0, 1, 2), (("0.25", "1.00"), ("0.50", "0.75"), ("0.25", None)), strict=True):
+    assert [card.all("p")[0].words() for card in shown] == [
+        "a sign that says 'word0'",
+        HOSTILE,
+        "a sign that says 'word2'",
+    ]
+    for card, index, captions in zip(
+        shown, (0, 1, 2), (("0.25", "1.00"), ("0.50", "0.75"), ("0.25", None)), strict=True
+    ):
         before, after = card.all("figure")
         for side, evaluated, reward in ((before, BEFORE, captions[0]), (after, AFTER, captions[1])):
             kept = [r.picture for r in evaluated.prompts if r.index == index]
@@ -179,7 +205,9 @@ def test_the_same_prompts_stand_side_by_side_with_what_was_read(page: Element) -
 
 def test_boxes_are_drawn_where_the_words_were_read_and_targets_stand_out(page: Element) -> None:
     before, after = page.by_id("pairs").all("article")[0].all("figure")
-    assert [(p.attributes["points"], p.attributes["class"]) for p in before.all("polygon")] == [("3,4 20,4 20,9", "other")]
+    assert [(p.attributes["points"], p.attributes["class"]) for p in before.all("polygon")] == [
+        ("3,4 20,4 20,9", "other")
+    ]
     assert [(p.attributes["points"], p.attributes["class"]) for p in after.all("polygon")] == [
         ("1,2 30.5,2 30.5,12 1,12", "hit"),
         ("3,4 20,4 20,9", "other"),
@@ -250,7 +278,11 @@ def test_a_run_without_ocr_shows_its_own_rewards_and_nothing_of_words(run: Path)
     """The same images, scored by another reward alone."""
     for side in (BEFORE, AFTER):
         bright = [
-            result.model_copy(update={"shares": {"reward": (2.0, 4), "reward/bright": (1 + side.weight_version / 30 + result.index, 4)}})
+            result.model_copy(
+                update={
+                    "shares": {"reward": (2.0, 4), "reward/bright": (1 + side.weight_version / 30 + result.index, 4)}
+                }
+            )
             for result in side.prompts
         ]
         save_evaluation(run, side.model_copy(update={"prompts": tuple(bright)}))

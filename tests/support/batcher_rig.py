@@ -117,7 +117,7 @@ async def submit_all(batcher: Batcher[Thing, int], things: Sequence[Thing]) -> l
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what a thread does is looked at
+    while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 

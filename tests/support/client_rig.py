@@ -33,7 +33,10 @@ def problem(status: int, code: str, retry_after: str | None = None) -> Reply:
 
 def sizes(head: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     """The answer of one reward: an image's score is the size of its file."""
-    results = [{"id": sample["id"], "value": len(files[sample["id"]]), "components": {}, "words": []} for sample in head["samples"]]
+    results = [
+        {"id": sample["id"], "value": len(files[sample["id"]]), "components": {}, "words": []}
+        for sample in head["samples"]
+    ]
     return {"reward": "size", "model": MODEL, "results": results}
 
 
@@ -43,7 +46,9 @@ class Rig:
 
     script: list[Reply] = field(default_factory=list)
     reply: Reply = lambda head, files: json_reply(sizes(head, files))
-    info: Mapping[str, Any] = field(default_factory=lambda: {"reward": "size", "max_samples": 256, "max_image_bytes": 10_000})
+    info: Mapping[str, Any] = field(
+        default_factory=lambda: {"reward": "size", "max_samples": 256, "max_image_bytes": 10_000}
+    )
     asked: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     gate: asyncio.Barrier | None = None
@@ -92,12 +97,22 @@ def serving(app: FastAPI, listener: socket.socket | None = None) -> Iterator[str
         listener.close()
 
 
-def sync_scores(url: str, images: Sequence[bytes], call: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Scores]:  # noqa: ANN401
+def sync_scores(
+    url: str,
+    images: Sequence[bytes],
+    call: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> dict[str, Scores]:
     with RewardClient(url, **options) as client:
         return client.score(images, ["p"] * len(images), **call or {})
 
 
-def async_scores(url: str, images: Sequence[bytes], call: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Scores]:  # noqa: ANN401
+def async_scores(
+    url: str,
+    images: Sequence[bytes],
+    call: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> dict[str, Scores]:
     async def run() -> dict[str, Scores]:
         async with AsyncRewardClient(url, **options) as client:
             return await client.score(images, ["p"] * len(images), **call or {})

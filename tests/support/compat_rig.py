@@ -23,7 +23,16 @@ from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.compat.mount import mount_compat
 from varl.services.serving.http import problems
 from varl.services.serving.reward_source import RewardAnswer
-from varl.services.serving.scoring import ErrorCode, ModelInfo, Outcome, SampleError, SampleScore, ScoreBatch, Scorer, ScorerSample
+from varl.services.serving.scoring import (
+    ErrorCode,
+    ModelInfo,
+    Outcome,
+    SampleError,
+    SampleScore,
+    ScoreBatch,
+    Scorer,
+    ScorerSample,
+)
 from varl.services.serving.service import ScoringService
 from varl.services.serving.settings import ServingSettings
 from varl.services.serving.status import RejectionCode, RequestRejectedError
@@ -100,7 +109,7 @@ def overloaded() -> RequestRejectedError:
 
 
 @contextmanager
-def serving(*scorers: Scorer, **changes: Any) -> Iterator[Rig]:  # noqa: ANN401 - any setting
+def serving(*scorers: Scorer, **changes: Any) -> Iterator[Rig]:  # noqa: ANN401
     """A server over one service a scorer."""
     settings = ServingSettings(**changes)
     with serving_app(lambda: {scorer.reward: ScoringService(settings, scorer) for scorer in scorers}, settings) as rig:

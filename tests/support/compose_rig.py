@@ -49,7 +49,13 @@ class Project:
         """Output of docker compose with these arguments; raises AssertionError with it where it fails."""
         command = ["docker", "compose", "-p", self.name, "--progress", "plain", *arguments]
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **self.settings}, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            cwd=ROOT,
+            env={**os.environ, **self.settings},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done.stdout

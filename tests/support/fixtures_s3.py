@@ -19,7 +19,9 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
     server.start()
     host, port = server.get_host_and_port()
     endpoint: dict[str, Any] = {"endpoint_url": f"http://{host}:{port}", "key": "tests", "secret": "tests"}
-    endpoint |= {"config_kwargs": {"retries": {"max_attempts": 0}}}  # s3fs tries again by itself; both together wait half a minute
+    endpoint |= {
+        "config_kwargs": {"retries": {"max_attempts": 0}}
+    }  # s3fs tries again by itself; both together wait half a minute
     monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
     yield server
     server.stop()

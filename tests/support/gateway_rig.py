@@ -42,7 +42,7 @@ class GatedScorer(ToyScorer):
 class Toy:
     """A reward service on a port of its own."""
 
-    def __init__(self, reward: str, port: int, **changes: Any) -> None:  # noqa: ANN401 - any setting
+    def __init__(self, reward: str, port: int, **changes: Any) -> None:  # noqa: ANN401
         self.scorer = GatedScorer(reward)
         self.settings = ServingSettings(**changes)
         self.port, self.health = port, Health(SERVICE_NAME)
@@ -77,7 +77,7 @@ class Rig:
     def __init__(self, gateway: Gateway, url: str, http: httpx.AsyncClient) -> None:
         self.gateway, self.url, self.http = gateway, url, http
 
-    async def score(self, *samples: dict[str, Any], **choice: Any) -> httpx.Response:  # noqa: ANN401 - any JSON
+    async def score(self, *samples: dict[str, Any], **choice: Any) -> httpx.Response:  # noqa: ANN401
         return await self.http.post("/v1/score", json={"samples": samples or [sample("a")], **choice})
 
     async def until(self, reward: str, state: str) -> None:
@@ -86,7 +86,7 @@ class Rig:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Poll; the test's own timeout ends a wait that never ends."""
-    while not condition():  # noqa: ASYNC110 - what changes lies in the libraries
+    while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -104,7 +104,9 @@ async def gateway(ports: Mapping[str, int], **changes: Any) -> AsyncIterator[Rig
 @asynccontextmanager
 async def serving(built: Gateway) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(build_gateway_app(built), log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(build_gateway_app(built), log_config=None, lifespan="off", timeout_graceful_shutdown=5)
+    )
     task = asyncio.create_task(server.serve(sockets=[listener]))
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True

@@ -33,10 +33,14 @@ def build_tokenizer(vocabulary: int = 1500) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([read_wording().text("a photo of a red cat on a blue sofa")] * 2, trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in CONTROLS])
     return tokenizer
@@ -120,10 +124,14 @@ def running(folder: Path, *flags: str, python: str = sys.executable) -> Iterator
     """A service on the CPU in float32 that is ready; killed at the end."""
     command = [python, "-m", "varl.services.hpsv3", "--http-port", "0", "--grpc-port", "0", "--checkpoint", str(folder)]
     command += ["--device", "cpu", "--dtype", "float32", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
-        ready = next((json.loads(line) for line in process.stdout if line.startswith("{")), None)  # the package prints as well
+        ready = next(
+            (json.loads(line) for line in process.stdout if line.startswith("{")), None
+        )  # the package prints as well
         if ready is None:
             raise AssertionError(f"the service ended with {process.wait()}: {process.communicate()[1]}")
         yield HPSv3Process(f"http://127.0.0.1:{ready['http_port']}", f"127.0.0.1:{ready['grpc_port']}")

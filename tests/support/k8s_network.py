@@ -66,7 +66,12 @@ def _inside(objects: Sequence[Object]) -> list[Peer]:
 
 def _ports(objects: Sequence[Object]) -> set[int]:
     served = {port for one in containers(objects) for port in one.ports().values()}
-    rules = [rule for one in of_kind(objects, "NetworkPolicy") for way in ("ingress", "egress") for rule in one["spec"].get(way, [])]
+    rules = [
+        rule
+        for one in of_kind(objects, "NetworkPolicy")
+        for way in ("ingress", "egress")
+        for rule in one["spec"].get(way, [])
+    ]
     return served | {_signed(port) for rule in rules for port in rule.get("ports", [])} | {ANY, -ANY, DNS, -DNS}
 
 
@@ -85,7 +90,9 @@ def _enters(policies: Sequence[Object], source: Peer, target: Peer, port: int) -
 
 def _allowed(policies: Sequence[Object], own: Peer, other: Peer, port: int, way: tuple[str, str, str]) -> bool:
     kind, rules, peers = way
-    about = [one for one in policies if own.inside and kind in one["policyTypes"] and selects(one["podSelector"], own.labels)]
+    about = [
+        one for one in policies if own.inside and kind in one["policyTypes"] and selects(one["podSelector"], own.labels)
+    ]
     return not about or any(_rule(rule, rule.get(peers), other, port) for one in about for rule in one.get(rules, []))
 
 

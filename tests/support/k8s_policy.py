@@ -30,7 +30,9 @@ def _unprivileged(one: Container) -> list[str]:
     shared = pod.get("securityContext", {})
     return _faults(
         one,
-        non_root=shared.get("runAsNonRoot") is True and shared.get("runAsUser", 0) >= 10000 and own.keys().isdisjoint({"runAsUser"}),
+        non_root=shared.get("runAsNonRoot") is True
+        and shared.get("runAsUser", 0) >= 10000
+        and own.keys().isdisjoint({"runAsUser"}),
         seccomp=shared.get("seccompProfile") == {"type": "RuntimeDefault"} and "seccompProfile" not in own,
         no_escalation=own.get("allowPrivilegeEscalation") is False and not own.get("privileged"),
         read_only_root=own.get("readOnlyRootFilesystem") is True,
@@ -60,8 +62,15 @@ def _tokenless(one: Workload, accounts: dict[str, Object]) -> list[str]:
 def bounded(objects: Sequence[Object]) -> list[str]:
     """Requests, a memory limit, and a size for every volume in memory or on the node; GPUs are limits alone."""
     faults = [fault for one in containers(objects) for fault in _bounded(one)]
-    pods = [(one, volume["emptyDir"]) for one in workloads(objects) for volume in one.pod.get("volumes", []) if "emptyDir" in volume]
-    return faults + [fault for one, scratch in pods for fault in _faults(one, scratch_has_a_size="sizeLimit" in scratch)]
+    pods = [
+        (one, volume["emptyDir"])
+        for one in workloads(objects)
+        for volume in one.pod.get("volumes", [])
+        if "emptyDir" in volume
+    ]
+    return faults + [
+        fault for one, scratch in pods for fault in _faults(one, scratch_has_a_size="sizeLimit" in scratch)
+    ]
 
 
 def _bounded(one: Container) -> list[str]:
@@ -82,11 +91,16 @@ def probed(objects: Sequence[Object]) -> list[str]:
 
 
 def _probed(one: Container) -> list[str]:
-    probes: dict[str, Object] = {name: one.spec.get(f"{name}Probe") or {} for name in ("startup", "readiness", "liveness")}
+    probes: dict[str, Object] = {
+        name: one.spec.get(f"{name}Probe") or {} for name in ("startup", "readiness", "liveness")
+    }
     lacking = [f"{one}: no {name} probe" for name, probe in probes.items() if not probe]
     ports = one.ports()
     strangers = [
-        f"{one}: {name} probe asks port {port}" for name, probe in probes.items() for port in _asked(probe) if not _has(ports, port)
+        f"{one}: {name} probe asks port {port}"
+        for name, probe in probes.items()
+        for port in _asked(probe)
+        if not _has(ports, port)
     ]
     startup = probes["startup"]
     patient = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) >= 300
@@ -119,14 +133,16 @@ def drain_seconds(one: Container, objects: Sequence[Object]) -> float:
     """How long the process may go on after SIGTERM: requests in flight, and for a worker the scores of the job in hand."""
     settings = settings_of(one, objects)
     assert settings is not None
-    grace: float = getattr(settings, "grace_seconds")  # noqa: B009 - every settings class here has it, their common base has not
+    grace: float = getattr(settings, "grace_seconds")  # noqa: B009
     return grace if isinstance(settings, FaceSettings) else grace + float(getattr(settings, "score_timeout_s"))  # noqa: B009
 
 
 def disruptable(objects: Sequence[Object]) -> list[str]:
     """Nodes can be drained, one pod of a kind at a time, and replicas are spread over them."""
     budgets = of_kind(objects, "PodDisruptionBudget")
-    return [fault for one in workloads(objects) if one.name in SPREAD | {"redis"} for fault in _disruptable(one, budgets)]
+    return [
+        fault for one in workloads(objects) if one.name in SPREAD | {"redis"} for fault in _disruptable(one, budgets)
+    ]
 
 
 def _disruptable(one: Workload, budgets: Sequence[Object]) -> list[str]:
@@ -157,6 +173,8 @@ def _gpu(one: Container) -> list[str]:
         one,
         tolerates=any(toleration["key"] == "nvidia.com/gpu" for toleration in pod.get("tolerations", [])),
         chooses_node=bool(keys) and all(key.startswith("nvidia.com/gpu.") for key in keys),
-        shared_memory=any(mount["mountPath"] == "/dev/shm" and mount["name"] in memory for mount in one.spec["volumeMounts"]),
+        shared_memory=any(
+            mount["mountPath"] == "/dev/shm" and mount["name"] in memory for mount in one.spec["volumeMounts"]
+        ),
         no_second_gpu=not one.workload.serves or surge == 0,
     )

@@ -116,7 +116,11 @@ class Workload:
 
 
 def workloads(objects: Sequence[Object]) -> list[Workload]:
-    return [Workload(one["kind"], one["metadata"]["name"], one["spec"], template) for one in objects for template in _templates(one)]
+    return [
+        Workload(one["kind"], one["metadata"]["name"], one["spec"], template)
+        for one in objects
+        for template in _templates(one)
+    ]
 
 
 def containers(objects: Sequence[Object]) -> list[Container]:

@@ -52,11 +52,15 @@ def _validator(model: type[BaseModel]) -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(schema | {"$defs": schema["$defs"] | plain})
 
 
-def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON
+def _closed(schema: Any) -> Any:  # noqa: ANN401
     """The schema with every object closed to properties that it does not name."""
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {key: _closed(value) for key, value in schema.items()}
-    return closed | {"additionalProperties": False} if isinstance(schema.get("properties"), dict) and "type" in schema else closed
+    return (
+        closed | {"additionalProperties": False}
+        if isinstance(schema.get("properties"), dict) and "type" in schema
+        else closed
+    )

@@ -26,7 +26,12 @@ SETTINGS: Mapping[str, tuple[type[BaseSettings], ...]] = {
     "varl.services.rollout": (RolloutSettings,),
     "varl.studies.demo": (DemoSettings, Command),
 }
-OTHERS = {"REDIS_URL", "RUN_ID", "HF_HUB_OFFLINE", "HF_HOME"}  # read by varl.launch.private_redis, by an argument, by huggingface_hub
+OTHERS = {
+    "REDIS_URL",
+    "RUN_ID",
+    "HF_HUB_OFFLINE",
+    "HF_HOME",
+}  # read by varl.launch.private_redis, by an argument, by huggingface_hub
 
 
 def module_of(one: Container, objects: Sequence[Object]) -> str | None:
@@ -57,7 +62,11 @@ def environment_of(one: Container, objects: Sequence[Object]) -> Iterator[None]:
 def unknown_variables(one: Container, objects: Sequence[Object]) -> set[str]:
     """Variables that nothing in the container reads."""
     module = module_of(one, objects)
-    known = {name for cls in SETTINGS.get(module or "", ()) for name in variables(cls, str(cls.model_config.get("env_prefix", "")))}
+    known = {
+        name
+        for cls in SETTINGS.get(module or "", ())
+        for name in variables(cls, str(cls.model_config.get("env_prefix", "")))
+    }
     return one.environment(objects).keys() - known - OTHERS
 
 

@@ -25,7 +25,7 @@ def kill_at(place: str) -> None:
         owner = getattr(owner, part)
     real, calls = getattr(owner, last), 0
 
-    def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever the real one takes and gives)
+    def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         nonlocal calls
         calls += 1
         if calls == int(count) and when == "before":

@@ -96,7 +96,7 @@ def faults(expression: str, known: Mapping[str, Series]) -> list[str]:
     return found
 
 
-def _look(node: Any, known: Mapping[str, Series], found: list[str], counted: bool) -> None:  # noqa: ANN401 - the nodes share no base
+def _look(node: Any, known: Mapping[str, Series], found: list[str], counted: bool) -> None:  # noqa: ANN401
     if isinstance(node, promql.VectorSelector):
         found += _selector(node, known, counted)
         return

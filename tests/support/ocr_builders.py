@@ -61,8 +61,21 @@ class OCRProcess:
 
 
 def spawn(cache: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "varl.services.ocr", "--http-port", "0", "--grpc-port", "0", "--model-cache", str(cache), *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "varl.services.ocr",
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--model-cache",
+        str(cache),
+        *flags,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextmanager

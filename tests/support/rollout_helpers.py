@@ -61,7 +61,9 @@ def _result(index: int, sample: reward_pb2.Sample) -> reward_pb2.Result:
         return reward_pb2.Result(id=sample.id, error=error)
     pixels = np.asarray(Image.open(io.BytesIO(sample.image), formats=["PNG"]))
     height, width = pixels.shape[:2]
-    word = reward_pb2.Word(text=str(len(sample.image)), confidence=1, polygon=[0, 0, width, 0, width, height, 0, height])
+    word = reward_pb2.Word(
+        text=str(len(sample.image)), confidence=1, polygon=[0, 0, width, 0, width, height, 0, height]
+    )
     return reward_pb2.Result(id=sample.id, score=reward_pb2.Score(value=brightness(pixels), words=[word]))
 
 
@@ -104,7 +106,9 @@ class RolloutProcess:
         """All series by their whole names."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics_port']}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+        return {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        }
 
     def metric(self, name: str) -> float:
         """One series; 0 where there is none yet."""

@@ -30,7 +30,7 @@ def run_trainers(recipe: Path, redis_url: str, *deaths: str) -> list[int]:
     return statuses
 
 
-def write_recipe(directory: Path, name: str, **sections: Any) -> tuple[Path, Recipe]:  # noqa: ANN401  (settings of any type)
+def write_recipe(directory: Path, name: str, **sections: Any) -> tuple[Path, Recipe]:  # noqa: ANN401
     settings: dict[str, Any] = {
         "run": {"updates": UPDATES},
         "rollout": {"prompts_per_update": 2, "group_size": 4, "rewards": [{"name": "bright"}]},
@@ -47,7 +47,9 @@ def write_recipe(directory: Path, name: str, **sections: Any) -> tuple[Path, Rec
 
 def measured(run: Path) -> list[dict[str, float]]:
     """All metrics that do not tell the time."""
-    return [{name: value for name, value in line.items() if not name.startswith("timing/")} for line in read_metrics(run)]
+    return [
+        {name: value for name, value in line.items() if not name.startswith("timing/")} for line in read_metrics(run)
+    ]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

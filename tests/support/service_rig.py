@@ -72,5 +72,5 @@ def batch(*values: int, deadline: float | None = None) -> ScoreBatch:
 
 
 async def until_in_model(scorer: BrightnessScorer) -> None:
-    while not scorer.forwards:  # noqa: ASYNC110 - what a thread does is looked at
+    while not scorer.forwards:  # noqa: ASYNC110
         await asyncio.sleep(0)

@@ -45,7 +45,9 @@ def trainer_process(recipe: Path, redis_url: str, log: Path) -> Iterator[Trainer
     """A trainer with --resume; killed at the end if it still runs."""
     environment = os.environ | {"PYTHONPATH": PYTHONPATH, "REDIS_URL": redis_url}
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "trainer", str(recipe), "--resume"], cwd=ROOT, env=environment, stderr=out)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", str(recipe), "--resume"], cwd=ROOT, env=environment, stderr=out
+        )
     try:
         yield TrainerProcess(process, log)
     finally:

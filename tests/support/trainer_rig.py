@@ -39,7 +39,9 @@ class BrightnessReward:
 
     async def score(self, samples: Sequence[reward_pb2.Sample], formula: str = "") -> reward_pb2.ScoreResponse:
         self.asked += [sample.prompt for sample in samples]
-        return reward_pb2.ScoreResponse(reward="brightness", model=MODEL, results=[self._result(sample) for sample in samples])
+        return reward_pb2.ScoreResponse(
+            reward="brightness", model=MODEL, results=[self._result(sample) for sample in samples]
+        )
 
     def _result(self, sample: reward_pb2.Sample) -> reward_pb2.Result:
         if sample.prompt in self.refused:
@@ -63,7 +65,9 @@ def rollout_workers(
     """Real rollout workers, each with its own copy of the model, on one event loop in a thread of its own; ``name`` is the reward's."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(
-        target=loop.run_until_complete, args=(_work(redis_url, run_id, model_dir, {name: reward}, count, stop),), daemon=True
+        target=loop.run_until_complete,
+        args=(_work(redis_url, run_id, model_dir, {name: reward}, count, stop),),
+        daemon=True,
     )
     thread.start()
     try:
@@ -75,14 +79,24 @@ def rollout_workers(
 
 
 async def _work(
-    redis_url: str, run_id: str, model_dir: Path, rewards: Mapping[str, BrightnessReward], count: int, stop: asyncio.Event
+    redis_url: str,
+    run_id: str,
+    model_dir: Path,
+    rewards: Mapping[str, BrightnessReward],
+    count: int,
+    stop: asyncio.Event,
 ) -> None:
     workers = [_worker(redis_url, run_id, model_dir, rewards, f"worker-{index}", stop) for index in range(count)]
     await asyncio.gather(*(worker.run() for worker in workers))
 
 
 def _worker(
-    redis_url: str, run_id: str, model_dir: Path, rewards: Mapping[str, BrightnessReward], name: str, stop: asyncio.Event
+    redis_url: str,
+    run_id: str,
+    model_dir: Path,
+    rewards: Mapping[str, BrightnessReward],
+    name: str,
+    stop: asyncio.Event,
 ) -> Worker:
     model = varl.policy.nextflow.load(model_dir)
     parts = Parts(
@@ -94,7 +108,9 @@ def _worker(
         metrics=Metrics(),
     )
     return Worker(
-        parts, WorkerSettings(name, concurrency=2, min_idle_ms=30_000, limits=Limits(draw=64, decode=64, prompt_chars=1000)), stop
+        parts,
+        WorkerSettings(name, concurrency=2, min_idle_ms=30_000, limits=Limits(draw=64, decode=64, prompt_chars=1000)),
+        stop,
     )
 
 
@@ -114,12 +130,19 @@ def make_updater() -> Updater:
 def make_recipe(directory: Path, name: str, **sections: dict[str, Any]) -> Recipe:
     """A recipe of a few seconds in ``directory``; keyword arguments update its sections."""
     prompts = directory / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": p, "target_words": [p.split("'")[1]]}) + "\n" for p in PROMPTS), encoding="utf-8")
+    prompts.write_text(
+        "".join(json.dumps({"prompt": p, "target_words": [p.split("'")[1]]}) + "\n" for p in PROMPTS), encoding="utf-8"
+    )
     settings: dict[str, dict[str, Any]] = {
         "run": {"name": name, "dir": directory / "runs", "updates": 4, "threads": 1},
         "model": {"dir": directory / "model"},
         "prompts": {"train": prompts, "held_out": prompts},
-        "rollout": {"prompts_per_update": 3, "group_size": 8, "rewards": [{"name": "brightness"}], "group_timeout_s": 60},
+        "rollout": {
+            "prompts_per_update": 3,
+            "group_size": 8,
+            "rewards": [{"name": "brightness"}],
+            "group_timeout_s": 60,
+        },
         "optimizer": {"lr": 3e-3, "weight_decay": 0.0},
         "checkpoint": {"every": 2},
         "metrics": {"samples_every": 0, "diagnostics_every": 0},
@@ -140,4 +163,10 @@ def column(run: Path, name: str) -> list[float]:
 
 
 VANILLA: dict[str, Any] = {"stages": "full", "alpha": 0.0, "mask_propagation": "off", "kl_beta": 0.0}
-METHOD: dict[str, Any] = {"stages": "vmr", "split_scale": 3, "alpha": 0.6, "mask_propagation": "chained", "kl_beta": 0.001}
+METHOD: dict[str, Any] = {
+    "stages": "vmr",
+    "split_scale": 3,
+    "alpha": 0.6,
+    "mask_propagation": "chained",
+    "kl_beta": 0.001,
+}

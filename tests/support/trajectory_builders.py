@@ -15,7 +15,7 @@ GRIDS = ((1, 1), (2, 2), (3, 4))
 LAYOUT = Layout(GRIDS, 64, 64, BITS, 0)
 
 
-def make_job(run_id: str = "run", **fields: Any) -> rollout_pb2.RolloutJob:  # noqa: ANN401  (any field of the message)
+def make_job(run_id: str = "run", **fields: Any) -> rollout_pb2.RolloutJob:  # noqa: ANN401
     defaults: dict[str, Any] = {
         "job_id": "train/1/0",
         "update": 1,
@@ -50,7 +50,8 @@ def make_group(job: rollout_pb2.RolloutJob, grids: tuple[tuple[int, int], ...] =
 
 def make_candidate(job: rollout_pb2.RolloutJob, tokens: int) -> trajectory_pb2.Candidate:
     scored = [
-        trajectory_pb2.Continuation(rewards=dict.fromkeys([*job.rewards, *job.optional_rewards], 0.5)) for _ in range(continuations_of(job))
+        trajectory_pb2.Continuation(rewards=dict.fromkeys([*job.rewards, *job.optional_rewards], 0.5))
+        for _ in range(continuations_of(job))
     ]
     return trajectory_pb2.Candidate(tokens=pack(range(tokens), BITS), log_probs=[-0.5] * tokens, continuations=scored)
 

@@ -31,11 +31,15 @@ class Installed:
     def run(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run ``varl`` in the empty folder, with ``settings`` as further variables of the environment."""
         variables = {**self.variables(), **(settings or {})}
-        return subprocess.run([self.varl, *arguments], cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [self.varl, *arguments], cwd=self.folder, env=variables, capture_output=True, text=True, check=False
+        )
 
     def variables(self) -> Mapping[str, str]:
         """Variables of a shell that knows nothing of the checkout or of a Redis."""
-        return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "REDIS_URL", "VIRTUAL_ENV")}
+        return {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "REDIS_URL", "VIRTUAL_ENV")
+        }
 
 
 def build_and_install(place: Path) -> Installed:
@@ -58,7 +62,9 @@ def build_and_install(place: Path) -> Installed:
 def _wheel(place: Path) -> Path:
     """Built in a copy of what git knows, so that neither the checkout nor what older builds left there matters."""
     source, out = place / "source", place / "dist"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     for name in listed.decode().split("\0"):
         if name and (ROOT / name).is_symlink() | (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,9 @@ def test_equals_the_slow_reference() -> None:
     better, worse = torch.randn(2, 5, 2, generator=generator, dtype=torch.float64)
     noise = draw_noise(5, generator).double()
     assert noise.shape == (5, SAMPLES)
-    assert uncertainty_loss(better, worse, noise).item() == pytest.approx(slow_loss(better.tolist(), worse.tolist(), noise.tolist()))
+    assert uncertainty_loss(better, worse, noise).item() == pytest.approx(
+        slow_loss(better.tolist(), worse.tolist(), noise.tolist())
+    )
 
 
 @pytest.mark.parametrize("difference", [-3.0, 0.0, 2.0])

@@ -24,7 +24,9 @@ def test_the_same_seed_gives_the_same_pair(kind: str) -> None:
 def test_training_never_shows_a_held_out_word_and_evaluation_asks_for_nothing_else() -> None:
     rng = np.random.default_rng(0)
     for pair in draw_pairs(300, rng):
-        assert not any(is_held_out(word) for text in (pair.prompt, pair.shown or pair.prompt) for word in read_prompt(text).words)
+        assert not any(
+            is_held_out(word) for text in (pair.prompt, pair.shown or pair.prompt) for word in read_prompt(text).words
+        )
     for kind in KINDS:
         assert all(is_held_out(word) for word in read_prompt(make_pair(kind, rng, held_out=True).prompt).words)
 
@@ -45,7 +47,9 @@ def test_more_severe_is_further_from_the_clean_picture(kind: str) -> None:
     for seed in range(20):
         clean = render(("APPLE",), np.random.default_rng(seed))
         for severity in (0.2, 0.9):
-            distance = float(np.abs(DAMAGES[kind](clean, severity, np.random.default_rng(seed)).astype(int) - clean.image).mean())
+            distance = float(
+                np.abs(DAMAGES[kind](clean, severity, np.random.default_rng(seed)).astype(int) - clean.image).mean()
+            )
             mild, severe = (mild + distance, severe) if severity == 0.2 else (mild, severe + distance)
     assert 0 < mild < severe
 
@@ -59,7 +63,11 @@ def test_tokens_are_labelled_with_the_letters_of_the_words_and_the_ones_before()
     for item in render_batch(100, np.random.default_rng(0)):
         seen, facts = token_labels(item), read_prompt(item.prompt)
         for word, rows in zip(item.words, np.split(np.arange(16), len(item.words)), strict=True):
-            found = {(chr(64 + a), chr(64 + b)) for a, b in zip(seen.before[rows].flat, seen.letter[rows].flat, strict=True) if b}
+            found = {
+                (chr(64 + a), chr(64 + b))
+                for a, b in zip(seen.before[rows].flat, seen.letter[rows].flat, strict=True)
+                if b
+            }
             right += len(found & set(zip("@" + word, word, strict=False)))
             total += len(found)
         assert set(seen.colour[seen.letter > 0]) == {list(COLOURS).index(facts.ink)}
@@ -71,7 +79,11 @@ def test_tokens_are_labelled_with_the_letters_of_the_words_and_the_ones_before()
 @pytest.mark.parametrize(
     ("asked", "shown", "found"),
     [
-        ("a red sign that says 'CAT DO'", "a red flag that says 'CUT D'", [True, False, True, False, True, True, False]),
+        (
+            "a red sign that says 'CAT DO'",
+            "a red flag that says 'CUT D'",
+            [True, False, True, False, True, True, False],
+        ),
         ("a red sign with 'CAT' in cyan", "a pink sign with 'CATS' in blue", [False, True, True, True, True, False]),
         ("a pink wall with 'ON' in black", "a pink wall that says 'ON'", [True, True, True, True, True]),
         ("a red sign that says 'CAT'", None, []),
@@ -94,7 +106,11 @@ def test_mirrored_pairs_ask_for_the_other_picture() -> None:
     rng = np.random.default_rng(2)
     pair = make_pair("letter", rng)
     other = mirrored(pair)
-    assert (other.prompt, other.shown) == (pair.shown, pair.prompt) and other.better is pair.worse and other.worse is pair.better
+    assert (
+        (other.prompt, other.shown) == (pair.shown, pair.prompt)
+        and other.better is pair.worse
+        and other.worse is pair.better
+    )
     assert matches(other.prompt, other.shown).count(False) == 1
     with pytest.raises(ValueError, match="damaged"):
         mirrored(make_pair("blur", rng))

@@ -49,7 +49,9 @@ def test_a_few_steps_reduce_every_loss(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_no_token_is_more_than_one_word(committed: bool) -> None:
-    tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")) if committed else build_tokenizer(read_wording())
+    tokenizer = (
+        Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")) if committed else build_tokenizer(read_wording())
+    )
     tokens = [tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size())]
     assert max(len(token.split()) for token in tokens) == 1
     assert max(map(len, tokens)) < 25, "the longest are control tokens"
@@ -66,7 +68,9 @@ def test_the_short_wording_is_the_line_of_the_prompt(tmp_path: Path) -> None:
 def test_prompt_letters_are_single_tokens_and_words_of_the_instruction_too(tmp_path: Path) -> None:
     base = bases.create(tmp_path, seed=0)
     ids = base.prompts.token_ids("a red sign that says 'QUIZ TO'", 256)
-    assert [token for token in ids[-25:] if token in base.vocabulary.letters] == [base.vocabulary.letters[ord(c) - 65] for c in "QUIZTO"]
+    assert [token for token in ids[-25:] if token in base.vocabulary.letters] == [
+        base.vocabulary.letters[ord(c) - 65] for c in "QUIZTO"
+    ]
     assert sum(token in base.vocabulary.asked for token in ids) == 8, "the colour, the object and six letters"
     assert len(ids) < 256 + 560
 
@@ -95,5 +99,7 @@ def share_in_order(base: bases.Base, kinds: Iterable[str], count: int) -> float:
     """Over ``count`` held-out pairs of each kind."""
     pairs = [pair for kind in kinds for pair in held_out_pairs(kind, count, seed=5)]
     texts = [pair.prompt for pair in pairs]
-    better, worse = (scores(base, images, texts)[:, 0] for images in ([p.better for p in pairs], [p.worse for p in pairs]))
+    better, worse = (
+        scores(base, images, texts)[:, 0] for images in ([p.better for p in pairs], [p.worse for p in pairs])
+    )
     return (better > worse).float().mean().item()

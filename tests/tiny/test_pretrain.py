@@ -58,7 +58,16 @@ def test_cells_carry_the_letter_with_most_ink() -> None:
 def test_pretraining_runs_from_nothing_to_a_loadable_model(tmp_path: Path) -> None:
     steps = {"semantic-steps": 2, "tokenizer-steps": 2, "policy-steps": 1, "batch": 2, "threads": 1, "check-prompts": 2}
     flags = [text for name, value in steps.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "varl.tiny.pretrain", "--out", str(tmp_path / "m"), "--prompts", str(tmp_path / "p"), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "varl.tiny.pretrain",
+        "--out",
+        str(tmp_path / "m"),
+        "--prompts",
+        str(tmp_path / "p"),
+        *flags,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
     assert load(tmp_path / "m").image_size == (64, 64)

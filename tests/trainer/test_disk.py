@@ -32,7 +32,12 @@ def reward() -> Iterator[RunningReward]:
 
 
 def recipe_of(directory: Path, name: str, runs: Path) -> tuple[Path, Recipe]:
-    checkpoint = {"every": 2, "keep": 1, "keep_weights": UPDATES + 1, "disk_patience_s": PATIENCE_S}  # none makes room for another
+    checkpoint = {
+        "every": 2,
+        "keep": 1,
+        "keep_weights": UPDATES + 1,
+        "disk_patience_s": PATIENCE_S,
+    }  # none makes room for another
     run = {"updates": UPDATES, "dir": runs}
     return write_recipe(directory, name, run=run, checkpoint=checkpoint, evaluation={"every": 0})
 
@@ -103,7 +108,9 @@ def updater() -> Updater:
 
 
 @pytest.mark.parametrize(("keep", "published"), [(2, True), (3, False)])
-def test_a_version_takes_the_room_of_the_oldest_that_goes_for_it(tmp_path: Path, updater: Updater, keep: int, published: bool) -> None:
+def test_a_version_takes_the_room_of_the_oldest_that_goes_for_it(
+    tmp_path: Path, updater: Updater, keep: int, published: bool
+) -> None:
     with small_disk(tmp_path / "disk", 2) as mounted:
         if not mounted:
             pytest.skip("this user may not mount a disk")
@@ -124,7 +131,10 @@ def test_a_version_takes_the_room_of_the_oldest_that_goes_for_it(tmp_path: Path,
 def test_a_line_of_metrics_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         log.write(0, {"loss": 1.0})
-        with largest_file((tmp_path / METRICS_FILE).stat().st_size + 5), pytest.raises(StorageError, match="metrics of update 1"):
+        with (
+            largest_file((tmp_path / METRICS_FILE).stat().st_size + 5),
+            pytest.raises(StorageError, match="metrics of update 1"),
+        ):
             log.write(1, {"loss": 2.0})
         log.write(1, {"loss": 3.0})
     assert read_metrics(tmp_path) == [{"update": 0, "loss": 1.0}, {"update": 1, "loss": 3.0}]

@@ -40,7 +40,9 @@ def reset(connection: socket.socket) -> None:
 
 
 def still_serves(service: ToyProcess) -> None:
-    answer = httpx.post(f"{service.http}/v1/score", content=BODY, headers={"content-type": "application/json"}, timeout=240)
+    answer = httpx.post(
+        f"{service.http}/v1/score", content=BODY, headers={"content-type": "application/json"}, timeout=240
+    )
     assert answer.json()["results"][0]["value"] == 0.0
 
 
@@ -94,11 +96,16 @@ def test_a_grpc_client_that_cancels(service: ToyProcess) -> None:
 def test_one_poison_among_32_costs_11_forwards_and_nobody_else_a_score(service: ToyProcess, poisoned: int) -> None:
     pictures = [encode(Image.fromarray(np.full((8, 8, 3), 8 * index, np.uint8))) for index in range(32)]
     samples = [
-        reward_pb2.Sample(id=str(index), prompt=POISON if index == poisoned else "", image=image) for index, image in enumerate(pictures)
+        reward_pb2.Sample(id=str(index), prompt=POISON if index == poisoned else "", image=image)
+        for index, image in enumerate(pictures)
     ]
     before = metric(service, r"varl_executions_total\{.*\}")
     with grpc.insecure_channel(service.grpc) as channel:
-        results = reward_pb2_grpc.RewardServiceStub(channel).Score(reward_pb2.ScoreRequest(samples=samples), timeout=240).results
+        results = (
+            reward_pb2_grpc.RewardServiceStub(channel)
+            .Score(reward_pb2.ScoreRequest(samples=samples), timeout=240)
+            .results
+        )
     assert [index for index, result in enumerate(results) if result.HasField("error")] == [poisoned]
     assert all(result.score.value == 8 * index / 255 for index, result in enumerate(results) if index != poisoned)
     assert results[poisoned].error.code == reward_pb2.ERROR_CODE_ENGINE_FAILED

@@ -14,7 +14,17 @@ import varl.policy.nextflow
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
-from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
+from varl.trainer.step.guards import (
+    Alarm,
+    GuardError,
+    Watch,
+    duplicate_share,
+    duplicates,
+    exploding,
+    first_ratio,
+    non_finite,
+    zero_spread,
+)
 from varl.trainer.step.update import UpdateOutcome, Updater
 
 
@@ -51,7 +61,7 @@ def test_a_watch_skips_stops_or_lets_pass_as_set() -> None:
 MODEL = varl.policy.nextflow.build_random(0)
 
 
-def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) -> GroupBatch:  # noqa: ANN401  (fields of any type)
+def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) -> GroupBatch:  # noqa: ANN401
     scales = range(3)
     steps = tuple(model.grids[scale][0] * model.grids[scale][1] for scale in scales)
     tokens = torch.randint(32, (len(values), sum(steps)), generator=torch.Generator().manual_seed(0))
@@ -59,7 +69,9 @@ def batch(values: list[float], model: NextFlowPolicy = MODEL, **changes: Any) ->
         reported = model.distribution("a prompt", tokens, 0).log_prob(tokens)
     total = torch.tensor(values, dtype=torch.float64)
     mask = torch.ones(reported.shape, dtype=torch.bool)
-    fields = GroupBatch("a prompt", scales, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)
+    fields = GroupBatch(
+        "a prompt", scales, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total
+    )
     return GroupBatch(**{**vars(fields), **changes})
 
 
@@ -102,7 +114,11 @@ def test_what_a_guard_sees_never_reaches_the_weights(guard: str, bad: GroupBatch
 
 def test_a_group_that_is_refused_leaves_the_others_alone() -> None:
     alone, beside = updater(), updater()
-    assert alone.update([GOOD], 0, by_scale=False)[0] is beside.update([GOOD, NAN, TWINS], 0, by_scale=False)[0] is UpdateOutcome.STEPPED
+    assert (
+        alone.update([GOOD], 0, by_scale=False)[0]
+        is beside.update([GOOD, NAN, TWINS], 0, by_scale=False)[0]
+        is UpdateOutcome.STEPPED
+    )
     assert all(torch.equal(a, b) for a, b in zip(weights(alone), weights(beside), strict=True))
 
 
@@ -124,4 +140,6 @@ def test_an_exploding_gradient_is_refused_and_leaves_the_median_as_it_was() -> N
 def test_a_stale_group_is_compared_with_the_probabilities_that_drew_it() -> None:
     stale = batch([0.0, 1.0, 0.5], reported=GOOD.reported - 1, staleness=1)
     outcome, metrics = updater().update([stale], 0, by_scale=False)
-    assert outcome is UpdateOutcome.STEPPED and metrics["clip_ratio/high"] > 0  # every ratio is e; the on-policy guard has no say here
+    assert (
+        outcome is UpdateOutcome.STEPPED and metrics["clip_ratio/high"] > 0
+    )  # every ratio is e; the on-policy guard has no say here

@@ -42,7 +42,9 @@ def test_a_reward_has_one_place(tmp_path: Path, line: str) -> None:
         load_recipe(tmp_path / "r.toml")
 
 
-@pytest.mark.parametrize(("line", "says"), [("", "'own' is neither ocr nor hpsv3"), ('serve = "a.py:A"', "there is no file a.py")])
+@pytest.mark.parametrize(
+    ("line", "says"), [("", "'own' is neither ocr nor hpsv3"), ('serve = "a.py:A"', "there is no file a.py")]
+)
 def test_what_cannot_be_started_is_said_before_anything_is(tmp_path: Path, line: str, says: str) -> None:
     (tmp_path / "r.toml").write_text(f'[run]\ndir = "{tmp_path}/runs"\n[[rollout.rewards]]\nname = "own"\n{line}\n')
     with pytest.raises(ValueError, match=says), local_services(load_recipe(tmp_path / "r.toml")):

@@ -26,14 +26,18 @@ RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.toml"
-    path.write_text('[run]\nname = "trial"\nseed = 3\n[rollout.sampling]\ntop_k = 2\n[[rollout.rewards]]\nname = "ocr"\nweight = 2.0\n')
+    path.write_text(
+        '[run]\nname = "trial"\nseed = 3\n[rollout.sampling]\ntop_k = 2\n[[rollout.rewards]]\nname = "ocr"\nweight = 2.0\n'
+    )
     return path
 
 
 def test_flags_win_over_environment_over_file_over_defaults(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VARL_TRAINER_RUN__SEED", "5")
     monkeypatch.setenv("VARL_TRAINER_RUN__UPDATES", "7")
-    recipe = load_recipe(recipe_file, ["--run.updates", "9", "--optimizer.lr", "3e-4", "--rollout.sampling.top_p", "0.5"])
+    recipe = load_recipe(
+        recipe_file, ["--run.updates", "9", "--optimizer.lr", "3e-4", "--rollout.sampling.top_p", "0.5"]
+    )
     assert (recipe.run.name, recipe.run.seed, recipe.run.updates) == ("trial", 5, 9)
     assert (recipe.rollout.sampling.top_k, recipe.rollout.sampling.top_p, recipe.optimizer.lr) == (2, 0.5, 3e-4)
     assert recipe.rollout.rewards[0].weight == 2.0
@@ -83,7 +87,12 @@ def test_paper_recipe_has_the_paper_s_numbers() -> None:
     recipe = load_recipe(ROOT / "recipes" / "paper_ocr.toml")
     sampling = recipe.rollout.sampling
     assert (sampling.cfg, sampling.top_k, sampling.top_p) == (5.0, 2, 0.9)
-    assert (recipe.rollout.prompts_per_update, recipe.rollout.group_size, recipe.rollout.continuations, recipe.run.updates) == (
+    assert (
+        recipe.rollout.prompts_per_update,
+        recipe.rollout.group_size,
+        recipe.rollout.continuations,
+        recipe.run.updates,
+    ) == (
         16,
         16,
         2,
@@ -121,7 +130,12 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     environment["PYTHONPATH"] = PYTHONPATH
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+        [sys.executable, "-m", "trainer", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
     )
 
 
@@ -157,7 +171,11 @@ def test_a_problem_is_one_line_and_status_1(recipe_file: Path, arguments: list[s
     ],
 )
 def test_a_dry_run_misses_files_by_their_setting(
-    recipe_file: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe_file: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert trainer.main([str(recipe_file), "--dry-run", *flags]) == 2
@@ -183,7 +201,12 @@ def test_the_demos_dry_run_is_the_trainers(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert demo.main(["--dry-run", "--recipe", str(recipe_file), "--updates", "5", "--run-dir", str(tmp_path / "runs" / "here")]) == 0
+    assert (
+        demo.main(
+            ["--dry-run", "--recipe", str(recipe_file), "--updates", "5", "--run-dir", str(tmp_path / "runs" / "here")]
+        )
+        == 0
+    )
     assert "# run here: 5 updates" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
     recipe_file.write_text(recipe_file.read_text() + '[model]\ndir = "no-such-model"\n')

@@ -58,4 +58,6 @@ def test_a_run_killed_at_every_phase_equals_an_undisturbed_one(
     for stream in ("jobs", "trajectories"):
         assert redis_client.xlen(f"varl:{run_id}:{stream}") == 0
     left = {path.name for path in (runs[1] / "checkpoints").iterdir()}
-    assert f"{UPDATES:06d}" in left and not any(name.endswith(".part") for name in left) and len(left) <= 3  # newest, best, best.json
+    assert (
+        f"{UPDATES:06d}" in left and not any(name.endswith(".part") for name in left) and len(left) <= 3
+    )  # newest, best, best.json

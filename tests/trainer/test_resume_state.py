@@ -13,7 +13,14 @@ import redis
 import varl.policy.nextflow
 from tests.support.full_disks import largest_file
 from tests.support.trainer_rig import METHOD, VANILLA, make_model, make_recipe, make_updater
-from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
+from varl.trainer.checkpoints.checkpoint import (
+    Progress,
+    checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    sweep,
+)
 from varl.trainer.checkpoints.manager import Keeper
 from varl.trainer.disk.atomic import COMPLETE, damage
 from varl.trainer.disk.retry import Storage
@@ -40,7 +47,9 @@ def test_random_states_of_python_and_numpy_come_back(tmp_path: Path, updater: Up
     assert (random.random(), np.random.rand()) == drawn
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, updater: Updater, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    tmp_path: Path, updater: Updater, caplog: pytest.LogCaptureFixture
+) -> None:
     paths = [save_checkpoint(tmp_path, Progress(update, 0), updater, None, keep=3) for update in (1, 2, 3)]
     file = paths[2] / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
@@ -62,7 +71,14 @@ def test_leftovers_without_a_mark_are_no_checkpoints_and_are_swept(tmp_path: Pat
 def keeper(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: str) -> Keeper:
     queue = RunQueue(redis_client, run_id, "trainer")
     return Keeper(
-        tmp_path / "c", CheckpointSettings(keep=1), updater, None, queue, lambda progress: {"inputs": {}}, lambda update: {}, Storage()
+        tmp_path / "c",
+        CheckpointSettings(keep=1),
+        updater,
+        None,
+        queue,
+        lambda progress: {"inputs": {}},
+        lambda update: {},
+        Storage(),
     )
 
 
@@ -94,7 +110,8 @@ def test_a_checkpoint_names_cursor_queue_and_inputs(redis_client: redis.Redis, r
     notes = restored.notes
     assert notes["prompt_cursor"] == 2 * 3
     assert (
-        set(notes["queue"]) == {"jobs", "trajectories", "used"} and len(notes["inputs"]["model"]) == len(notes["inputs"]["prompts"]) == 64
+        set(notes["queue"]) == {"jobs", "trajectories", "used"}
+        and len(notes["inputs"]["model"]) == len(notes["inputs"]["prompts"]) == 64
     )
 
 
@@ -110,7 +127,9 @@ def start(run: Run) -> Run:
     return run
 
 
-def test_a_changed_recipe_is_refused_by_the_names_of_its_keys(redis_client: redis.Redis, run_id: str, tmp_path: Path) -> None:
+def test_a_changed_recipe_is_refused_by_the_names_of_its_keys(
+    redis_client: redis.Redis, run_id: str, tmp_path: Path
+) -> None:
     start(make_run(redis_client, make_recipe(tmp_path, run_id, objective=METHOD))).keeper.save(Progress(2, 0))
     free = make_recipe(tmp_path, run_id, objective=METHOD, run={"updates": 9}, checkpoint={"every": 1})
     assert make_run(redis_client, free).start(resume=True) == Progress(2, 0)
@@ -122,7 +141,9 @@ def test_a_changed_recipe_is_refused_by_the_names_of_its_keys(redis_client: redi
     assert make_run(redis_client, changed).start(resume=True, allow_changes=True) == Progress(2, 0)
 
 
-def test_other_prompts_or_another_model_under_the_same_name_are_refused(redis_client: redis.Redis, run_id: str, tmp_path: Path) -> None:
+def test_other_prompts_or_another_model_under_the_same_name_are_refused(
+    redis_client: redis.Redis, run_id: str, tmp_path: Path
+) -> None:
     recipe = make_recipe(tmp_path, run_id, objective=VANILLA)
     start(make_run(redis_client, recipe)).keeper.save(Progress(2, 0))
     with recipe.prompts.train.open("a") as file:
@@ -149,7 +170,12 @@ def test_the_digest_of_a_model_sees_every_weight() -> None:
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [([], "never"), (["--resume"], "auto"), (["--resume", "never"], "never"), (["--resume", "--run.seed", "3"], "auto")],
+    [
+        ([], "never"),
+        (["--resume"], "auto"),
+        (["--resume", "never"], "never"),
+        (["--resume", "--run.seed", "3"], "auto"),
+    ],
 )
 def test_a_bare_resume_flag_means_auto(flags: list[str], expected: str) -> None:
     recipe = "recipes/tiny_demo.toml"

@@ -69,7 +69,9 @@ def test_a_reward_that_can_be_learned_rises_and_first_ratios_are_one(
     run = run_recipe(recipe, redis_server)
     rewards, spread = column(run, "reward/total"), column(run, "reward_std")
     assert len(rewards) == 24
-    assert fmean(rewards[-4:]) - fmean(rewards[:4]) > spread[0]  # one std of single images: many times the noise of these means
+    assert (
+        fmean(rewards[-4:]) - fmean(rewards[:4]) > spread[0]
+    )  # one std of single images: many times the noise of these means
     assert column(run, "ratio_mean")[0] == pytest.approx(1, abs=1e-4)
     assert max(column(run, "ratio_max_deviation")) < 1e-3
     assert column(run, "clip_ratio/high") == column(run, "clip_ratio/low") == [0.0] * 24
@@ -85,7 +87,11 @@ def test_the_stage_decides_which_scales_have_metrics_and_masks_reach_them(
     for line, scales in zip(lines, [(1, 2, 3)] * 3 + [(4, 5)], strict=False):
         for name in ("kl", "entropy", "mask_fraction", "grad_norm"):
             assert {key for key in line if key.startswith(f"{name}/")} == {f"{name}/scale_{scale}" for scale in scales}
-    assert [lines[0][f"mask_fraction/scale_{scale}"] for scale in (1, 2, 3)] == [1.0, 0.5, 0.5]  # the left half of 1, 2, 4 columns
+    assert [lines[0][f"mask_fraction/scale_{scale}"] for scale in (1, 2, 3)] == [
+        1.0,
+        0.5,
+        0.5,
+    ]  # the left half of 1, 2, 4 columns
     assert lines[0]["panw/effective_scale"] == pytest.approx(1)
 
 
@@ -108,7 +114,9 @@ class StoppedError(RuntimeError):
     """Stands for a crash of the trainer."""
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
+) -> None:
     settings: dict[str, Any] = {
         "objective": METHOD | {"kl_anchor": "previous"},
         "optimizer": {"ema_decay": 0.5},
@@ -136,7 +144,9 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(redis_server: str, run
     assert all(bool((finals[0][name] == finals[1][name]).all()) for name in finals[0])
 
 
-def test_trajectories_are_acknowledged_only_by_a_checkpoint(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
+def test_trajectories_are_acknowledged_only_by_a_checkpoint(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
+) -> None:
     recipe = make_recipe(tmp_path, run_id, objective=VANILLA)
     trained, reference = (varl.policy.nextflow.load(model_dir) for _ in range(2))
     client = connect(redis_server)
@@ -174,13 +184,17 @@ def test_a_poison_prompt_is_a_dead_letter_and_another_prompt_takes_its_place_eve
         runs.append(run_recipe(recipe, redis_server, BrightnessReward(refused=PROMPTS[:1])))
         dead: Any = connect(redis_server).xrange(f"varl:{name}:dead")
         replaced = int(sum(column(runs[-1], "groups/replaced")))
-        assert len(dead) == replaced >= 2  # of three updates of four prompts out of five, two have the poisoned one at least
+        assert (
+            len(dead) == replaced >= 2
+        )  # of three updates of four prompts out of five, two have the poisoned one at least
         assert all(b"score_failed" in fields[b"reason"] and PROMPTS[0].encode() in fields[b"m"] for _, fields in dead)
     assert column(runs[0], "groups/used") == [4.0] * 3
     assert column(runs[0], "reward/total") == column(runs[1], "reward/total")
 
 
-def test_a_run_without_any_group_gives_up_and_says_why(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
+def test_a_run_without_any_group_gives_up_and_says_why(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
+) -> None:
     recipe = make_recipe(tmp_path, run_id, rollout={"max_attempts": 1, "max_empty_updates": 2}, objective=VANILLA)
     with pytest.raises(RolloutFailedError, match=r"2 updates in a row.*score_failed.*refused by the test"):
         run_recipe(recipe, redis_server, BrightnessReward(refused=PROMPTS))
@@ -208,16 +222,25 @@ def test_a_group_of_another_model_is_a_failure_not_a_crash(redis_server: str, ru
 
     with ThreadPoolExecutor(1) as pool:
         answered = pool.submit(answer_twice)
-        result = collect(trainer, jobs, replace(LAYOUT, grids=((1, 1), (2, 2), (4, 4))), Patience(timeout_s=30, max_attempts=2))
+        result = collect(
+            trainer, jobs, replace(LAYOUT, grids=((1, 1), (2, 2), (4, 4))), Patience(timeout_s=30, max_attempts=2)
+        )
         answered.result()
     assert result.groups == [] and result.failures == {"bad_job": 2}
     assert "another model" in result.dropped[0].detail
 
 
-def test_a_run_leaves_samples_weights_and_its_recipe(redis_server: str, run_id: str, tmp_path: Path, model_dir: Path) -> None:
+def test_a_run_leaves_samples_weights_and_its_recipe(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
+) -> None:
     metrics = {"samples_every": 2, "sample_prompts": 2, "samples_per_prompt": 3}
     recipe = make_recipe(
-        tmp_path, run_id, run={"updates": 3}, objective=VANILLA, metrics=metrics, checkpoint={"keep_weights": 2, "keep": 1, "every": 1}
+        tmp_path,
+        run_id,
+        run={"updates": 3},
+        objective=VANILLA,
+        metrics=metrics,
+        checkpoint={"keep_weights": 2, "keep": 1, "every": 1},
     )
     run = run_recipe(recipe, redis_server)
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["000000.png", "000002.png", "000003.png"]

@@ -88,16 +88,27 @@ def test_jobs_have_their_stage_sizes_and_a_seed_of_their_own(tmp_path: Path) -> 
     seeds = [job.seed for jobs in by_update for job in jobs]
     assert len(set(seeds)) == len(seeds) == 24
     assert [job.seed for job in training_jobs(recipe, 4, SPECS, weights)] == [job.seed for job in by_update[4]]
-    assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [job.seed for job in sample_jobs(recipe, 50, SPECS, weights)]
+    assert [job.seed for job in sample_jobs(recipe, 0, SPECS, weights)] == [
+        job.seed for job in sample_jobs(recipe, 50, SPECS, weights)
+    ]
 
 
-@pytest.mark.parametrize(("setting", "kind"), [("plain", rollout_pb2.LOG_PROBS_PLAIN), ("sampled", rollout_pb2.LOG_PROBS_SAMPLED)])
-def test_jobs_say_which_log_probs_are_wanted_and_batches_follow(tmp_path: Path, setting: str, kind: rollout_pb2.LogProbs) -> None:
-    sections = {"objective": METHOD | {"log_probs": setting}, "rollout": {"sampling": {"temperature": 1.5, "cfg": 2.0, "top_k": 3}}}
+@pytest.mark.parametrize(
+    ("setting", "kind"), [("plain", rollout_pb2.LOG_PROBS_PLAIN), ("sampled", rollout_pb2.LOG_PROBS_SAMPLED)]
+)
+def test_jobs_say_which_log_probs_are_wanted_and_batches_follow(
+    tmp_path: Path, setting: str, kind: rollout_pb2.LogProbs
+) -> None:
+    sections = {
+        "objective": METHOD | {"log_probs": setting},
+        "rollout": {"sampling": {"temperature": 1.5, "cfg": 2.0, "top_k": 3}},
+    }
     recipe = make_recipe(tmp_path, "run", **sections)
     job = training_jobs(recipe, 0, SPECS, PublishedWeights(5, tmp_path / "v5.safetensors"))[0]
     assert job.log_probs == kind
-    sampling = to_batch(make_group(make_job(sampling=job.sampling, log_probs=job.log_probs)), {"ocr": 1.0}, ObjectiveSettings()).sampling
+    sampling = to_batch(
+        make_group(make_job(sampling=job.sampling, log_probs=job.log_probs)), {"ocr": 1.0}, ObjectiveSettings()
+    ).sampling
     assert sampling == (None if setting == "plain" else SamplingParams(temperature=1.5, cfg=2.0, top_k=3))
 
 
@@ -142,7 +153,10 @@ def test_rewards_of_unlike_range_are_compared_on_one_scale_and_reported_as_they_
         candidate.continuations[0].rewards["ocr"], candidate.continuations[0].rewards["hps"] = ocr, hps
     batch = to_batch(group, {"ocr": 1.0, "hps": 0.5}, ObjectiveSettings(combination="normalised_sum"))
     assert batch.values.tolist() == pytest.approx([-1.5, 1.5], abs=1e-5)
-    assert batch.total.flatten().tolist() == [-149.0, 252.0] and batch.rewards["hps"].flatten().tolist() == [-300.0, 500.0]
+    assert batch.total.flatten().tolist() == [-149.0, 252.0] and batch.rewards["hps"].flatten().tolist() == [
+        -300.0,
+        500.0,
+    ]
 
 
 def _policy() -> NextFlowPolicy:
@@ -161,7 +175,9 @@ def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), 
 
 
 def _updater(model: NextFlowPolicy, **optimizer: float) -> Updater:
-    return Updater(model, _policy(), ObjectiveSettings(kl_beta=0.1), OptimizerSettings.model_validate({"lr": 1e-2, **optimizer}))
+    return Updater(
+        model, _policy(), ObjectiveSettings(kl_beta=0.1), OptimizerSettings.model_validate({"lr": 1e-2, **optimizer})
+    )
 
 
 def _weights(model: NextFlowPolicy) -> list[torch.Tensor]:
@@ -239,18 +255,31 @@ def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
     for setting, clipped in (("recomputed", 0.0), ("reported", 0.5)):
         objective = ObjectiveSettings.model_validate({"old_log_probs": setting})
         guards = GuardSettings(first_ratio="off")
-        _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings(), guards).update([stale], 0, by_scale=False)
+        _, metrics = Updater(_policy(), _policy(), objective, OptimizerSettings(), guards).update(
+            [stale], 0, by_scale=False
+        )
         assert metrics["ratio_mean"] == pytest.approx(math.e, rel=1e-4)
         assert metrics["clip_ratio/high"] == clipped
 
 
-@pytest.mark.parametrize("sampling", [None, SamplingParams(temperature=1.8, top_k=5, top_p=0.9, cfg=2.0)], ids=["plain", "sampled"])
+@pytest.mark.parametrize(
+    "sampling", [None, SamplingParams(temperature=1.8, top_k=5, top_p=0.9, cfg=2.0)], ids=["plain", "sampled"]
+)
 @pytest.mark.parametrize("stage", [range(3), range(3, 5)], ids=["prefix", "suffix"])
 def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingParams | None, stage: range) -> None:
     model, params = _policy(), sampling or SamplingParams(temperature=1.8)
-    _, drawn = model.draw(model.prefill("a prompt", params.cfg > 0), stage.stop, [1, 2], params, "plain" if sampling is None else "sampled")
+    _, drawn = model.draw(
+        model.prefill("a prompt", params.cfg > 0),
+        stage.stop,
+        [1, 2],
+        params,
+        "plain" if sampling is None else "sampled",
+    )
     batch = _batch(model, [0.0, 1.0], stage)
-    batch = GroupBatch(**vars(batch) | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling})
+    batch = GroupBatch(
+        **vars(batch)
+        | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling}
+    )
     outcome, metrics = _updater(model).update([batch], 0, by_scale=False)
     assert outcome is UpdateOutcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
     assert abs(metrics["kl"]) < 1e-6  # the reference has the same weights
@@ -273,20 +302,30 @@ def test_learning_rate_warms_up_linearly() -> None:
 
 def test_learning_rate_falls_linearly_to_zero() -> None:
     rates = OptimizerSettings(lr=1e-5, warmup_updates=2, decay_from=10, decay_until=20)
-    assert [learning_rate(rates, update) for update in (2, 10, 15, 19, 20, 30)] == pytest.approx([1e-5, 1e-5, 5e-6, 1e-6, 0, 0])
+    assert [learning_rate(rates, update) for update in (2, 10, 15, 19, 20, 30)] == pytest.approx(
+        [1e-5, 1e-5, 5e-6, 1e-6, 0, 0]
+    )
 
 
 def test_gains_and_the_rest_step_with_rates_of_their_own() -> None:
     model = _policy()
     before = {name: value.detach().clone() for name, value in model.module.named_parameters()}
     updater = _updater(model, gain_lr_factor=4.0, weight_decay=0.0, warmup_updates=2, warmup_from=2e-3)
-    gains = {id(weight) for part in model.module.modules() if isinstance(part, torch.nn.RMSNorm) for weight in part.parameters()}
+    gains = {
+        id(weight)
+        for part in model.module.modules()
+        if isinstance(part, torch.nn.RMSNorm)
+        for weight in part.parameters()
+    }
     others = {id(weight) for weight in model.module.parameters()} - gains
     assert [{id(weight) for weight in group["params"]} for group in updater.optimizer.param_groups] == [others, gains]
     outcome, metrics = updater.update([_batch(model, [0.0, 1.0])], 0, by_scale=False)
     assert outcome is UpdateOutcome.STEPPED and metrics["lr"] == 2e-3
     assert [group["lr"] for group in updater.optimizer.param_groups] == [2e-3, 8e-3]
-    moved: dict[bool, float] = {True: 0.0, False: 0.0}  # AdamW's first step is the rate itself wherever the gradient is well above eps
+    moved: dict[bool, float] = {
+        True: 0.0,
+        False: 0.0,
+    }  # AdamW's first step is the rate itself wherever the gradient is well above eps
     for name, value in model.module.named_parameters():
         largest = float((value.detach() - before[name]).abs().max())
         moved[id(value) in gains] = max(moved[id(value) in gains], largest)
@@ -338,7 +377,9 @@ def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
     drawn = torch.rand(3)
     assert load_checkpoint(path, restored, other).progress == Progress(1, 2)
     assert torch.equal(drawn, torch.rand(3))
-    assert _same(_weights(model), _weights(again)) and _same(list(average.weights.values()), list(other.weights.values()))
+    assert _same(_weights(model), _weights(again)) and _same(
+        list(average.weights.values()), list(other.weights.values())
+    )
     for one, trained in ((updater, model), (restored, again)):
         one.update([_batch(trained, [0.0, 1.0, 0.5], seed=4)], 1, by_scale=False)
     assert _same(_weights(model), _weights(again))
@@ -367,5 +408,7 @@ def test_metrics_file_drops_what_lies_beyond_the_resumed_update_and_torn_lines(t
 
 
 def test_failure_codes_have_a_metric_name_each() -> None:
-    names = [failure_name(cast(trajectory_pb2.FailureCode, code)) for code in trajectory_pb2.FailureCode.values() if code]
+    names = [
+        failure_name(cast(trajectory_pb2.FailureCode, code)) for code in trajectory_pb2.FailureCode.values() if code
+    ]
     assert names == ["score_failed", "reward_unavailable", "weights_missing", "bad_job", "dead_letter"]

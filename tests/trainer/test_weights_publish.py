@@ -101,7 +101,9 @@ def test_a_worker_refuses_what_the_manifest_does_not_name(store: str, tmp_path: 
     assert weights.use(0, published.manifest) is None
 
 
-def test_a_version_without_its_manifest_does_not_exist(tmp_path: Path, updater: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_without_its_manifest_does_not_exist(
+    tmp_path: Path, updater: Updater, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = f"file://{tmp_path}/store"
 
     def killed(url: str, manifest: object) -> None:
@@ -124,7 +126,9 @@ def test_a_manifest_names_files_beside_it_and_digests_only(tmp_path: Path) -> No
             read_manifest(str(tmp_path / "v0.json"))
 
 
-def test_the_run_directory_keeps_the_newest_versions_and_those_of_a_resumed_run(tmp_path: Path, updater: Updater) -> None:
+def test_the_run_directory_keeps_the_newest_versions_and_those_of_a_resumed_run(
+    tmp_path: Path, updater: Updater
+) -> None:
     publisher = Publisher(tmp_path, updater, None, 2)
     for version in (0, 1, 2, 10):
         published = publisher.publish(version)
@@ -134,7 +138,9 @@ def test_the_run_directory_keeps_the_newest_versions_and_those_of_a_resumed_run(
     assert (tmp_path / "v000001.safetensors").exists()
 
 
-def test_averages_are_published_as_such_and_the_policy_keeps_its_own(store: str, tmp_path: Path, updater: Updater) -> None:
+def test_averages_are_published_as_such_and_the_policy_keeps_its_own(
+    store: str, tmp_path: Path, updater: Updater
+) -> None:
     average = WeightAverage(updater.policy.module, 0.5)
     publisher, (model, weights) = Publisher(tmp_path / "w", updater, average, 2, store), worker(tmp_path)
     own = publisher.publish(0)
@@ -160,7 +166,10 @@ def test_files_from_elsewhere_are_read_once_and_the_cache_is_bounded(tmp_path: P
 
 
 def test_a_cached_file_that_is_damaged_is_read_anew(tmp_path: Path, updater: Updater) -> None:
-    publisher, cache = Publisher(tmp_path / "w", updater, None, 2, f"memory://{uuid.uuid4().hex}/weights"), tmp_path / "cache"
+    publisher, cache = (
+        Publisher(tmp_path / "w", updater, None, 2, f"memory://{uuid.uuid4().hex}/weights"),
+        tmp_path / "cache",
+    )
     url = publisher.publish(0).manifest
     cached = fetch(url, read_manifest(url), cache)
     sound = cached.read_bytes()
@@ -168,7 +177,9 @@ def test_a_cached_file_that_is_damaged_is_read_anew(tmp_path: Path, updater: Upd
     assert fetch(url, read_manifest(url), cache).read_bytes() == sound
 
 
-def test_a_store_that_is_away_is_a_typed_failure(s3_server: ThreadedMotoServer, tmp_path: Path, updater: Updater) -> None:
+def test_a_store_that_is_away_is_a_typed_failure(
+    s3_server: ThreadedMotoServer, tmp_path: Path, updater: Updater
+) -> None:
     publisher = Publisher(tmp_path / "w", updater, None, 2, f"s3://{uuid.uuid4().hex}/weights")
     published = publisher.publish(1)
     s3_server.stop()

@@ -52,7 +52,9 @@ def groups(draw: st.DrawFn) -> trajectory_pb2.Trajectory:
         for continuation in candidate.continuations:
             for name in group.job.rewards:
                 continuation.rewards[name] = draw(FINITE)
-            continuation.regions.add(reward=group.job.rewards[0], text=draw(st.text(max_size=5)), polygon=[0, 0, 9, 0, 9, 9])
+            continuation.regions.add(
+                reward=group.job.rewards[0], text=draw(st.text(max_size=5)), polygon=[0, 0, 9, 0, 9, 9]
+            )
     return trajectory_pb2.Trajectory(group=group)
 
 
@@ -247,7 +249,9 @@ def png(width: int, height: int) -> bytes:
         (image_cut_short, Reason.IMAGE, "continuations[0].image"),
     ],
 )
-def test_bad_group_is_rejected_both_ways_by_field(spoil: Callable[[trajectory_pb2.Group], None], reason: Reason, field: str) -> None:
+def test_bad_group_is_rejected_both_ways_by_field(
+    spoil: Callable[[trajectory_pb2.Group], None], reason: Reason, field: str
+) -> None:
     group = make_group(make_job(stage=rollout_pb2.STAGE_PREFIX, split_scale=2, continuations=2))
     spoil(group)
     trajectory = trajectory_pb2.Trajectory(group=group)

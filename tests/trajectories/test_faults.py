@@ -43,7 +43,9 @@ def reasons(client: redis.Redis, run_id: str) -> list[str]:
     return [fields[b"reason"].decode() for _, fields in cast(Any, client.xrange(f"varl:{run_id}:dead"))]
 
 
-def test_messages_of_another_run_are_dead_letters(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_messages_of_another_run_are_dead_letters(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     foreign = make_job("another-run")
     redis_client.xadd(f"varl:{run_id}:jobs", {"m": encode_job(foreign)})
     redis_client.xadd(f"varl:{run_id}:trajectories", {"m": encode_trajectory(make_trajectory(foreign))})
@@ -63,7 +65,10 @@ def test_messages_of_another_schema_are_dead_letters(
     assert worker.take_job(0, LONG_MS) is None
     (told,) = trainer.receive(10, 0)
     assert told.message.failure.code == trajectory_pb2.FAILURE_CODE_DEAD_LETTER
-    assert all("schema must be 2, got 999" in reason for reason in reasons(redis_client, run_id)) and trainer.undecodable.total() == 1
+    assert (
+        all("schema must be 2, got 999" in reason for reason in reasons(redis_client, run_id))
+        and trainer.undecodable.total() == 1
+    )
 
 
 def test_sizes_are_looked_at_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +118,9 @@ def test_a_job_that_is_handed_back_goes_to_another_worker_at_once(
     assert again is not None and (again.entry_id, again.deliveries) == (taken.entry_id, 2)
 
 
-def test_jobs_that_redis_has_lost_are_found(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_jobs_that_redis_has_lost_are_found(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     jobs = [make_job(run_id, job_id=f"train/1/{index}") for index in range(4)]
     trainer.submit(jobs[:3])
     work_off(worker, 1)
@@ -134,7 +141,9 @@ def test_the_trainer_waits_for_a_redis_that_goes_away(tmp_path: Path, run_id: st
         client = RedisAccess(url).connect(patience_s=10)
         queue = RunQueue(client, run_id, "trainer")
         client.config_set("maxmemory", 1)  # refuses every write
-        relief = threading.Timer(0.5, lambda: RedisAccess(url).connect().config_set("maxmemory", 0))  # room comes while the trainer waits
+        relief = threading.Timer(
+            0.5, lambda: RedisAccess(url).connect().config_set("maxmemory", 0)
+        )  # room comes while the trainer waits
         relief.start()
         queue.submit([make_job(run_id)])
         relief.join()

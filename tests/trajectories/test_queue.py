@@ -55,7 +55,9 @@ def job_ids(deliveries: list[Delivery[trajectory_pb2.Trajectory]]) -> list[str]:
     return [delivery.message.group.job.job_id for delivery in deliveries]
 
 
-def test_jobs_come_in_order_and_each_to_one_worker(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_jobs_come_in_order_and_each_to_one_worker(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     jobs = jobs_of(run_id, 3)
     trainer.submit(jobs)
     assert trainer.backlog() == 3
@@ -72,7 +74,9 @@ def test_submit_is_all_or_nothing(trainer: RunQueue, run_id: str) -> None:
     assert trainer.backlog() == 0
 
 
-def test_published_trajectory_arrives_once_and_the_job_is_gone(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_published_trajectory_arrives_once_and_the_job_is_gone(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 2))
     work_off(worker, 2)
     assert job_ids(trainer.receive(10, AT_ONCE)) == ["train/0/0", "train/0/1"]
@@ -87,7 +91,9 @@ def test_receive_gives_at_most_count(trainer: RunQueue, worker: RunQueue, run_id
     assert job_ids(trainer.receive(2, AT_ONCE)) == ["train/0/2"]
 
 
-def test_only_acknowledge_makes_the_trainer_forget(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_only_acknowledge_makes_the_trainer_forget(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 3))
     work_off(worker, 3)
     received = trainer.receive(10, AT_ONCE)
@@ -109,7 +115,9 @@ def received_again(deliveries: list[Delivery[trajectory_pb2.Trajectory]]) -> lis
     return [Delivery(delivery.entry_id, delivery.message, delivery.deliveries + 1) for delivery in deliveries]
 
 
-def test_entries_lost_on_the_way_are_handed_out_again(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_entries_lost_on_the_way_are_handed_out_again(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 2))
     work_off(worker, 2)
     # What a broken connection leaves: Redis has delivered to this consumer, and nobody has seen the reply.
@@ -119,7 +127,9 @@ def test_entries_lost_on_the_way_are_handed_out_again(trainer: RunQueue, worker:
     assert trainer.receive(1, AT_ONCE) == []
 
 
-def test_idle_job_goes_to_another_worker_and_is_published_once(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_idle_job_goes_to_another_worker_and_is_published_once(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 1))
     first = take(worker)
     assert other.take_job(AT_ONCE, LONG_MS) is None
@@ -130,7 +140,9 @@ def test_idle_job_goes_to_another_worker_and_is_published_once(trainer: RunQueue
     assert len(trainer.receive(10, AT_ONCE)) == 1
 
 
-def test_heartbeat_starts_the_idle_time_again(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_heartbeat_starts_the_idle_time_again(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 1))
     delivery = take(worker)
     time.sleep(1)
@@ -141,7 +153,9 @@ def test_heartbeat_starts_the_idle_time_again(trainer: RunQueue, worker: RunQueu
     assert after["times_delivered"] == before["times_delivered"] == 1
 
 
-def test_heartbeat_does_not_revive_a_finished_job(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_heartbeat_does_not_revive_a_finished_job(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 1))
     delivery = take(worker)
     worker.publish(delivery, make_trajectory(delivery.message))
@@ -149,7 +163,9 @@ def test_heartbeat_does_not_revive_a_finished_job(trainer: RunQueue, worker: Run
     assert other.take_job(AT_ONCE, AT_ONCE) is None
 
 
-def test_duplicates_are_dropped_until_acknowledged(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_duplicates_are_dropped_until_acknowledged(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     job = make_job(run_id)
     trainer.submit([job, job, make_job(run_id, attempt=1)])
     work_off(worker, 3)
@@ -164,13 +180,18 @@ def test_duplicates_are_dropped_until_acknowledged(trainer: RunQueue, worker: Ru
 
 def test_split_duplicates_keeps_the_first_of_each_job_and_attempt() -> None:
     ids = [("a", 0), ("b", 0), ("a", 0), ("a", 1), ("c", 0)]
-    deliveries = [Delivery(str(n), make_trajectory(make_job(job_id=name, attempt=attempt)), 1) for n, (name, attempt) in enumerate(ids)]
+    deliveries = [
+        Delivery(str(n), make_trajectory(make_job(job_id=name, attempt=attempt)), 1)
+        for n, (name, attempt) in enumerate(ids)
+    ]
     fresh, repeats = split_duplicates(deliveries, held=[("c", 0)])
     assert [delivery.entry_id for delivery in fresh] == ["0", "1", "3"]
     assert [delivery.entry_id for delivery in repeats] == ["2", "4"]
 
 
-def test_job_delivered_too_often_is_a_dead_letter_and_a_typed_failure(trainer: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_job_delivered_too_often_is_a_dead_letter_and_a_typed_failure(
+    trainer: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     trainer.submit([make_job(run_id, job_id="poison"), make_job(run_id, job_id="sound")])
     workers = [RunQueue(redis_client, run_id, f"worker-{i}", max_deliveries=2) for i in range(3)]
     assert [take(queue, 0).message.job_id for queue in workers[:2]] == ["poison", "poison"]
@@ -183,7 +204,9 @@ def test_job_delivered_too_often_is_a_dead_letter_and_a_typed_failure(trainer: R
     assert b"2 times" in reason
 
 
-def test_undecodable_job_does_not_stop_the_worker(trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_undecodable_job_does_not_stop_the_worker(
+    trainer: RunQueue, worker: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     bad = make_job(run_id, job_id="bad", group_size=0)
     redis_client.xadd(f"varl:{run_id}:jobs", {b"m": b"\xff\xff junk"})
     redis_client.xadd(f"varl:{run_id}:jobs", {b"m": bad.SerializeToString()})
@@ -197,7 +220,9 @@ def test_undecodable_job_does_not_stop_the_worker(trainer: RunQueue, worker: Run
     assert redis_client.xlen(f"varl:{run_id}:dead") == 2
 
 
-def test_undecodable_trajectory_is_a_counted_dead_letter(trainer: RunQueue, redis_client: redis.Redis, run_id: str) -> None:
+def test_undecodable_trajectory_is_a_counted_dead_letter(
+    trainer: RunQueue, redis_client: redis.Redis, run_id: str
+) -> None:
     key = f"varl:{run_id}:trajectories"
     redis_client.xadd(key, {b"m": b"\xff\xff junk"})
     redis_client.xadd(key, {b"x": b"no payload"})
@@ -208,7 +233,9 @@ def test_undecodable_trajectory_is_a_counted_dead_letter(trainer: RunQueue, redi
     assert RunQueue(redis_client, run_id, "later").recover()[0].message.group.job.job_id == "train/1/0"
 
 
-def test_publish_refuses_an_invalid_trajectory_and_keeps_the_job(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_publish_refuses_an_invalid_trajectory_and_keeps_the_job(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 1))
     delivery = take(worker)
     broken = make_trajectory(delivery.message)
@@ -218,7 +245,9 @@ def test_publish_refuses_an_invalid_trajectory_and_keeps_the_job(trainer: RunQue
     assert take(other, min_idle_ms=0).message == delivery.message
 
 
-def test_purge_drops_later_versions_wherever_they_are(trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str) -> None:
+def test_purge_drops_later_versions_wherever_they_are(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str
+) -> None:
     trainer.submit(jobs_of(run_id, 2, version=1) + jobs_of(run_id, 4, version=2))
     work_off(worker, 3)  # both of version 1, one of version 2
     held = trainer.receive(3, AT_ONCE)

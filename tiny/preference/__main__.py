@@ -35,11 +35,13 @@ def main() -> None:
 
         def log(line: str) -> None:
             text = f"[{time.monotonic() - started:6.0f} s] {line}"
-            print(text, flush=True)  # noqa: T201 - a command-line program's own output
+            print(text, flush=True)  # noqa: T201
             print(text, file=log_file, flush=True)
 
         size = sum(parameter.numel() for parameter in base.model.parameters()) / 1e6
-        log(f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}, {size:.2f} M parameters")
+        log(
+            f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}, {size:.2f} M parameters"
+        )
         if "letters" in args.stages:
             train_letters(base, args.letter_steps, args.batch, args.seed + 1, log)
             _save(base, args.out)
@@ -74,18 +76,28 @@ def _save(base: Base, folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m varl.tiny.preference", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m varl.tiny.preference",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("checkpoints/hpsv3-tiny-synthetic"), help="model directory to write")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; without letters, --out is loaded")
+    parser.add_argument(
+        "--out", type=Path, default=Path("checkpoints/hpsv3-tiny-synthetic"), help="model directory to write"
+    )
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; without letters, --out is loaded"
+    )
     parser.add_argument("--letter-steps", type=int, default=1200, help="steps of the vision half on letters")
     parser.add_argument("--word-steps", type=int, default=600, help="steps of the decoder on right and wrong content")
     parser.add_argument("--pair-steps", type=int, default=400, help="steps of the whole model on pairs")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step, two of them a pair")
     parser.add_argument("--check-every", type=int, default=100, help="steps between readings of held-out pairs")
-    parser.add_argument("--check-pairs", type=int, default=16, help="held-out pairs of each kind in a reading along the way")
+    parser.add_argument(
+        "--check-pairs", type=int, default=16, help="held-out pairs of each kind in a reading along the way"
+    )
     parser.add_argument("--final-pairs", type=int, default=100, help="held-out pairs of each kind in the last reading")
-    parser.add_argument("--compile", action="store_true", help="compile the vision half: several times as fast, needs a C++ compiler")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the vision half: several times as fast, needs a C++ compiler"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     return parser

@@ -120,7 +120,10 @@ def _assemble(folder: Path) -> Base:
 
 def last_line(wording: Wording) -> Wording:
     """The line that the prompt stands in and what follows it."""
-    return Wording(wording.instruction[wording.instruction.rindex("\n", 0, wording.instruction.index("{text_prompt}")) :], wording.ending)
+    return Wording(
+        wording.instruction[wording.instruction.rindex("\n", 0, wording.instruction.index("{text_prompt}")) :],
+        wording.ending,
+    )
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:

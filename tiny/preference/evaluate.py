@@ -36,7 +36,9 @@ def accuracies(base: Base, count: int, seed: int) -> dict[str, float]:
     for kind in KINDS:
         pairs = held_out_pairs(kind, count, seed)
         texts = [pair.prompt for pair in pairs]
-        better, worse = (scores(base, images, texts)[:, 0] for images in ([p.better for p in pairs], [p.worse for p in pairs]))
+        better, worse = (
+            scores(base, images, texts)[:, 0] for images in ([p.better for p in pairs], [p.worse for p in pairs])
+        )
         found[kind] = (better > worse).float().mean().item()
     return found | {"all": sum(found.values()) / len(found)}
 

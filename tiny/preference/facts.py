@@ -28,7 +28,9 @@ def read_prompt(prompt: str) -> PromptFacts:
     if match is None:
         raise ValueError(f"not a prompt of the tiny task: {prompt!r}")
     usual = "white" if match["colour"] in DARK else "black"
-    return PromptFacts(match["colour"], match["thing"], tuple(match["text"].split()), match["ink"] or usual, match["ink"] is not None)
+    return PromptFacts(
+        match["colour"], match["thing"], tuple(match["text"].split()), match["ink"] or usual, match["ink"] is not None
+    )
 
 
 def matches(asked: str, shown: str | None) -> list[bool]:
@@ -39,8 +41,17 @@ def matches(asked: str, shown: str | None) -> list[bool]:
     if shown is None:
         return []
     want, have = read_prompt(asked), read_prompt(shown)
-    letters = [a == b for word, seen in zip(want.words, have.words, strict=True) for a, b in zip_longest(word, seen[: len(word)])]
-    return [want.colour == have.colour, want.thing == have.thing, *letters, *([want.ink == have.ink] if want.names_ink else [])]
+    letters = [
+        a == b
+        for word, seen in zip(want.words, have.words, strict=True)
+        for a, b in zip_longest(word, seen[: len(word)])
+    ]
+    return [
+        want.colour == have.colour,
+        want.thing == have.thing,
+        *letters,
+        *([want.ink == have.ink] if want.names_ink else []),
+    ]
 
 
 def before(words: tuple[str, ...]) -> list[str]:

@@ -53,7 +53,9 @@ def token_labels(item: Rendered) -> Seen:
     left = np.concatenate([_left_letters(item, index)[None].repeat(band, 0) for index in range(len(item.words))])
     facts, colours = read_prompt(item.prompt), list(COLOURS)
     colour = np.where(letters > 0, colours.index(facts.ink), colours.index(facts.colour))
-    return Seen(letters, np.where(letters > 0, left, 0), colour, np.full_like(letters, list(OBJECTS).index(facts.thing)))
+    return Seen(
+        letters, np.where(letters > 0, left, 0), colour, np.full_like(letters, list(OBJECTS).index(facts.thing))
+    )
 
 
 def _left_letters(item: Rendered, index: int) -> Labels:
@@ -93,7 +95,11 @@ def named(states: Tensor, table: Tensor, ids: Vocabulary, before_only: bool = Fa
     letters = table[[ids.blank, *ids.letters]]
     found = {"before": states @ shift(letters).T}
     if not before_only:
-        found |= {"letter": states @ letters.T, "colour": states @ table[list(ids.colours)].T, "thing": states @ table[list(ids.things)].T}
+        found |= {
+            "letter": states @ letters.T,
+            "colour": states @ table[list(ids.colours)].T,
+            "thing": states @ table[list(ids.things)].T,
+        }
     return {name: SCALE * logits for name, logits in found.items()}
 
 
@@ -120,7 +126,9 @@ def train_letters(base: Base, steps: int, batch: int, seed: int, log: Callable[[
     for step in range(steps):
         cosine_lr(optimizer, LR, step, steps)
         images, parts = zip(*(strip(item, rng) for item in render_batch(batch, rng)), strict=True)
-        seen = Seen(*(np.stack([getattr(part, name) for part in parts]) for name in ("letter", "before", "colour", "thing")))
+        seen = Seen(
+            *(np.stack([getattr(part, name) for part in parts]) for name in ("letter", "before", "colour", "thing"))
+        )
         with torch.autocast("cpu", torch.bfloat16):
             features = torch.cat(visual(images))
         loss, right = seeing_loss(named(features.float(), table, base.vocabulary), seen)

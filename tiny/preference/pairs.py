@@ -149,7 +149,9 @@ def _cast(clean: Rendered, severity: float, rng: np.random.Generator) -> Pixels:
 
 def _cells(clean: Rendered, severity: float, rng: np.random.Generator) -> Pixels:
     """Cells from elsewhere in the picture: what a policy draws that picks wrong codes."""
-    grid = clean.image.reshape(SIZE // CELL, CELL, SIZE // CELL, CELL, 3).swapaxes(1, 2).reshape(-1, CELL, CELL, 3).copy()
+    grid = (
+        clean.image.reshape(SIZE // CELL, CELL, SIZE // CELL, CELL, 3).swapaxes(1, 2).reshape(-1, CELL, CELL, 3).copy()
+    )
     places = rng.permutation(len(grid))[: max(2, round(0.7 * severity * len(grid)))]
     grid[places] = grid[rng.integers(len(grid), size=len(places))]
     rows = grid.reshape(SIZE // CELL, SIZE // CELL, CELL, CELL, 3)

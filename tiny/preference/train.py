@@ -76,8 +76,12 @@ class PromptProbe(nn.Module):
         letters = set(self.vocabulary.letters)
         places = [place for i, ids in enumerate(rows) for place in self._places(rows, i) if ids[place[1]] in letters]
         row, place = (torch.tensor(part) for part in zip(*places, strict=True))
-        labels = torch.tensor([max(0, ord(letter) - 64) for text in texts for letter in before(read_prompt(text).words)])
-        said = named(self.states[1][row, place].float(), self.table[0].weight, self.vocabulary, before_only=True)["before"]
+        labels = torch.tensor(
+            [max(0, ord(letter) - 64) for text in texts for letter in before(read_prompt(text).words)]
+        )
+        said = named(self.states[1][row, place].float(), self.table[0].weight, self.vocabulary, before_only=True)[
+            "before"
+        ]
         return functional.cross_entropy(said, labels), (said.argmax(-1) == labels).float().mean().item()
 
     def _places(self, rows: Sequence[Sequence[int]], row: int) -> list[tuple[int, int]]:
@@ -127,7 +131,13 @@ def train_words(base: Base, steps: int, batch: int, seed: int, log: Callable[[st
 
 
 def train_pairs(
-    base: Base, steps: int, batch: int, seed: int, log: Callable[[str], None], check: Callable[[int], None], check_every: int
+    base: Base,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Callable[[str], None],
+    check: Callable[[int], None],
+    check_every: int,
 ) -> None:
     """Train on ``batch`` pairs of every kind a step; ``check(step)`` runs every ``check_every`` steps and after the last one."""
     for step in _steps(base, "pairs", lambda rng: draw_pairs(batch, rng), steps, PAIRS_LR, seed, log):
@@ -136,7 +146,13 @@ def train_pairs(
 
 
 def _steps(
-    base: Base, name: str, draw: Callable[[np.random.Generator], list[Pair]], steps: int, lr: float, seed: int, log: Callable[[str], None]
+    base: Base,
+    name: str,
+    draw: Callable[[np.random.Generator], list[Pair]],
+    steps: int,
+    lr: float,
+    seed: int,
+    log: Callable[[str], None],
 ) -> Iterator[int]:
     """Number of each step, counted from 1, when it is done."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)

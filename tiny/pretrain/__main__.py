@@ -32,7 +32,7 @@ def main() -> None:
 
         def log(line: str) -> None:
             text = f"[{time.monotonic() - started:6.0f} s] {line}"
-            print(text, flush=True)  # noqa: T201 - a command-line program's own output
+            print(text, flush=True)  # noqa: T201
             print(text, file=log_file, flush=True)
 
         log(f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}")
@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m varl.tiny.pretrain", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("checkpoints/tiny"), help="model directory to write")
-    parser.add_argument("--prompts", type=Path, default=Path("recipes/prompts"), help="folder of the prompt files to write")
+    parser.add_argument(
+        "--prompts", type=Path, default=Path("recipes/prompts"), help="folder of the prompt files to write"
+    )
     parser.add_argument(
         "--stages",
         nargs="+",
@@ -86,13 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer-steps", type=int, default=1500, help="steps of the tokenizer")
     parser.add_argument("--policy-steps", type=int, default=800, help="most steps of the policy")
     parser.add_argument(
-        "--stop-at", type=float, default=0.5, help="end where this word accuracy on held-out words is reached: RL wants room"
+        "--stop-at",
+        type=float,
+        default=0.5,
+        help="end where this word accuracy on held-out words is reached: RL wants room",
     )
-    parser.add_argument("--temperature", type=float, default=1.4, help="of the recipes' sampler, which --stop-at is about")
+    parser.add_argument(
+        "--temperature", type=float, default=1.4, help="of the recipes' sampler, which --stop-at is about"
+    )
     parser.add_argument("--check-every", type=int, default=25, help="policy steps between readings of held-out words")
-    parser.add_argument("--batch", type=int, default=48, help="images a step for the tokenizer; the policy takes twice as many")
+    parser.add_argument(
+        "--batch", type=int, default=48, help="images a step for the tokenizer; the policy takes twice as many"
+    )
     parser.add_argument("--check-prompts", type=int, default=128, help="held-out prompts of a reading")
-    parser.add_argument("--compile", action="store_true", help="compile the policy's pass: half the time, needs a C++ compiler")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the policy's pass: half the time, needs a C++ compiler"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     return parser

@@ -44,7 +44,9 @@ def read_check(engine: Engine, images: Sequence[Pixels], targets: Sequence[tuple
     return ReadCheck(hits / total, float(np.mean(neds)))
 
 
-def check_tokenizer(policy: NextFlowPolicy, engine: Engine, words: Sequence[tuple[str, ...]], seed: int) -> tuple[ReadCheck, ReadCheck]:
+def check_tokenizer(
+    policy: NextFlowPolicy, engine: Engine, words: Sequence[tuple[str, ...]], seed: int
+) -> tuple[ReadCheck, ReadCheck]:
     """The same rendered images as they are, and after encoding and decoding."""
     rng = np.random.default_rng(seed)
     items = [render(word, rng) for word in words]
@@ -54,9 +56,13 @@ def check_tokenizer(policy: NextFlowPolicy, engine: Engine, words: Sequence[tupl
     return read_check(engine, [item.image for item in items], words), read_check(engine, list(decoded), words)
 
 
-def check_policy(policy: NextFlowPolicy, engine: Engine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int) -> ReadCheck:
+def check_policy(
+    policy: NextFlowPolicy, engine: Engine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int
+) -> ReadCheck:
     """One sample a prompt."""
-    images = policy.decode(torch.cat([sample(policy, spec.prompt, [mix(seed, i)], params) for i, spec in enumerate(prompts)]))
+    images = policy.decode(
+        torch.cat([sample(policy, spec.prompt, [mix(seed, i)], params) for i, spec in enumerate(prompts)])
+    )
     return read_check(engine, list(images), [spec.target_words for spec in prompts])
 
 

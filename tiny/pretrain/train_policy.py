@@ -19,9 +19,8 @@ from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Rendered, render_batch
 from varl.trainer.objectives.panw import step_weights, token_weights
 
-ALPHA = (
-    0.5  # scale reweighting exponent of arXiv 2601.02204, Eq. 2; the paper's 0.9 is for 18 scales, where letters do not sit in the last two
-)
+# Scale reweighting exponent of arXiv 2601.02204, Eq. 2. The paper's 0.9 is for 18 scales; here letters sit in the last two.
+ALPHA = 0.5
 DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance
 TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
 MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for embeddings, norms and head
@@ -43,7 +42,9 @@ def forward_batch(
     codes = code_inputs(policy.tokenizer.quantizer, inputs[:-1], grids)
     scale = torch.repeat_interleave(torch.arange(1, len(grids)), torch.tensor(cells(grids[1:])))
     x = torch.cat([module.embed_text(tokens), module.embed_codes(codes, scale)], 1)
-    visual = visual_positions(grids[1:], 1, 0.0, policy.config.transformer.rope_range).expand(len(prompts), -1, -1).clone()
+    visual = (
+        visual_positions(grids[1:], 1, 0.0, policy.config.transformer.rope_range).expand(len(prompts), -1, -1).clone()
+    )
     visual[..., 0] += positions[:, -1:, 0]
     size = policy.config.transformer
     cos, sin = rotation(torch.cat([positions, visual], 1), size.rope_sections, size.rope_theta)
@@ -114,6 +115,8 @@ def train_policy(
         nn.utils.clip_grad_norm_(policy.module.parameters(), 1.0)
         for optimizer in opts:
             optimizer.step()
-        progress.update(step, loss=loss.item(), **{f"nats_{h}x{w}": n for (h, w), n in zip(policy.grids, per_scale, strict=True)})
+        progress.update(
+            step, loss=loss.item(), **{f"nats_{h}x{w}": n for (h, w), n in zip(policy.grids, per_scale, strict=True)}
+        )
         if ((step + 1) % check_every == 0 or step + 1 == steps) and check(step + 1):
             return

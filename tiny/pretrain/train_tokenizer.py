@@ -87,7 +87,9 @@ def train_tokenizer(tokenizer: Tokenizer, steps: int, batch: int, seed: int, log
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         statistics.update(features.detach().float(), encoded, tokenizer.grids, last=step > 0.85 * steps)
-        progress.update(step, loss=loss.item(), pixel=reconstruction.item(), commit=commit.item(), codes_used=statistics.used())
+        progress.update(
+            step, loss=loss.item(), pixel=reconstruction.item(), commit=commit.item(), codes_used=statistics.used()
+        )
 
 
 def pixel_loss(pixels: Tensor, images: Tensor, items: list[Rendered]) -> Tensor:
@@ -130,7 +132,9 @@ class CodeStatistics:
         self.quantizer.semantic.copy_(table[:, :semantic])
         self.quantizer.pixel.copy_(table[:, semantic:])
 
-    def _residual_cells(self, features: Tensor, encoded: Encoded, grids: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+    def _residual_cells(
+        self, features: Tensor, encoded: Encoded, grids: tuple[tuple[int, int], ...]
+    ) -> tuple[Tensor, Tensor]:
         residual, cells, chosen = features, [], []
         for grid, index in zip(grids, encoded.inputs, strict=True):
             cells.append(F.interpolate(residual, size=grid, mode="area").permute(0, 2, 3, 1).reshape(-1, self.width))

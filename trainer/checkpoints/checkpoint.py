@@ -74,7 +74,9 @@ def save_checkpoint(
     return final
 
 
-def _write(part: Path, progress: Progress, updater: Updater, average: WeightAverage | None, notes: Mapping[str, Any]) -> None:
+def _write(
+    part: Path, progress: Progress, updater: Updater, average: WeightAverage | None, notes: Mapping[str, Any]
+) -> None:
     updater.policy.save_weights(str(part / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.save_weights(str(part / "reference.safetensors"))
@@ -129,7 +131,8 @@ def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None)
 def _torch_random() -> dict[str, Tensor]:
     states = {"torch": torch.get_rng_state()}
     return states | {
-        f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+        f"cuda{index}": state
+        for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
     }
 
 
@@ -150,7 +153,11 @@ def _restore_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> 
 def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
     """Write the tensors of an optimiser's state; returns its parameter groups, which are plain numbers."""
     state = optimizer.state_dict()
-    tensors = {f"{index}.{name}": value.contiguous() for index, values in state["state"].items() for name, value in values.items()}
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
     save_tensors(tensors, path)
     groups: list[dict[str, Any]] = state["param_groups"]
     return groups

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from varl.trainer.checkpoints.checkpoint import Progress, Restored, checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, sweep
+from varl.trainer.checkpoints.checkpoint import (
+    Progress,
+    Restored,
+    checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    sweep,
+)
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.retry import Storage
 from varl.trainer.recipe.sections import CheckpointSettings
@@ -80,7 +88,9 @@ class Keeper:
         queue = self._queue.position() | {"used": self._used}
         notes = self._notes(progress) | {"queue": queue}
         files = self._files(progress.update)
-        save_checkpoint(self.directory, progress, self._updater, self._average, self._settings.keep, notes, protect, files)
+        save_checkpoint(
+            self.directory, progress, self._updater, self._average, self._settings.keep, notes, protect, files
+        )
         self._saved = progress.update
         logger.info("checkpoint %d: complete", progress.update)
         self._queue.acknowledge(self._used)

@@ -55,6 +55,8 @@ def damage(folder: Path) -> str | None:
         digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         if not isinstance(digests, dict) or not digests:
             return f"{COMPLETE} names no files"
-        return next((f"{name} has changed" for name, digest in digests.items() if file_digest(folder / name) != digest), None)
+        return next(
+            (f"{name} has changed" for name, digest in digests.items() if file_digest(folder / name) != digest), None
+        )
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"

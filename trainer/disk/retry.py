@@ -41,5 +41,7 @@ class Storage:
     def _refused(self, what: str, error: OSError, left_s: float) -> None:
         self.refusals += 1
         if left_s <= 0:
-            raise StorageError(f"{what} could not be written for {self._patience_s:g} s: {error}; once it can, --resume goes on") from error
+            raise StorageError(
+                f"{what} could not be written for {self._patience_s:g} s: {error}; once it can, --resume goes on"
+            ) from error
         logger.error("%s could not be written, trying again for up to %.0f s: %s", what, left_s, error)

@@ -31,7 +31,9 @@ def grid_log_ratios(log_ratios: Tensor, steps: Sequence[int]) -> Tensor:
 
     steps: number of tokens of each grid, summing to n.
     """
-    per_grid = [part.sum(dim=-1, keepdim=True).expand_as(part) for part in log_ratios.split_with_sizes(list(steps), dim=-1)]
+    per_grid = [
+        part.sum(dim=-1, keepdim=True).expand_as(part) for part in log_ratios.split_with_sizes(list(steps), dim=-1)
+    ]
     return torch.cat(per_grid, dim=-1)
 
 

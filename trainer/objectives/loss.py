@@ -51,7 +51,10 @@ def token_loss(
     masked tokens, and its surrogate is spread evenly over the grid, so that on-policy both granularities give one gradient.
     """
     surrogate = clipped_surrogate(
-        _log_ratios(log_probs, old_log_probs, mask, steps, settings.ratio), advantages, settings.clip_low, settings.clip_high
+        _log_ratios(log_probs, old_log_probs, mask, steps, settings.ratio),
+        advantages,
+        settings.clip_low,
+        settings.clip_high,
     )
     policy = surrogate.loss * (_grid_shares(mask, steps) if settings.ratio == "grid" else mask)
     divergence = kl * mask if settings.mask_kl else kl
@@ -59,7 +62,9 @@ def token_loss(
     return TokenLoss(terms=terms, surrogate=surrogate)
 
 
-def _log_ratios(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, steps: Sequence[int], ratio: RatioGranularity) -> Tensor:
+def _log_ratios(
+    log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, steps: Sequence[int], ratio: RatioGranularity
+) -> Tensor:
     difference = log_probs - old_log_probs
     return difference if ratio == "token" else grid_log_ratios(difference * mask, steps)
 

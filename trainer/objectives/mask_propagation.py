@@ -64,7 +64,9 @@ def coarsen(mask: Tensor, grid: Grid) -> Tensor:
     return adaptive_max_pool2d(mask[None, None].float(), grid)[0, 0].bool()
 
 
-def propagate(polygons: Sequence[Polygon], grids: Sequence[Grid], image_size: tuple[int, int], mode: MaskPropagation) -> Tensor:
+def propagate(
+    polygons: Sequence[Polygon], grids: Sequence[Grid], image_size: tuple[int, int], mode: MaskPropagation
+) -> Tensor:
     """One image's mask over all tokens, scale by scale, row by row: bool [sum of h*w].
 
     ``chained`` rasterises on the finest grid and pools from each grid to the next coarser one; ``direct`` rasterises on every grid.

@@ -18,7 +18,9 @@ def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
 
 
-def combine(rewards: Mapping[str, Tensor], weights: Mapping[str, float], combination: Combination, eps: float) -> Tensor:
+def combine(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], combination: Combination, eps: float
+) -> Tensor:
     """What the advantages are made of, before the continuations are joined: float [G, K] by reward give [G, K].
 
     ``sum`` is ``weighted_sum``. ``normalised_sum`` first puts each reward on the scale of its own spread within the group, over all

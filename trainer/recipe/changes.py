@@ -27,7 +27,11 @@ def module_digest(module: torch.nn.Module) -> str:
 
 def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
     """Digests of what a recipe only names: the base model, which is the first reference policy, the training prompts and own rewards."""
-    rewards = {f"reward {reward.name}": file_digest(reward.file) for reward in recipe.rollout.rewards if reward.file is not None}
+    rewards = {
+        f"reward {reward.name}": file_digest(reward.file)
+        for reward in recipe.rollout.rewards
+        if reward.file is not None
+    }
     return {"model": module_digest(reference), "prompts": file_digest(recipe.prompts.train), **rewards}
 
 

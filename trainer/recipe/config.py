@@ -9,7 +9,13 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliImplicitFlag,
+    CliPositionalArg,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from varl.launch.program import parse
 from varl.launch.resources import MissingFilesError, find
@@ -31,7 +37,9 @@ from varl.trainer.recipe.sections import (
 class Recipe(BaseSettings):
     """Settings of one run."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="VARL_TRAINER_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="VARL_TRAINER_", env_nested_delimiter="__"
+    )
 
     run: RunSettings = RunSettings()
     model: ModelSettings = ModelSettings()
@@ -140,4 +148,8 @@ def _with_resume_value(arguments: Sequence[str]) -> list[str]:
         argument == "--resume" and (not following or following[0] not in ("auto", "never"))
         for argument, following in ((argument, arguments[index + 1 :]) for index, argument in enumerate(arguments))
     ]
-    return [part for argument, alone in zip(arguments, bare, strict=True) for part in ([argument, "auto"] if alone else [argument])]
+    return [
+        part
+        for argument, alone in zip(arguments, bare, strict=True)
+        for part in ([argument, "auto"] if alone else [argument])
+    ]

@@ -21,7 +21,11 @@ def _table(name: str, section: Mapping[str, Any]) -> str:
 
     TOML has no null: a setting without a value is left out.
     """
-    plain = {key: value for key, value in section.items() if not (value is None or isinstance(value, dict) or _is_tables(value))}
+    plain = {
+        key: value
+        for key, value in section.items()
+        if not (value is None or isinstance(value, dict) or _is_tables(value))
+    }
     text = f"[{name}]\n" + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in plain.items())
     for key, value in section.items():
         if isinstance(value, dict):
@@ -40,13 +44,21 @@ def describe(recipe: Recipe) -> str:
     rollout, objective = recipe.rollout, recipe.objective
     stages = [stage_of(update, objective.stages, objective.prefix_per_suffix) for update in range(recipe.run.updates)]
     groups = rollout.prompts_per_update * rollout.group_size
-    lines = [f"run {recipe.run.name}: {recipe.run.updates} updates into {recipe.run.dir / recipe.run.name}, model {recipe.model.dir}"]
+    lines = [
+        f"run {recipe.run.name}: {recipe.run.updates} updates into {recipe.run.dir / recipe.run.name}, model {recipe.model.dir}"
+    ]
     for stage in Stage:
         images = groups * (rollout.continuations if stage is Stage.PREFIX else 1)
         if stage in stages:
-            lines.append(f"  {stages.count(stage)} {stage.value} updates of {images} images each, {stages.count(stage) * images} in all")
-    lines.append(f"  groups: {rollout.prompts_per_update} prompts x {rollout.group_size} candidates an update from {recipe.prompts.train}")
-    lines.append(f"  rewards: {', '.join(f'{reward.weight:g} {reward.name}{_where(reward)}' for reward in rollout.rewards)}")
+            lines.append(
+                f"  {stages.count(stage)} {stage.value} updates of {images} images each, {stages.count(stage) * images} in all"
+            )
+    lines.append(
+        f"  groups: {rollout.prompts_per_update} prompts x {rollout.group_size} candidates an update from {recipe.prompts.train}"
+    )
+    lines.append(
+        f"  rewards: {', '.join(f'{reward.weight:g} {reward.name}{_where(reward)}' for reward in rollout.rewards)}"
+    )
     lines.append(
         f"  PANW alpha {objective.alpha:g}, masks {objective.mask_propagation}, KL {objective.kl_beta:g} ({objective.kl_estimator})"
     )

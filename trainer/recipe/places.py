@@ -22,7 +22,9 @@ def locate_model(model: ModelSettings, folder: Path) -> ModelSettings:
 
 def locate_prompts(prompts: PromptSettings, folder: Path) -> PromptSettings:
     """Both prompt files, found."""
-    return prompts.model_copy(update={"train": locate(prompts.train, folder), "held_out": locate(prompts.held_out, folder)})
+    return prompts.model_copy(
+        update={"train": locate(prompts.train, folder), "held_out": locate(prompts.held_out, folder)}
+    )
 
 
 def locate_rewards(rollout: RolloutSettings, folder: Path) -> RolloutSettings:

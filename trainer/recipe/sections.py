@@ -45,25 +45,32 @@ class RunSettings(Section):
 class ModelSettings(Section):
     """The policy that is trained."""
 
-    dir: Path = Field(default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy")
+    dir: Path = Field(
+        default=Path("checkpoints/tiny"), description="directory of the base model; also the reference policy"
+    )
     dtype: DtypeName = Field(
-        default="float32", description="of weights and arithmetic; bfloat16 keeps no float32 copy, so steps below its rounding are lost"
+        default="float32",
+        description="of weights and arithmetic; bfloat16 keeps no float32 copy, so steps below its rounding are lost",
     )
     plugin: str = Field(
         default="",
         description="package.module:function that loads the directory, for a model of your own; empty: config.json names the architecture",
     )
-    trainable: Trainable = Field(default="all", description="which parameters are trained: all, or the model's gains alone")
+    trainable: Trainable = Field(
+        default="all", description="which parameters are trained: all, or the model's gains alone"
+    )
 
 
 class PromptSettings(Section):
     """JSON Lines files of {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it."""
 
     train: Path = Field(
-        default=Path("recipes/prompts/tiny_train.jsonl"), description="prompts of the updates, drawn without replacement in seeded epochs"
+        default=Path("recipes/prompts/tiny_train.jsonl"),
+        description="prompts of the updates, drawn without replacement in seeded epochs",
     )
     held_out: Path = Field(
-        default=Path("recipes/prompts/tiny_heldout.jsonl"), description="prompts of the evaluation; none of them is ever trained on"
+        default=Path("recipes/prompts/tiny_heldout.jsonl"),
+        description="prompts of the evaluation; none of them is ever trained on",
     )
 
 
@@ -72,9 +79,13 @@ class SamplingSettings(Section):
 
     temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
     top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability"
+    )
     cfg: NonNegative = Field(default=0.0, description="classifier-free guidance at the last scale; 0: off")
-    cfg_constant: bool = Field(default=False, description="guidance equal on all scales instead of a ramp from 0 [point 11]")
+    cfg_constant: bool = Field(
+        default=False, description="guidance equal on all scales instead of a ramp from 0 [point 11]"
+    )
 
     def params(self) -> SamplingParams:
         """The same values as the policy takes them."""
@@ -96,7 +107,9 @@ class RewardSettings(Section):
         description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; empty: ocr or hpsv3, by name",
     )
     address: str = Field(
-        default="", pattern=r"^$|^.+:\d+$", description="host:port (gRPC) of a service that runs already; none is started then"
+        default="",
+        pattern=r"^$|^.+:\d+$",
+        description="host:port (gRPC) of a service that runs already; none is started then",
     )
 
     @property
@@ -125,17 +138,24 @@ class RolloutSettings(Section):
         default=(RewardSettings(name="ocr"),), min_length=1, description="rewards, one of them required at least"
     )
     redis_url: str = Field(
-        default="", description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs"
+        default="",
+        description="Redis of jobs and trajectories; empty: REDIS_URL from the environment, where a password belongs",
     )
-    redis_password_file: Path | None = Field(default=None, description="file with Redis's password; a user of its ACL is named in the URL")
+    redis_password_file: Path | None = Field(
+        default=None, description="file with Redis's password; a user of its ACL is named in the URL"
+    )
     redis_ca_file: Path | None = Field(
         default=None, description="PEM file of the authority that signed Redis's certificate, for rediss:// URLs"
     )
-    redis_cert_file: Path | None = Field(default=None, description="PEM file of the trainer's own certificate, where Redis asks for one")
+    redis_cert_file: Path | None = Field(
+        default=None, description="PEM file of the trainer's own certificate, where Redis asks for one"
+    )
     redis_key_file: Path | None = Field(default=None, description="PEM file of its key")
     group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
     max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
-    max_replacements: Count = Field(default=2, description="other prompts tried in the place of a group that is dropped")
+    max_replacements: Count = Field(
+        default=2, description="other prompts tried in the place of a group that is dropped"
+    )
     max_staleness: Count = Field(
         default=0,
         description="updates between the weights that draw a group and those that it trains; 0: strictly on-policy, nothing overlaps",
@@ -148,30 +168,41 @@ class RolloutSettings(Section):
 class ObjectiveSettings(Section):
     """GRPO, VMR, PANW and MP; vanilla GRPO is stages = full, alpha = 0, mask_propagation = off."""
 
-    stages: Stages = Field(default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales")
-    split_scale: PositiveInt = Field(default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]")
+    stages: Stages = Field(
+        default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales"
+    )
+    split_scale: PositiveInt = Field(
+        default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]"
+    )
     prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each suffix update")
     combination: Combination = Field(
-        default="sum", description="several rewards: weighted sum, or each divided by its spread within the group before that"
+        default="sum",
+        description="several rewards: weighted sum, or each divided by its spread within the group before that",
     )
     eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
     alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [point 6]")
     panw_normaliser: Normaliser = Field(
-        default="constant_total", description="constant_total keeps the sum of the weights, sum_to_one, or none [point 5]"
+        default="constant_total",
+        description="constant_total keeps the sum of the weights, sum_to_one, or none [point 5]",
     )
     mask_propagation: MaskPropagation = Field(
         default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [point 7]"
     )
     mask_kl: bool = Field(default=False, description="mask the KL as well as the policy term [point 7]")
-    kl_beta: NonNegative = Field(default=0.02, description="coefficient of the KL to the reference policy [point 2]; 0: only measured")
-    kl_estimator: KlEstimator = Field(default="exact", description="exact: summed over the codebook; k3: from the drawn token [point 2]")
+    kl_beta: NonNegative = Field(
+        default=0.02, description="coefficient of the KL to the reference policy [point 2]; 0: only measured"
+    )
+    kl_estimator: KlEstimator = Field(
+        default="exact", description="exact: summed over the codebook; k3: from the drawn token [point 2]"
+    )
     kl_anchor: Literal["initial", "previous"] = Field(
         default="initial", description="reference: the base model, or the weights one update ago [point 3]"
     )
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [point 4]")
     clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [point 4]")
     ratio: RatioGranularity = Field(
-        default="token", description="probability ratio of each token, or of whole grids; the same when on-policy [point 15]"
+        default="token",
+        description="probability ratio of each token, or of whole grids; the same when on-policy [point 15]",
     )
     log_probs: LogProbs = Field(
         default="plain",
@@ -185,7 +216,9 @@ class ObjectiveSettings(Section):
     zero_std: Literal["skip", "keep"] = Field(
         default="skip", description="groups of equal values: leave out, or keep for their KL [point 16]"
     )
-    advantage_eps: PositiveFloat = Field(default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]")
+    advantage_eps: PositiveFloat = Field(
+        default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]"
+    )
 
     def loss(self) -> LossSettings:
         """The coefficients that the loss takes."""
@@ -197,10 +230,13 @@ class OptimizerSettings(Section):
 
     lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
     gain_lr_factor: PositiveFloat = Field(
-        default=1.0, description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes"
+        default=1.0,
+        description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes",
     )
     warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [point 1]")
-    warmup_from: NonNegative = Field(default=1e-6, description="learning rate of the first update of a warm-up [point 1]")
+    warmup_from: NonNegative = Field(
+        default=1e-6, description="learning rate of the first update of a warm-up [point 1]"
+    )
     decay_from: Count = Field(default=0, description="update from which the learning rate falls")
     decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
@@ -208,27 +244,38 @@ class OptimizerSettings(Section):
     weight_decay: NonNegative = Field(default=0.05, description="AdamW's weight decay, on all trained parameters")
     grad_clip: NonNegative = Field(default=1.0, description="largest gradient norm; 0: off")
     ema_decay: float = Field(
-        default=0.0, ge=0, lt=1, description="decay an update of the averaged weights that are evaluated and kept; 0: off"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay an update of the averaged weights that are evaluated and kept; 0: off",
     )
-    candidates_per_pass: Count = Field(default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)")
+    candidates_per_pass: Count = Field(
+        default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)"
+    )
 
     @model_validator(mode="after")
     def _falls_forwards(self) -> OptimizerSettings:
         if self.decay_until and not self.warmup_updates <= self.decay_from < self.decay_until:
-            raise ValueError(f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})")
+            raise ValueError(
+                f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})"
+            )
         return self
 
 
 class CheckpointSettings(Section):
     """What is kept on disk."""
 
-    every: PositiveInt = Field(default=25, description="updates between checkpoints; trajectories are acknowledged with them")
+    every: PositiveInt = Field(
+        default=25, description="updates between checkpoints; trajectories are acknowledged with them"
+    )
     keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
     best: str = Field(
         default="eval/reward",
         description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
     )
-    keep_weights: PositiveInt = Field(default=3, description="published weight files kept; more where staleness needs them")
+    keep_weights: PositiveInt = Field(
+        default=3, description="published weight files kept; more where staleness needs them"
+    )
     disk_patience_s: NonNegative = Field(
         default=600.0,
         description="how long the run waits for a disk or store that takes no weights, metrics or sample grids; then it can be resumed",
@@ -246,27 +293,40 @@ class GuardSettings(Section):
         default="skip", description="NaN or infinity in rewards (the group), in the loss or in gradients (the update)"
     )
     first_ratio: Action = Field(
-        default="skip", description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)"
+        default="skip",
+        description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)",
     )
-    ratio_tolerance: PositiveFloat = Field(default=0.5, description="largest deviation of such a ratio from 1 that is rounding")
-    duplicates: Action = Field(default="skip", description="candidates of a group with the same tokens, hence the same image (the group)")
-    duplicate_share: float = Field(default=0.5, gt=0, lt=1, description="share of repeated candidates above which a group is refused")
+    ratio_tolerance: PositiveFloat = Field(
+        default=0.5, description="largest deviation of such a ratio from 1 that is rounding"
+    )
+    duplicates: Action = Field(
+        default="skip", description="candidates of a group with the same tokens, hence the same image (the group)"
+    )
+    duplicate_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of repeated candidates above which a group is refused"
+    )
     zero_spread: Action = Field(
-        default="skip", description="updates in which no group's values have any spread; off: the groups are kept for their KL"
+        default="skip",
+        description="updates in which no group's values have any spread; off: the groups are kept for their KL",
     )
     grad_norm: Action = Field(default="skip", description="a gradient norm far above those before it (the update)")
     grad_norm_factor: float = Field(default=50.0, gt=1, description="how many times the running median is far above")
-    grad_norm_window: int = Field(default=32, ge=8, description="updates of the same stage in the running median, 8 at least")
+    grad_norm_window: int = Field(
+        default=32, ge=8, description="updates of the same stage in the running median, 8 at least"
+    )
 
 
 class MetricsSettings(Section):
     """What is measured beside the loss."""
 
     diagnostics_every: Count = Field(
-        default=10, description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off"
+        default=10,
+        description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off",
     )
     samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
-    sample_prompts: PositiveInt = Field(default=8, description="rows of a sample grid: the first prompts of the held-out file")
+    sample_prompts: PositiveInt = Field(
+        default=8, description="rows of a sample grid: the first prompts of the held-out file"
+    )
     samples_per_prompt: PositiveInt = Field(default=4, description="images in a row of a sample grid")
 
 

@@ -15,7 +15,11 @@ from varl.trajectories.prompts import PromptSpec, draw_prompts
 from varl.trajectories.sampling import KINDS, sampling_message
 from varl.v1 import rollout_pb2
 
-STAGES = {Stage.FULL: rollout_pb2.STAGE_FULL, Stage.PREFIX: rollout_pb2.STAGE_PREFIX, Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX}
+STAGES = {
+    Stage.FULL: rollout_pb2.STAGE_FULL,
+    Stage.PREFIX: rollout_pb2.STAGE_PREFIX,
+    Stage.SUFFIX: rollout_pb2.STAGE_SUFFIX,
+}
 TRAIN, SAMPLES, REPLACEMENTS = 0, 1, 2  # keep the seeds of the purposes apart
 
 
@@ -38,7 +42,9 @@ def group_seed(run_seed: int, purpose: int, update: int, index: int, *more: int)
     return int(np.random.SeedSequence([run_seed, purpose, update, index, *more]).generate_state(1, np.uint64)[0])
 
 
-def training_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
+def training_jobs(
+    recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights
+) -> list[rollout_pb2.RolloutJob]:
     """The groups of one update, all of one stage."""
     stage = stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
     drawn = draw_prompts(prompts, recipe.run.seed, update, recipe.rollout.prompts_per_update)
@@ -52,26 +58,39 @@ def training_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], we
     return jobs
 
 
-def replacement_job(recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollout_pb2.RolloutJob, count: int) -> rollout_pb2.RolloutJob:
+def replacement_job(
+    recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollout_pb2.RolloutJob, count: int
+) -> rollout_pb2.RolloutJob:
     """The ``count``-th job (from 1) in the place of one of an update that failed for good: another prompt, another seed.
 
     Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the unbroken one did.
     Prompts that the update does not have anyway are taken first.
     """
     seed = group_seed(recipe.run.seed, REPLACEMENTS, failed.update, failed.group, count)
-    drawn = {spec.prompt for spec in draw_prompts(prompts, recipe.run.seed, failed.update, recipe.rollout.prompts_per_update)}
-    others = [spec for spec in prompts if spec.prompt not in drawn] or [spec for spec in prompts if spec.prompt != failed.prompt]
+    drawn = {
+        spec.prompt for spec in draw_prompts(prompts, recipe.run.seed, failed.update, recipe.rollout.prompts_per_update)
+    }
+    others = [spec for spec in prompts if spec.prompt not in drawn] or [
+        spec for spec in prompts if spec.prompt != failed.prompt
+    ]
     chosen = (others or prompts)[seed % len(others or prompts)]
     job = rollout_pb2.RolloutJob()
     job.CopyFrom(failed)
-    job.job_id, job.attempt, job.seed, job.prompt = f"train/{failed.update}/{failed.group}/{count}", 0, seed, chosen.prompt
+    job.job_id, job.attempt, job.seed, job.prompt = (
+        f"train/{failed.update}/{failed.group}/{count}",
+        0,
+        seed,
+        chosen.prompt,
+    )
     job.target_words[:] = chosen.target_words
     job.ClearField("metadata")
     job.MergeFrom(rollout_pb2.RolloutJob(metadata=chosen.metadata_message()))
     return job
 
 
-def sample_jobs(recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights) -> list[rollout_pb2.RolloutJob]:
+def sample_jobs(
+    recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights
+) -> list[rollout_pb2.RolloutJob]:
     """Whole images with their pixels for a sample grid; the seeds are those of every other grid of the run."""
     jobs = _jobs(recipe, "samples", update, prompts, weights)
     for index, job in enumerate(jobs):

@@ -96,7 +96,11 @@ class Publisher:
 
     def _prune(self, path: Path) -> None:
         """Delete all but the newest versions here, one fewer than are kept: ``path`` is about to be written, whatever its number."""
-        files = sorted(found for found in self._directory.glob("v*.safetensors") if re.fullmatch(r"v\d{6,}\.safetensors", found.name))
+        files = sorted(
+            found
+            for found in self._directory.glob("v*.safetensors")
+            if re.fullmatch(r"v\d{6,}\.safetensors", found.name)
+        )
         others = [found for found in files if found != path]
         for old in others[: max(len(others) + 1 - self._keep, 0)]:
             old.with_suffix(".json").unlink(missing_ok=True)

@@ -38,10 +38,14 @@ class GroupBatch:
     total: Tensor
     values: Tensor
     staleness: int = 0  # updates between the weights that drew the group and those that it trains
-    sampling: SamplingParams | None = None  # whose temperature and guidance the trained distribution has; None: the plain one
+    sampling: SamplingParams | None = (
+        None  # whose temperature and guidance the trained distribution has; None: the plain one
+    )
 
 
-def to_batch(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings, staleness: int = 0) -> GroupBatch:
+def to_batch(
+    group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings, staleness: int = 0
+) -> GroupBatch:
     """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total.
 
     An optional reward that is absent is left out of the sum for the whole group, and never counts as 0.
@@ -81,7 +85,12 @@ def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
     size = (group.image_height, group.image_width)
     return torch.stack(
         [
-            merge([propagate(_polygons(continuation.regions), grids, size, mode) for continuation in candidate.continuations])
+            merge(
+                [
+                    propagate(_polygons(continuation.regions), grids, size, mode)
+                    for continuation in candidate.continuations
+                ]
+            )
             for candidate in group.candidates
         ]
     )

@@ -41,7 +41,9 @@ def non_finite(name: str, values: Tensor) -> Alarm | None:
 def duplicates(tokens: Tensor, tolerated: float) -> Alarm | None:
     """Whether more than this share of the candidates of tokens [G, N] repeat an earlier one, and so show the same image."""
     share = duplicate_share(tokens)
-    return Alarm("duplicates", f"{share:.2f} of the candidates repeat another one's tokens") if share > tolerated else None
+    return (
+        Alarm("duplicates", f"{share:.2f} of the candidates repeat another one's tokens") if share > tolerated else None
+    )
 
 
 def duplicate_share(tokens: Tensor) -> float:
@@ -54,13 +56,18 @@ def first_ratio(deviation: float, tolerance: float) -> Alarm | None:
     if deviation <= tolerance:
         return None
     return Alarm(
-        "first_ratio", f"a ratio of an on-policy group is {deviation:.3g} off 1, so sampler and trainer do not hold the same weights"
+        "first_ratio",
+        f"a ratio of an on-policy group is {deviation:.3g} off 1, so sampler and trainer do not hold the same weights",
     )
 
 
 def zero_spread(groups: int, without: int) -> Alarm | None:
     """Whether all groups of an update, one or more, are without spread."""
-    return Alarm("zero_spread", f"none of {groups} groups has any spread of values") if groups and groups == without else None
+    return (
+        Alarm("zero_spread", f"none of {groups} groups has any spread of values")
+        if groups and groups == without
+        else None
+    )
 
 
 def exploding(norm: float, history: Sequence[float], factor: float) -> Alarm | None:
@@ -68,7 +75,8 @@ def exploding(norm: float, history: Sequence[float], factor: float) -> Alarm | N
     if len(history) < LEAST_HISTORY or not norm > factor * median(history):
         return None
     return Alarm(
-        "grad_norm", f"gradient norm {norm:.4g} is {norm / max(median(history), 1e-30):.3g} times the median of {len(history)} before it"
+        "grad_norm",
+        f"gradient norm {norm:.4g} is {norm / max(median(history), 1e-30):.3g} times the median of {len(history)} before it",
     )
 
 

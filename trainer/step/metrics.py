@@ -55,7 +55,9 @@ def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
     if not groups:
         return {}
     names = dict.fromkeys(name for group in groups for name in group.rewards)
-    metrics = {f"reward/{name}": _mean(group.rewards[name] for group in groups if name in group.rewards) for name in names}
+    metrics = {
+        f"reward/{name}": _mean(group.rewards[name] for group in groups if name in group.rewards) for name in names
+    }
     metrics["reward/total"] = _mean(group.total for group in groups)
     metrics["reward_std"] = float(torch.stack([group.values.std(correction=0) for group in groups]).mean())
     return metrics

@@ -16,7 +16,17 @@ from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
-from varl.trainer.step.guards import Alarm, GuardError, Watch, duplicate_share, duplicates, exploding, first_ratio, non_finite, zero_spread
+from varl.trainer.step.guards import (
+    Alarm,
+    GuardError,
+    Watch,
+    duplicate_share,
+    duplicates,
+    exploding,
+    first_ratio,
+    non_finite,
+    zero_spread,
+)
 from varl.trainer.step.metrics import Measured, update_metrics
 
 logger = logging.getLogger("trainer")
@@ -53,7 +63,10 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
 
 def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over a policy's trained parameters: the gains, with a rate of their own, and the rest."""
-    groups = [{"params": trained.others, "lr_factor": 1.0}, {"params": trained.gains, "lr_factor": settings.gain_lr_factor}]
+    groups = [
+        {"params": trained.others, "lr_factor": 1.0},
+        {"params": trained.gains, "lr_factor": settings.gain_lr_factor},
+    ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
 
@@ -82,7 +95,9 @@ class Updater:
         policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
         reference.module.eval().requires_grad_(False)
 
-    def update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool) -> tuple[UpdateOutcome, dict[str, float]]:
+    def update(
+        self, groups: Sequence[GroupBatch], update: int, by_scale: bool
+    ) -> tuple[UpdateOutcome, dict[str, float]]:
         """Take one step on the groups of an update, all of one stage; ``by_scale`` also measures the gradient of each scale's loss.
 
         Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
@@ -100,7 +115,9 @@ class Updater:
             logger.warning("update %d: guards.%s: %s", update, alarm.guard, alarm.detail)
         return outcome, metrics | watch.metrics()
 
-    def _update(self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]) -> UpdateOutcome:
+    def _update(
+        self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]
+    ) -> UpdateOutcome:
         sound = [group for group in groups if not any(watch.skips(alarm) for alarm in self._group_alarms(group))]
         used = self._with_preference(sound, watch, metrics)
         if not used:
@@ -125,12 +142,17 @@ class Updater:
         rewards = torch.cat([group.values.flatten(), group.total.flatten()])
         return [non_finite("rewards", rewards), duplicates(group.tokens, self._guards.duplicate_share)]
 
-    def _with_preference(self, groups: Sequence[GroupBatch], watch: Watch, metrics: dict[str, float]) -> list[GroupBatch]:
+    def _with_preference(
+        self, groups: Sequence[GroupBatch], watch: Watch, metrics: dict[str, float]
+    ) -> list[GroupBatch]:
         """The groups that say which candidate is better; all of them where the recipe keeps the others for their KL."""
         if not groups:
             return []
         without = sum(map(self._is_zero_std, groups))
-        metrics |= {"zero_std_ratio": without / len(groups), "duplicate_share": max(duplicate_share(group.tokens) for group in groups)}
+        metrics |= {
+            "zero_std_ratio": without / len(groups),
+            "duplicate_share": max(duplicate_share(group.tokens) for group in groups),
+        }
         all_alike = zero_spread(len(groups), without)
         if self._objective.zero_std == "keep" or (all_alike and self._guards.zero_spread == "off"):
             return list(groups)
@@ -141,7 +163,12 @@ class Updater:
         self, used: Sequence[GroupBatch], measured: Sequence[Sequence[Measured]], norm: float, watch: Watch
     ) -> UpdateOutcome | None:
         """Why no step may be taken on the gradients that lie ready, or None; a norm that passes joins those that later ones meet."""
-        ratios = [part.sampler_ratio for group, parts in zip(used, measured, strict=True) if not group.staleness for part in parts]
+        ratios = [
+            part.sampler_ratio
+            for group, parts in zip(used, measured, strict=True)
+            if not group.staleness
+            for part in parts
+        ]
         deviation = max((float((ratio - 1).abs().max()) for ratio in ratios), default=0.0)
         if watch.skips(first_ratio(deviation, self._guards.ratio_tolerance)):
             return UpdateOutcome.FIRST_RATIO

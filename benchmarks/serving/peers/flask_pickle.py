@@ -36,7 +36,12 @@ class Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in {"bind": f"127.0.0.1:{self._port}", "workers": 1, "timeout": 600, "loglevel": "warning"}.items():
+        for name, value in {
+            "bind": f"127.0.0.1:{self._port}",
+            "workers": 1,
+            "timeout": 600,
+            "loglevel": "warning",
+        }.items():
             self.cfg.set(name, value)
 
     def load(self) -> flask.Flask:

@@ -25,7 +25,7 @@ class Noop(litserve.LitAPI):  # type: ignore[misc] # LitServe has no types
             decode(base64.b64decode(request["image"]))
         return request["prompt"]
 
-    def predict(self, inputs: Any) -> Any:  # noqa: ANN401 - a prompt, or a list of them where requests are batched
+    def predict(self, inputs: Any) -> Any:  # noqa: ANN401
         return [0.0] * len(inputs) if isinstance(inputs, list) else 0.0
 
     def encode_response(self, output: float) -> dict[str, float]:

@@ -89,7 +89,9 @@ def _publish(weights: dict[str, Path], final: Path) -> None:
         for name, source in weights.items():
             (staged / name).mkdir(parents=True)
             shutil.copyfile(source, staged / name / "inference.onnx")
-            (staged / name / "inference.yml").write_text(yaml.safe_dump(configs[name], allow_unicode=True), encoding="utf-8")
+            (staged / name / "inference.yml").write_text(
+                yaml.safe_dump(configs[name], allow_unicode=True), encoding="utf-8"
+            )
         try:
             staged.rename(final)
         except OSError:
@@ -109,7 +111,13 @@ def _detection_config() -> dict[str, Any]:
                 {"ToCHWImage": None},
             ]
         },
-        "PostProcess": {"name": "DBPostProcess", "thresh": 0.3, "box_thresh": 0.6, "max_candidates": 1000, "unclip_ratio": 1.5},
+        "PostProcess": {
+            "name": "DBPostProcess",
+            "thresh": 0.3,
+            "box_thresh": 0.6,
+            "max_candidates": 1000,
+            "unclip_ratio": 1.5,
+        },
     }
 
 

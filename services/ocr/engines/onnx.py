@@ -28,4 +28,6 @@ def build_onnx(cache: Path | None = None, threads: int = 1) -> PipelineEngine:
         engine="onnxruntime",
         engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    return PipelineEngine(pipeline, EngineModel("paddleocr-onnxruntime", f"{DETECTION}+{RECOGNITION}", folders.revision))
+    return PipelineEngine(
+        pipeline, EngineModel("paddleocr-onnxruntime", f"{DETECTION}+{RECOGNITION}", folders.revision)
+    )

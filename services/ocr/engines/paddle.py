@@ -26,7 +26,9 @@ def build_paddle(
 
     """
     if importlib.util.find_spec("paddle") is None:
-        raise EngineUnavailableError("the engine 'paddle' needs the extra 'ocr-paddle' (pip install 'varl[ocr-paddle]')")
+        raise EngineUnavailableError(
+            "the engine 'paddle' needs the extra 'ocr-paddle' (pip install 'varl[ocr-paddle]')"
+        )
     detection, recognition = f"PP-OCRv5_{variant}_det", f"PP-OCRv5_{variant}_rec"
     pipeline = build_pipeline(
         **_model_options("text_detection", detection, detection_dir),
@@ -54,7 +56,13 @@ def _folder(name: str, given: Path | None) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    files = sorted(path for pattern in ("inference.json", "inference.pdmodel", "inference.pdiparams") for path in folder.glob(pattern))
+    files = sorted(
+        path
+        for pattern in ("inference.json", "inference.pdmodel", "inference.pdiparams")
+        for path in folder.glob(pattern)
+    )
     if not files:
-        raise EngineUnavailableError(f"{folder} holds no Paddle model (inference.json or inference.pdmodel, and inference.pdiparams)")
+        raise EngineUnavailableError(
+            f"{folder} holds no Paddle model (inference.json or inference.pdmodel, and inference.pdiparams)"
+        )
     return files

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from varl.services.ocr.engines.base import INSTALL_REST, EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.engines.base import (
+    INSTALL_REST,
+    EngineFailure,
+    EngineModel,
+    EngineUnavailableError,
+    Image,
+    Reading,
+    ReadWord,
+)
 from varl.services.ocr.engines.words import split_line
 
 # Images down to 64 pixels are read at their own size, no line is dropped for its score, no extra model turns or
@@ -30,7 +38,7 @@ PIPELINE_OPTIONS: Mapping[str, Any] = {
 class PipelineEngine:
     """An ``Engine`` on a PaddleOCR pipeline."""
 
-    def __init__(self, pipeline: Any, model: EngineModel) -> None:  # noqa: ANN401 - paddleocr carries no types
+    def __init__(self, pipeline: Any, model: EngineModel) -> None:  # noqa: ANN401
         self._pipeline = pipeline
         self._model = model
 
@@ -53,16 +61,23 @@ class PipelineEngine:
 
 def _words(result: Mapping[str, Any]) -> list[ReadWord]:
     lines = zip(
-        result["rec_texts"], result["rec_scores"], result["rec_polys"], result["text_word"], result["text_word_region"], strict=True
+        result["rec_texts"],
+        result["rec_scores"],
+        result["rec_polys"],
+        result["text_word"],
+        result["text_word_region"],
+        strict=True,
     )
     return [
         word
         for text, score, quad, items, boxes in lines
-        for word in split_line(text, 1.0 if score > 1 else float(score), np.asarray(quad, dtype=np.float64).tolist(), items, boxes)
+        for word in split_line(
+            text, 1.0 if score > 1 else float(score), np.asarray(quad, dtype=np.float64).tolist(), items, boxes
+        )
     ]
 
 
-def build_pipeline(**options: Any) -> Any:  # noqa: ANN401 - paddleocr carries no types
+def build_pipeline(**options: Any) -> Any:  # noqa: ANN401
     """A PaddleOCR pipeline with this module's options and the given ones.
 
     Raises:
@@ -73,11 +88,15 @@ def build_pipeline(**options: Any) -> Any:  # noqa: ANN401 - paddleocr carries n
         import cv2
         from paddleocr import PaddleOCR
     except ImportError as error:
-        raise EngineUnavailableError(f"the OCR engines need pip install 'varl[ocr]', then {INSTALL_REST}: {error}") from error
+        raise EngineUnavailableError(
+            f"the OCR engines need pip install 'varl[ocr]', then {INSTALL_REST}: {error}"
+        ) from error
     cv2.setNumThreads(1)  # the lanes decide how many cores are used
     try:
         return PaddleOCR(**PIPELINE_OPTIONS, **options)
-    except Exception as error:  # constructors raise plain Exception, ValueError, FileNotFoundError, RuntimeError (ocr.md section 1.1)
+    except (
+        Exception
+    ) as error:  # constructors raise plain Exception, ValueError, FileNotFoundError, RuntimeError (ocr.md section 1.1)
         raise EngineUnavailableError(f"PaddleOCR cannot be built: {type(error).__name__}: {error}") from error
 
 

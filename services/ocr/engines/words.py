@@ -12,7 +12,9 @@ from varl.services.ocr.engines.base import Point, ReadWord
 Quad = Sequence[Sequence[float]]  # four corners: left-top, right-top, right-bottom, left-bottom as the line is read
 
 
-def split_line(text: str, confidence: float, line: Quad, items: Sequence[str], item_boxes: Sequence[Quad]) -> list[ReadWord]:
+def split_line(
+    text: str, confidence: float, line: Quad, items: Sequence[str], item_boxes: Sequence[Quad]
+) -> list[ReadWord]:
     """The whitespace-separated words of a line, each with the line's confidence and its own part of the line's quadrilateral.
 
     PaddleX's word items are no words: they break at punctuation ("don", "'", "t") and a space may share an item with a

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic
 
 from varl.services.serving.batching.forward import Execution, Fault, Model, Result, forward
-from varl.services.serving.batching.queue import Answer, Batch, BatchLimits, BatchQueue, Entry, Failed, Item, LateError, UnavailableError
+from varl.services.serving.batching.queue import (
+    Answer,
+    Batch,
+    BatchLimits,
+    BatchQueue,
+    Entry,
+    Failed,
+    Item,
+    LateError,
+    UnavailableError,
+)
 from varl.services.serving.batching.spans import BatchSpans
 
 
@@ -90,7 +100,9 @@ class Batcher(Generic[Item, Answer]):
             raise ValueError(f"cost {cost} must be positive and finite, size {size} must not be negative")
         now = self._clock()
         origin = None if self.spans is None else self.spans.origin()
-        entry = Entry(item, cost, size, math.inf if deadline is None else deadline, now, self._loop.create_future(), origin)
+        entry = Entry(
+            item, cost, size, math.inf if deadline is None else deadline, now, self._loop.create_future(), origin
+        )
         if entry.deadline <= now:
             raise LateError("the deadline has passed")
         with self._changed:
@@ -100,7 +112,9 @@ class Batcher(Generic[Item, Answer]):
             wake = self._idle > 0 and not self._waking
             self._waking = self._waking or wake
         if wake:
-            self._loop.call_soon(self._wake)  # after what else submits in this turn of the loop, so that it shares the batch
+            self._loop.call_soon(
+                self._wake
+            )  # after what else submits in this turn of the loop, so that it shares the batch
         return await self._outcome(entry)
 
     async def _outcome(self, entry: Entry[Item, Answer]) -> Answer:
@@ -226,7 +240,9 @@ class Batcher(Generic[Item, Answer]):
 
     # On the loop again.
 
-    def _succeeded(self, execution: Execution, entries: Sequence[Entry[Item, Answer]], answers: Sequence[Answer]) -> None:
+    def _succeeded(
+        self, execution: Execution, entries: Sequence[Entry[Item, Answer]], answers: Sequence[Answer]
+    ) -> None:
         for entry, answer in zip(entries, answers, strict=True):
             if not entry.answer.done():
                 entry.answer.set_result(answer)

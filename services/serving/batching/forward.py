@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from varl.services.serving.batching.queue import Answer, FatalModelError, Item, ItemFailedError, UnavailableError, WrongLengthError
+from varl.services.serving.batching.queue import (
+    Answer,
+    FatalModelError,
+    Item,
+    ItemFailedError,
+    UnavailableError,
+    WrongLengthError,
+)
 
 _log = logging.getLogger("varl.serving")
 Model = Callable[[Sequence[Item]], Sequence[Answer]]
@@ -61,7 +68,11 @@ def forward(model: Model[Item, Answer], items: Sequence[Item]) -> list[Answer] |
         return Fault(Result.FATAL, f"the model is lost: {error}")
     except Exception as error:
         if len(items) == 1:  # the message may quote a prompt, the traceback does not
-            _log.error("the model failed on an item: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            _log.error(
+                "the model failed on an item: %s\n%s",
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)),
+            )
         return Fault(Result.FAILED, f"{type(error).__name__}: {error}")
     except BaseException as error:  # something asks this thread to end: no instance, no answers
         _log.critical("the model's thread was ended by %s", type(error).__name__)

@@ -43,12 +43,18 @@ class BatchSpans:
             self._open.add(batch.span)
         self.end_all_but(alive)
 
-    def executed(self, batch: Batch[Any, Any], execution: Execution, settled: bool, alive: Iterable[Batch[Any, Any]]) -> None:
+    def executed(
+        self, batch: Batch[Any, Any], execution: Execution, settled: bool, alive: Iterable[Batch[Any, Any]]
+    ) -> None:
         """Note a forward; ``settled``: its items have their outcome now."""
         if batch.span is not None:
             batch.span.executions += 1
             batch.span.failed += execution.items if settled and execution.result is not Result.OK else 0
-            forward: Attributes = {"items": execution.items, "result": str(execution.result), "seconds": execution.seconds}
+            forward: Attributes = {
+                "items": execution.items,
+                "result": str(execution.result),
+                "seconds": execution.seconds,
+            }
             batch.span.span.add_event("forward", forward)
         self.end_all_but(alive)
 
@@ -64,5 +70,7 @@ class BatchSpans:
 
 def _links(entries: Sequence[Entry[Any, Any]]) -> list[trace.Link]:
     """One for each request, however many of its items there are."""
-    origins = {(entry.origin.trace_id, entry.origin.span_id): entry.origin for entry in entries if entry.origin is not None}
+    origins = {
+        (entry.origin.trace_id, entry.origin.span_id): entry.origin for entry in entries if entry.origin is not None
+    }
     return [trace.Link(origin) for origin in origins.values()]

@@ -27,7 +27,9 @@ class Job:
 class Jobs:
     """Running jobs and kept results together stay within ``max_jobs`` and ``max_bytes``; a result is kept for ``keep_seconds`` at most."""
 
-    def __init__(self, max_jobs: int, max_bytes: int, keep_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_jobs: int, max_bytes: int, keep_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_jobs, self._max_bytes, self._keep, self._clock = max_jobs, max_bytes, keep_seconds, clock
         self._jobs: dict[str, Job] = {}
 

@@ -44,7 +44,9 @@ class EnqueueHead(BaseModel):
 
     media_type: Literal["image"]
     prompts: list[str] = Field(min_length=1)
-    reward_fn: dict[str, float] = Field(min_length=1, description="Rewards wanted; the weights are the trainer's own affair.")
+    reward_fn: dict[str, float] = Field(
+        min_length=1, description="Rewards wanted; the weights are the trainer's own affair."
+    )
 
 
 class Enqueued(BaseModel):
@@ -83,7 +85,11 @@ class Message(BaseModel):
     message: str
 
 
-_BYTES = {"type": "string", "format": "binary", "description": "A line of JSON (media_type, prompts, reward_fn), then an .npy file."}
+_BYTES = {
+    "type": "string",
+    "format": "binary",
+    "description": "A line of JSON (media_type, prompts, reward_fn), then an .npy file.",
+}
 # 400 is either the peer's own message or, for a form that cannot be read, problem details.
 _PULL: dict[int | str, dict[str, Any]] = refusals() | {
     HTTPStatus.BAD_REQUEST.value: refusals()[HTTPStatus.BAD_REQUEST.value] | {"model": Message},
@@ -119,7 +125,9 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
             return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
         return Response(job.task.result()[reward], media_type="application/json")
 
-    @router.post("/ping", responses=problem_responses(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False))
+    @router.post(
+        "/ping", responses=problem_responses(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False)
+    )
     async def ping(request: Request) -> Message:
         """The service can be reached."""
         await read_form(request, settings.max_request_bytes)
@@ -153,8 +161,15 @@ def _message(status: HTTPStatus, text: str) -> JSONResponse:
 async def _run(source: RewardSource, head: EnqueueHead, images: npt.NDArray[np.uint8]) -> Results:
     began = time.monotonic()
     files = await asyncio.to_thread(png_files, images)
-    batch = ScoreBatch(tuple(RawSample(str(i), prompt, file) for i, (prompt, file) in enumerate(zip(head.prompts, files, strict=True))))
-    info = {"shape": list(images.shape), "dtype": "torch.uint8", "min": f"{images.min():.3f}", "max": f"{images.max():.3f}"}
+    batch = ScoreBatch(
+        tuple(RawSample(str(i), prompt, file) for i, (prompt, file) in enumerate(zip(head.prompts, files, strict=True)))
+    )
+    info = {
+        "shape": list(images.shape),
+        "dtype": "torch.uint8",
+        "min": f"{images.min():.3f}",
+        "max": f"{images.max():.3f}",
+    }
     decoded = time.monotonic() - began
     found = await asyncio.gather(*(_patiently(source, batch, name) for name in head.reward_fn))
     times = {"input_info": info, "duration": f"{time.monotonic() - began:.2f}", "decoded_duration": f"{decoded:.2f}"}
@@ -175,7 +190,9 @@ def _encoded(name: str, answer: RewardAnswer, times: Mapping[str, Any]) -> bytes
     try:
         if isinstance(answer, RequestRejectedError):
             raise answer
-        return json.dumps({"scores": _named(name, scores_of(answer.outcomes)), **times, "type": name}, allow_nan=False).encode()
+        return json.dumps(
+            {"scores": _named(name, scores_of(answer.outcomes)), **times, "type": name}, allow_nan=False
+        ).encode()
     except (RequestRejectedError, SampleFailedError) as failure:
         return json.dumps({"scores": None, "error": str(failure), **times, "type": name}).encode()
 

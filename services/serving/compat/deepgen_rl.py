@@ -27,12 +27,17 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-async def scores(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+async def scores(
+    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
+) -> Mapping[str, Any]:
     """{"scores": [float]} for a pickled {"images", "prompts"}; raises RequestRejectedError, SampleFailedError."""
     name = chosen_reward(source, reward)
     body = await read_pickle(request, PromptedBody, settings.max_request_bytes)
     check_lengths(images=body.images, prompts=body.prompts)
-    samples = [RawSample(str(i), prompt, image) for i, (image, prompt) in enumerate(zip(body.images, body.prompts, strict=True))]
+    samples = [
+        RawSample(str(i), prompt, image)
+        for i, (image, prompt) in enumerate(zip(body.images, body.prompts, strict=True))
+    ]
     return {"scores": [score.value for score in await score_all(source, name, samples)]}
 
 

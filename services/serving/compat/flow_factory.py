@@ -51,12 +51,16 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     router = peer_router("flow_factory", "Flow-Factory")
     responses = refusals(model_fails=False)
 
-    @router.post("/compute", response_model=Rewards | Failure, responses=responses, openapi_extra=json_body(ComputeBody))
+    @router.post(
+        "/compute", response_model=Rewards | Failure, responses=responses, openapi_extra=json_body(ComputeBody)
+    )
     async def compute(request: Request, reward: str | None = None) -> Rewards | Failure:
         """Score images by the one reward; a failed sample fails the request."""
         return await _compute(source, settings, request, reward)
 
-    @router.post("/{reward}/compute", response_model=Rewards | Failure, responses=responses, openapi_extra=json_body(ComputeBody))
+    @router.post(
+        "/{reward}/compute", response_model=Rewards | Failure, responses=responses, openapi_extra=json_body(ComputeBody)
+    )
     async def compute_by(request: Request, reward: str) -> Rewards | Failure:
         """Score images by the reward that the path names."""
         return await _compute(source, settings, request, reward)
@@ -74,7 +78,9 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-async def _compute(source: RewardSource, settings: CompatSettings, request: Request, named: str | None) -> Rewards | Failure:
+async def _compute(
+    source: RewardSource, settings: CompatSettings, request: Request, named: str | None
+) -> Rewards | Failure:
     reward = chosen_reward(source, named)
     body = await read_json(request, ComputeBody, settings.max_request_bytes)
     images = body.image or []
@@ -83,7 +89,9 @@ async def _compute(source: RewardSource, settings: CompatSettings, request: Requ
     samples = [RawSample(str(i), prompt, image_file(image, f"image[{i}]")) for i, (prompt, image) in pairs]
     try:
         return Rewards(rewards=[score.value for score in await score_all(source, reward, samples)])
-    except SampleFailedError as failure:  # the client tries any error status again, three times over, but takes this for final
+    except (
+        SampleFailedError
+    ) as failure:  # the client tries any error status again, three times over, but takes this for final
         return Failure(error=str(failure))
 
 

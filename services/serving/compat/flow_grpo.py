@@ -11,7 +11,16 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
-from varl.services.serving.compat.pickled import ImagesBody, PromptedBody, Refusal, answered, read_pickle, retry_after, retryable, status_of
+from varl.services.serving.compat.pickled import (
+    ImagesBody,
+    PromptedBody,
+    Refusal,
+    answered,
+    read_pickle,
+    retry_after,
+    retryable,
+    status_of,
+)
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample
 
@@ -56,7 +65,9 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-async def _geneval(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+async def _geneval(
+    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
+) -> Mapping[str, Any]:
     name = chosen_reward(source, reward)
     body = await read_pickle(request, GenEvalBody, settings.max_request_bytes)
     check_lengths(images=body.images, meta_datas=body.meta_datas)
@@ -64,16 +75,26 @@ async def _geneval(source: RewardSource, settings: CompatSettings, request: Requ
     samples = [RawSample(str(i), meta.prompt, image, metadata=meta.model_dump()) for i, (image, meta) in described]
     values = [score.value for score in await score_all(source, name, samples)]
     groups = _groups(values, [meta.tag for meta in body.meta_datas])
-    return {"scores": values, "rewards": values, "strict_rewards": values, "group_rewards": groups, "group_strict_rewards": groups}
+    return {
+        "scores": values,
+        "rewards": values,
+        "strict_rewards": values,
+        "group_rewards": groups,
+        "group_strict_rewards": groups,
+    }
 
 
-async def _deqa(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+async def _deqa(
+    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
+) -> Mapping[str, Any]:
     name = chosen_reward(source, reward)
     body = await read_pickle(request, ImagesBody, settings.max_request_bytes)
     return {"outputs": await _values(source, name, body.images, [""] * len(body.images))}
 
 
-async def _unified_reward(source: RewardSource, settings: CompatSettings, request: Request, reward: str | None) -> Mapping[str, Any]:
+async def _unified_reward(
+    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
+) -> Mapping[str, Any]:
     name = chosen_reward(source, reward)
     body = await read_pickle(request, PromptedBody, settings.max_request_bytes)
     check_lengths(images=body.images, prompts=body.prompts)
@@ -88,7 +109,9 @@ async def _values(source: RewardSource, name: str, images: Sequence[bytes], prom
 def _groups(values: Sequence[float], tags: Sequence[str | None]) -> dict[str, list[float]]:
     """One list a tag, each as long as the batch: the trainer joins the lists of several batches."""
     names = dict.fromkeys((*_TAGS, *(tag for tag in tags if tag is not None)))
-    return {name: [value if tag == name else _NO_CELL for value, tag in zip(values, tags, strict=True)] for name in names}
+    return {
+        name: [value if tag == name else _NO_CELL for value, tag in zip(values, tags, strict=True)] for name in names
+    }
 
 
 def _refusal(refusal: Refusal) -> Response:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from varl.services.serving.compat import cosmos_rl, deepgen_rl, flow_factory, flow_grpo, openrlhf, slime, unirl, verl_omni
+from varl.services.serving.compat import (
+    cosmos_rl,
+    deepgen_rl,
+    flow_factory,
+    flow_grpo,
+    openrlhf,
+    slime,
+    unirl,
+    verl_omni,
+)
 from varl.services.serving.compat.peer import CompatSettings, SampleFailedError, sample_problem
 from varl.services.serving.reward_source import RewardSource
 

@@ -8,7 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, image_file, peer_router, score_all
+from varl.services.serving.compat.peer import (
+    CompatSettings,
+    check_lengths,
+    chosen_reward,
+    image_file,
+    peer_router,
+    score_all,
+)
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json
 from varl.services.serving.reward_source import RewardSource
@@ -56,7 +63,10 @@ def _samples(body: RewardBody) -> list[RawSample]:
     labels = body.labels or [None] * len(body.query)
     check_lengths(query=body.query, prompts=body.prompts, labels=labels)
     rows = enumerate(zip(body.query, body.prompts, labels, strict=True))
-    return [RawSample(str(i), prompt, image_file(query, f"query[{i}]"), target_words(label)) for i, (query, prompt, label) in rows]
+    return [
+        RawSample(str(i), prompt, image_file(query, f"query[{i}]"), target_words(label))
+        for i, (query, prompt, label) in rows
+    ]
 
 
 def target_words(label: object) -> tuple[str, ...]:
@@ -71,4 +81,8 @@ def target_words(label: object) -> tuple[str, ...]:
 def _answer(scores: Sequence[SampleScore]) -> RewardAnswer:
     values = [score.value for score in scores]
     shared = [term for term in scores[0].components if all(term in score.components for score in scores)]
-    return RewardAnswer(rewards=values, scores=values, extra_logs={term: [score.components[term] for score in scores] for term in shared})
+    return RewardAnswer(
+        rewards=values,
+        scores=values,
+        extra_logs={term: [score.components[term] for score in scores] for term in shared},
+    )

@@ -14,7 +14,15 @@ from fastapi.responses import JSONResponse
 from varl.services.serving.http.openapi import WatchedRoute
 from varl.services.serving.http.problems import problem
 from varl.services.serving.reward_source import RewardSource
-from varl.services.serving.scoring import MODEL_FAULTS, ErrorCode, Outcome, RawSample, SampleError, SampleScore, ScoreBatch
+from varl.services.serving.scoring import (
+    MODEL_FAULTS,
+    ErrorCode,
+    Outcome,
+    RawSample,
+    SampleError,
+    SampleScore,
+    ScoreBatch,
+)
 from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
 
@@ -32,7 +40,12 @@ class CompatSettings(Protocol):
 
 def peer_router(path: str, tag: str | None = None) -> APIRouter:
     """A router of one peer below /compat, whose endpoints end when the client hangs up; without a tag it is not in the API pages."""
-    return APIRouter(prefix=f"/compat/{path}", route_class=WatchedRoute, tags=[tag] if tag else None, include_in_schema=tag is not None)
+    return APIRouter(
+        prefix=f"/compat/{path}",
+        route_class=WatchedRoute,
+        tags=[tag] if tag else None,
+        include_in_schema=tag is not None,
+    )
 
 
 class SampleFailedError(Exception):
@@ -48,7 +61,7 @@ class SampleFailedError(Exception):
         return HTTPStatus.INTERNAL_SERVER_ERROR if self.code in MODEL_FAULTS else HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-async def sample_problem(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401 - Starlette's handlers are typed by Exception
+async def sample_problem(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401
     """A failed sample as RFC 9457 problem details; for ``app.add_exception_handler``."""
     return problem(error.status, error.code, str(error))
 
@@ -65,14 +78,20 @@ def chosen_reward(source: RewardSource, named: str | None) -> str:
         return named
     if len(source.rewards) == 1:
         return source.rewards[0]
-    raise invalid(FieldFault("reward", f"name one in the URL, as in ?reward={source.rewards[0]}; on offer: {', '.join(source.rewards)}"))
+    raise invalid(
+        FieldFault(
+            "reward", f"name one in the URL, as in ?reward={source.rewards[0]}; on offer: {', '.join(source.rewards)}"
+        )
+    )
 
 
 def check_offered(source: RewardSource, names: Sequence[str]) -> None:
     """Raises RequestRejectedError (NO_SUCH_REWARD) for a name that is not on offer."""
     for name in names:
         if name not in source.rewards:
-            raise RequestRejectedError(RejectionCode.NO_SUCH_REWARD, f"reward {name!r} is not on offer, only {', '.join(source.rewards)}")
+            raise RequestRejectedError(
+                RejectionCode.NO_SUCH_REWARD, f"reward {name!r} is not on offer, only {', '.join(source.rewards)}"
+            )
 
 
 def check_ready(source: RewardSource, names: Sequence[str]) -> None:

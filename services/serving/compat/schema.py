@@ -9,8 +9,18 @@ from pydantic import BaseModel
 
 from varl.services.serving.http.openapi import problem_responses
 
-_ALWAYS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
-_BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT)
+_ALWAYS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_BODY = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 
 
 def json_body(shape: type[BaseModel]) -> dict[str, Any]:
@@ -25,7 +35,11 @@ def body_of(media_type: str, schema: dict[str, Any], *, required: bool = True) -
 
 def refusals(*, body: bool = True, model_fails: bool = True) -> dict[int | str, dict[str, Any]]:
     """Problem details of a route that scores; ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500."""
-    statuses = [*_ALWAYS, *(_BODY if body else ()), *((HTTPStatus.INTERNAL_SERVER_ERROR,) if body and model_fails else ())]
+    statuses = [
+        *_ALWAYS,
+        *(_BODY if body else ()),
+        *((HTTPStatus.INTERNAL_SERVER_ERROR,) if body and model_fails else ()),
+    ]
     return problem_responses(*sorted(statuses))
 
 
@@ -34,7 +48,7 @@ def inlined(shape: type[BaseModel]) -> dict[str, Any]:
     schema = shape.model_json_schema()
     definitions = schema.pop("$defs", {})
 
-    def resolve(node: Any) -> Any:  # noqa: ANN401 - any JSON
+    def resolve(node: Any) -> Any:  # noqa: ANN401
         if isinstance(node, dict):
             name = node.get("$ref", "").rpartition("/")[2] if isinstance(node.get("$ref"), str) else ""
             return resolve(definitions[name]) if name else {key: resolve(value) for key, value in node.items()}

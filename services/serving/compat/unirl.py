@@ -95,7 +95,9 @@ async def _score(source: RewardSource, items: Sequence[ScoreItem]) -> ScoreAnswe
     asked = {name: rows for name, rows in wanted.items() if rows}
     found = await asyncio.gather(*(_ask(source, name, [(i, items[i]) for i in rows]) for name, rows in asked.items()))
     rejections = [each for each in found if isinstance(each, RequestRejectedError)]
-    if rejections and len(rejections) == len(found):  # nothing at all was scored: a status that the client retries says more
+    if rejections and len(rejections) == len(
+        found
+    ):  # nothing at all was scored: a status that the client retries says more
         raise rejections[0]
     for (name, rows), each in zip(asked.items(), found, strict=True):
         _enter(answer, name, rows, each)

@@ -42,7 +42,10 @@ _STEPS: dict[str, _Step] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, index: machine.put(index)),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, index: machine.get(index)),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), lambda machine, text: machine.stack.append(checked_text(text))),
+    **dict.fromkeys(
+        ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        lambda machine, text: machine.stack.append(checked_text(text)),
+    ),
     **dict.fromkeys(
         ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
         lambda machine, value: machine.stack.append(value),
@@ -50,7 +53,7 @@ _STEPS: dict[str, _Step] = {
 }
 
 
-def load(data: bytes) -> Any:  # noqa: ANN401 - whatever plain data the pickle holds
+def load(data: bytes) -> Any:  # noqa: ANN401
     """The dict, list, tuple, str, bytes, int, float, bool or None that a pickle holds; numpy arrays come as lists.
 
     Raises:

@@ -30,7 +30,11 @@ class _Global(Enum):
 _GLOBALS: Mapping[tuple[str, str], _Global] = {
     ("numpy", "dtype"): _Global.DTYPE,
     ("numpy", "ndarray"): _Global.NDARRAY,
-    **{(f"numpy.{core}.multiarray", each.value): each for core in ("core", "_core") for each in (_Global.RECONSTRUCT, _Global.SCALAR)},
+    **{
+        (f"numpy.{core}.multiarray", each.value): each
+        for core in ("core", "_core")
+        for each in (_Global.RECONSTRUCT, _Global.SCALAR)
+    },
 }
 
 
@@ -97,7 +101,9 @@ class Machine:
     def name(self, module: object, name: object) -> None:
         """One of the few names that are allowed."""
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in _GLOBALS:
-            raise RestrictedPickleError(f"{str(module)[:80]}.{str(name)[:80]} is not allowed; plain data and numpy arrays are")
+            raise RestrictedPickleError(
+                f"{str(module)[:80]}.{str(name)[:80]} is not allowed; plain data and numpy arrays are"
+            )
         self.stack.append(_GLOBALS[module, name])
 
     def stack_name(self) -> None:
@@ -116,7 +122,9 @@ class Machine:
             case _Global.SCALAR, (_DType() as dtype, bytes() as data):
                 self.stack.append(self._elements_of(dtype, (1,), False, data)[0])
             case _:
-                raise RestrictedPickleError("a call that is not part of a plain numpy array; object arrays are not taken, send lists")
+                raise RestrictedPickleError(
+                    "a call that is not part of a plain numpy array; object arrays are not taken, send lists"
+                )
 
     def build(self) -> None:
         """The byte order of a dtype or the elements of an array."""
@@ -137,7 +145,9 @@ class Machine:
         self._array_bytes -= len(data)
         self._elements -= count
         if count * kind.itemsize != len(data) or self._array_bytes < 0 or self._elements < 0:
-            raise RestrictedPickleError(f"an array of {count} elements in {len(data)} bytes; together arrays may have {MAX_ELEMENTS}")
+            raise RestrictedPickleError(
+                f"an array of {count} elements in {len(data)} bytes; together arrays may have {MAX_ELEMENTS}"
+            )
         if not count:
             return []
         array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")

@@ -21,11 +21,17 @@ _BACKOFF = {"maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "5s", "bac
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES + 4096),  # 256 KiB by default: what does not fit is silently never retried
+    (
+        "grpc.per_rpc_retry_buffer_size",
+        MAX_MESSAGE_BYTES + 4096,
+    ),  # 256 KiB by default: what does not fit is silently never retried
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 5_000),  # 120 s by default: a service that comes back would stand idle for as long
+    (
+        "grpc.max_reconnect_backoff_ms",
+        5_000,
+    ),  # 120 s by default: a service that comes back would stand idle for as long
 )
 
 
@@ -45,7 +51,7 @@ _TROUBLES = {
 }
 
 
-class RewardUnavailable(Exception):  # noqa: N818 - the name reads as the state it reports
+class RewardUnavailable(Exception):  # noqa: N818
     """The service did not answer in time, retries included; the same request may succeed later.
 
     ``retry_after``: seconds until then, where the service said so.
@@ -67,7 +73,14 @@ class RewardRejected(Exception):  # noqa: N818
 class RewardClient:
     """Scores over gRPC. For use inside one event loop."""
 
-    def __init__(self, target: str, timeout_s: float, *, credentials: Credentials = Credentials(), patient: bool = True) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        target: str,
+        timeout_s: float,
+        *,
+        credentials: Credentials = Credentials(),  # noqa: B008
+        patient: bool = True,
+    ) -> None:
         """Talk to the replicas behind a target, each request to one that says it serves.
 
         Args:
@@ -81,7 +94,9 @@ class RewardClient:
         options = (*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(patient))))
         tls, token = credentials.channel(), credentials.token
         self._channel = (
-            grpc.aio.insecure_channel(target, options=options) if tls is None else grpc.aio.secure_channel(target, tls, options=options)
+            grpc.aio.insecure_channel(target, options=options)
+            if tls is None
+            else grpc.aio.secure_channel(target, tls, options=options)
         )
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)
@@ -104,13 +119,17 @@ class RewardClient:
 
     async def info(self, timeout_s: float | None = None) -> reward_pb2.GetInfoResponse:
         """Name, model, formulas and limits of the service; raises as ``score`` does."""
-        response: reward_pb2.GetInfoResponse = await self._call(self._stub.GetInfo, reward_pb2.GetInfoRequest(), timeout_s)
+        response: reward_pb2.GetInfoResponse = await self._call(
+            self._stub.GetInfo, reward_pb2.GetInfoRequest(), timeout_s
+        )
         return response
 
-    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - the generated stubs are untyped
+    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:  # noqa: ANN401
         seconds = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         try:
-            return await method(request, timeout=seconds, wait_for_ready=self._patient, metadata=(*self._metadata, *outgoing()))
+            return await method(
+                request, timeout=seconds, wait_for_ready=self._patient, metadata=(*self._metadata, *outgoing())
+            )
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
 
@@ -126,7 +145,7 @@ class RewardClient:
         """Return once the service's health is SERVING; raises RewardUnavailable after ``timeout_s`` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not await self._serving(timeout_s):  # noqa: ASYNC110 - the state lies in another process
+                while not await self._serving(timeout_s):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise RewardUnavailable(f"not serving within {timeout_s:g} s: {error}") from error
@@ -152,7 +171,9 @@ def _service_config(patient: bool) -> dict[str, Any]:
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": SERVICE},
-        "methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": {**_BACKOFF, "retryableStatusCodes": retried}}],
+        "methodConfig": [
+            {"name": [{"service": SERVICE}], "retryPolicy": {**_BACKOFF, "retryableStatusCodes": retried}}
+        ],
         # A failure costs one token, an answer gives half of one back: below half of them nothing is sent again.
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
     }

@@ -47,7 +47,10 @@ class RewardServicer:
     def handler(self) -> grpc.GenericRpcHandler:  # type: ignore[type-arg] # generic in the stubs alone
         """All methods."""
         methods = {"Score": self.score, "GetInfo": self.get_info}
-        handlers = {name: grpc.unary_unary_rpc_method_handler(method, response_serializer=to_bytes) for name, method in methods.items()}
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(method, response_serializer=to_bytes)
+            for name, method in methods.items()
+        }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
     async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
@@ -56,7 +59,9 @@ class RewardServicer:
             with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
                 _check_size(len(data), self._service.settings.max_request_bytes)
                 request = parsed(reward_pb2.ScoreRequest, data)
-                return _response(await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward)
+                return _response(
+                    await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward
+                )
         except RequestRejectedError as rejection:
             await abort(context, rejection)
 
@@ -74,7 +79,9 @@ class RewardServicer:
 
 def _check_size(size: int, most: int) -> None:
     if size > most:
-        raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"the request has {size} bytes, at most {most} are taken")
+        raise RequestRejectedError(
+            RejectionCode.REQUEST_TOO_LARGE, f"the request has {size} bytes, at most {most} are taken"
+        )
 
 
 def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
@@ -105,8 +112,12 @@ def _model(model: ModelInfo) -> reward_pb2.Model:
 
 def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
     if isinstance(outcome, SampleError):
-        return reward_pb2.Result(id=name, error=reward_pb2.ScoreError(code=f"ERROR_CODE_{outcome.code.name}", detail=outcome.detail))
-    words = [reward_pb2.Word(text=word.text, confidence=word.confidence, polygon=word.polygon) for word in outcome.words]
+        return reward_pb2.Result(
+            id=name, error=reward_pb2.ScoreError(code=f"ERROR_CODE_{outcome.code.name}", detail=outcome.detail)
+        )
+    words = [
+        reward_pb2.Word(text=word.text, confidence=word.confidence, polygon=word.polygon) for word in outcome.words
+    ]
     regions = [reward_pb2.Region(polygon=region.polygon, label=region.label) for region in outcome.regions]
     score = reward_pb2.Score(value=outcome.value, components=outcome.components, words=words, regions=regions)
     return reward_pb2.Result(id=name, score=score)

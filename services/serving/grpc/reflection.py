@@ -26,6 +26,8 @@ class Reflection:
         server.add_generic_rpc_handlers((methods,))
 
     async def _info(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        asked = (await parsed_or_abort(reflection_pb2.ServerReflectionRequest, data, context) async for data in requests)
+        asked = (
+            await parsed_or_abort(reflection_pb2.ServerReflectionRequest, data, context) async for data in requests
+        )
         async for answer in self._servicer.ServerReflectionInfo(asked, context):
             yield answer

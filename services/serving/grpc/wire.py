@@ -40,6 +40,8 @@ async def parsed_or_abort(shape: type[M], data: bytes, context: Context) -> M:
 
 async def abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
     """End the call with the status of a rejection."""
-    metadata = () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
+    metadata = (
+        () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
+    )
     await context.abort(STATUS[rejection.code].grpc, rejection.detail, metadata)
     raise AssertionError  # abort raises

@@ -88,7 +88,10 @@ def parse_json(shape: type[T], text: bytes | str) -> T:
 
 def field_faults(error: ValidationError) -> list[FieldFault]:
     """The fields at fault, without their values."""
-    return [FieldFault(_path(fault["loc"]) or "body", fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
+    return [
+        FieldFault(_path(fault["loc"]) or "body", fault["msg"])
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -23,7 +23,7 @@ async def until_hangup(handler: Handler, request: Request) -> Response:
 
     """
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - this is a coroutine
+    assert task is not None  # noqa: S101
     watch = _Watch(request.receive, task)
     try:
         return await handler(Request(request.scope, watch.receive))

@@ -23,7 +23,14 @@ from varl.services.serving.http.models import (
     model_body,
     response_body,
 )
-from varl.services.serving.http.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, DocumentedApp, problem_responses, score_body
+from varl.services.serving.http.openapi import (
+    INFO_STATUSES,
+    SCORE_STATUSES,
+    BareRoute,
+    DocumentedApp,
+    problem_responses,
+    score_body,
+)
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, ScoreBatch
 from varl.services.serving.service import ScoringService, State
@@ -55,7 +62,9 @@ def _score_routes(service: ScoringService) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=BareRoute, tags=["rewards"])
     body = score_body(JsonScoreRequest, MultipartScoreRequest)
 
-    @router.post("/score", response_model=ScoreResponseBody, responses=problem_responses(*SCORE_STATUSES), openapi_extra=body)
+    @router.post(
+        "/score", response_model=ScoreResponseBody, responses=problem_responses(*SCORE_STATUSES), openapi_extra=body
+    )
     async def score(request: Request) -> Response:
         """Score samples; a bad sample has its own error and leaves the others alone."""
         with service.counted("http"):
@@ -109,7 +118,9 @@ def finish_app(app: FastAPI, source: RewardSource, settings: FaceSettings, rende
     return app
 
 
-async def read_samples(request: Request, json: type[J], form: type[F], settings: FaceSettings) -> tuple[J | F, tuple[RawSample, ...]]:
+async def read_samples(
+    request: Request, json: type[J], form: type[F], settings: FaceSettings
+) -> tuple[J | F, tuple[RawSample, ...]]:
     """The request as JSON or as a form, whichever it declares, and its samples; raises RequestRejectedError."""
     match media_type(request):
         case "application/json":

@@ -22,9 +22,13 @@ class Strict(BaseModel):
 class SampleHead(Strict):
     """A sample without its image."""
 
-    id: Annotated[str, Field(min_length=1, max_length=256, description="Echoed in the result; unique within the request.")]
+    id: Annotated[
+        str, Field(min_length=1, max_length=256, description="Echoed in the result; unique within the request.")
+    ]
     prompt: Annotated[str, Field(description="Text the image was made from.")]
-    target_words: Annotated[list[str] | None, Field(description="OCR: the words wanted; else the quoted spans of the prompt.")] = None
+    target_words: Annotated[
+        list[str] | None, Field(description="OCR: the words wanted; else the quoted spans of the prompt.")
+    ] = None
     metadata: Annotated[
         dict[str, Any] | None,
         Field(description="What a reward needs beside the prompt: at most 16 KiB as JSON, nested at most 8 deep."),
@@ -177,7 +181,9 @@ def result_bodies(result: BatchResult) -> list[ScoreBody | FailureBody]:
 def _result(name: str, outcome: Outcome) -> ScoreBody | FailureBody:
     if isinstance(outcome, SampleError):
         return FailureBody(id=name, error=ErrorBody(code=outcome.code, detail=outcome.detail))
-    words = [WordBody(text=word.text, confidence=word.confidence, polygon=_corners(word.polygon)) for word in outcome.words]
+    words = [
+        WordBody(text=word.text, confidence=word.confidence, polygon=_corners(word.polygon)) for word in outcome.words
+    ]
     regions = [RegionBody(polygon=_corners(region.polygon), label=region.label) for region in outcome.regions]
     return ScoreBody(id=name, value=outcome.value, components=dict(outcome.components), words=words, regions=regions)
 

@@ -81,7 +81,12 @@ def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 def score_body(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
     """A required body that is JSON of one shape or a form with a field ``request`` of the other, for ``openapi_extra``."""
-    fields = {"type": "object", "required": ["request"], "properties": {"request": _reference(form)}, "additionalProperties": _FILE}
+    fields = {
+        "type": "object",
+        "required": ["request"],
+        "properties": {"request": _reference(form)},
+        "additionalProperties": _FILE,
+    }
     content = {"application/json": {"schema": _reference(json)}, "multipart/form-data": {"schema": fields}}
     return {"requestBody": {"required": True, "content": content}}
 

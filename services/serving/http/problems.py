@@ -60,7 +60,7 @@ def rejection_problem(rejection: RequestRejectedError) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Answer every error of the app as a problem."""
 
-    async def rejected(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401 - Starlette's handlers are typed by Exception
+    async def rejected(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401
         return rejection_problem(error)
 
     async def gone(_: Request, error: Any) -> Response:  # noqa: ANN401

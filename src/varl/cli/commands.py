@@ -15,7 +15,11 @@ class Entry:
 
 
 COMMANDS = {
-    "demo": Entry("varl.studies.demo", "demo", "train a small model on this machine, with an evaluation before and after, and a report"),
+    "demo": Entry(
+        "varl.studies.demo",
+        "demo",
+        "train a small model on this machine, with an evaluation before and after, and a report",
+    ),
     "train": Entry("varl.trainer.__main__", "trainer", "the trainer, by a recipe"),
     "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
     "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
@@ -28,5 +32,7 @@ COMMANDS = {
 SERVICES = {
     "ocr": Entry("varl.services.ocr.__main__", "ocr", "OCR: are the target words in the image?"),
     "hpsv3": Entry("varl.services.hpsv3.__main__", "hpsv3", "HPSv3: how much would people prefer the image?"),
-    "PATH.py:Class": Entry("varl.services.reward.__main__", "serving", "a reward of your own: a class of a Python file"),
+    "PATH.py:Class": Entry(
+        "varl.services.reward.__main__", "serving", "a reward of your own: a class of a Python file"
+    ),
 }

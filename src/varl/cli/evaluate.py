@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
             found = evaluate_samplers(recipe, flags.weights or [BASE], samplers, flags.prompts, _say)
         sys.stdout.write(_table(found))
         if flags.out:
-            flags.out.write_text(json.dumps(_record(parser, arguments, recipe, found), indent=1) + "\n", encoding="utf-8")
+            flags.out.write_text(
+                json.dumps(_record(parser, arguments, recipe, found), indent=1) + "\n", encoding="utf-8"
+            )
     except KeyboardInterrupt:
         return 130
     except PROBLEMS as error:
@@ -44,14 +46,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("varl.cli.evaluate", "Evaluates weights on held-out prompts, with Redis, rewards and a rollout worker started for it.")
-    parser.add_argument("--recipe", default="recipes/tiny_demo.toml", metavar="FILE", help="its model, prompts, rewards and sampler")
+    parser = Parser(
+        "varl.cli.evaluate",
+        "Evaluates weights on held-out prompts, with Redis, rewards and a rollout worker started for it.",
+    )
     parser.add_argument(
-        "--weights", action="append", metavar="FILE", help="safetensors file, or base: the recipe's model; may be given several times"
+        "--recipe", default="recipes/tiny_demo.toml", metavar="FILE", help="its model, prompts, rewards and sampler"
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        metavar="FILE",
+        help="safetensors file, or base: the recipe's model; may be given several times",
     )
     parser.add_argument("--prompts", type=count(1), default=256, metavar="N", help="held-out prompts, from the first")
     parser.add_argument(
-        "--sampler", action="append", metavar="S", help="greedy, or T=1.0,k=50,p=0.9,g=2 in parts; may be given several times"
+        "--sampler",
+        action="append",
+        metavar="S",
+        help="greedy, or T=1.0,k=50,p=0.9,g=2 in parts; may be given several times",
     )
     add_sampling(parser, None, None, None, None)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
@@ -87,19 +100,35 @@ def _samplers(parser: Parser, flags: argparse.Namespace, default: SamplingParams
 def _table(found: Sequence[SamplerReading]) -> str:
     """A line for each evaluation: every figure of its summary that has a standard error, and the mean rewards."""
     width = max(len(one.weights) for one in found)
-    return "".join(f"{one.weights:{width}}  {one.sampler.name:14}  {_figures(one.evaluation.summary())}\n" for one in found)
+    return "".join(
+        f"{one.weights:{width}}  {one.sampler.name:14}  {_figures(one.evaluation.summary())}\n" for one in found
+    )
 
 
 def _figures(summary: dict[str, Any]) -> str:
-    errors = {name.removesuffix("_se"): error for name, error in summary.items() if name.endswith("_se") and name != "rewards_se"}
+    errors = {
+        name.removesuffix("_se"): error
+        for name, error in summary.items()
+        if name.endswith("_se") and name != "rewards_se"
+    }
     figures = {name: (summary[name], error) for name, error in errors.items()}
     figures |= {name: (value, summary["rewards_se"][name]) for name, value in summary["rewards"].items()}
-    return "  ".join(f"{name} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "") for name, (value, error) in figures.items())
+    return "  ".join(
+        f"{name} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        for name, (value, error) in figures.items()
+    )
 
 
-def _record(parser: Parser, arguments: Sequence[str], recipe: Recipe, found: Sequence[SamplerReading]) -> dict[str, Any]:
+def _record(
+    parser: Parser, arguments: Sequence[str], recipe: Recipe, found: Sequence[SamplerReading]
+) -> dict[str, Any]:
     rows = [
-        {"weights": one.weights, "sampler": one.sampler.name, "sampling": asdict(one.sampler.params), **one.evaluation.summary()}
+        {
+            "weights": one.weights,
+            "sampler": one.sampler.name,
+            "sampling": asdict(one.sampler.params),
+            **one.evaluation.summary(),
+        }
         for one in found
     ]
     machine = describe_machine(recipe.run.device).model_dump()

@@ -36,11 +36,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("varl.cli.generate", "Draws images of a prompt. A PNG carries the prompt, seed and sampler as text.")
+    parser = Parser(
+        "varl.cli.generate", "Draws images of a prompt. A PNG carries the prompt, seed and sampler as text."
+    )
     parser.add_argument("prompt", metavar="PROMPT", help="for example \"a red sign that says 'CAT'\"")
-    parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny"), metavar="DIR", help="folder of the model")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file of trained weights; default: the model's own")
-    parser.add_argument("-o", "--output", type=_image_path, default="image.png", metavar="FILE", help=f"{', '.join(FORMATS)}: the format")
+    parser.add_argument(
+        "--model", type=Path, default=Path("checkpoints/tiny"), metavar="DIR", help="folder of the model"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="safetensors file of trained weights; default: the model's own"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_image_path,
+        default="image.png",
+        metavar="FILE",
+        help=f"{', '.join(FORMATS)}: the format",
+    )
     parser.add_argument("-n", "--count", type=count(1), default=1, metavar="N", help="images, arranged in one picture")
     parser.add_argument("--seed", type=count(0), default=0, help="the same seed draws the same images")
     add_sampling(parser, 1.0, 0, 1.0, 0.0)
@@ -50,7 +63,9 @@ def _parser() -> Parser:
         default="ramp",
         help="ramp: from 0 at the first scale to --guidance at the last",
     )
-    parser.add_argument("--scales", action="store_true", help="also write the picture after each scale, as FILE.scale1.png and so on")
+    parser.add_argument(
+        "--scales", action="store_true", help="also write the picture after each scale, as FILE.scale1.png and so on"
+    )
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, …")
     return parser
 
@@ -87,17 +102,25 @@ def _policy(parser: Parser, flags: argparse.Namespace) -> TrainablePolicy:
 
 def _write(policy: TrainablePolicy, flags: argparse.Namespace) -> list[Path]:
     """Write the picture, and with --scales those before it; the paths in the order of writing."""
-    params = SamplingParams(flags.temperature, flags.top_k, flags.top_p, flags.guidance, flags.guidance_schedule == "constant")
+    params = SamplingParams(
+        flags.temperature, flags.top_k, flags.top_p, flags.guidance, flags.guidance_schedule == "constant"
+    )
     steps = list(generate_by_scale(policy, flags.prompt, flags.count, flags.seed, params))
     facts = {
         "prompt": flags.prompt,
         "seed": str(flags.seed),
-        "sampling": json.dumps({name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")}),
+        "sampling": json.dumps(
+            {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")}
+        ),
         "model": str(flags.model),
         "weights": str(flags.weights or "base"),
     }
     output: Path = flags.output
-    shown = {output.with_name(f"{output.stem}.scale{step.scale + 1}{output.suffix}"): step for step in steps} if flags.scales else {}
+    shown = (
+        {output.with_name(f"{output.stem}.scale{step.scale + 1}{output.suffix}"): step for step in steps}
+        if flags.scales
+        else {}
+    )
     pictures = {path: step.pixels for path, step in shown.items()} | {output: steps[-1].pixels}
     for path, pixels in pictures.items():
         _save(pixels, path, facts)

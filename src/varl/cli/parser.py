@@ -14,7 +14,9 @@ class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; whatever is wrong with them ends the process with status 2 and a message."""
 
     def __init__(self, module: str, description: str) -> None:
-        super().__init__(prog=program(module), description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(
+            prog=program(module), description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and what a mistyped flag was meant to be."""
@@ -49,13 +51,27 @@ def number(fits: Callable[[float], bool], bounds: str) -> Callable[[str], float]
 
 
 def add_sampling(
-    parser: argparse.ArgumentParser, temperature: float | None, top_k: int | None, top_p: float | None, cfg: float | None
+    parser: argparse.ArgumentParser,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    cfg: float | None,
 ) -> None:
     """Add --temperature, --top-k, --top-p and --guidance with these defaults."""
     above_0, share = number(lambda x: x > 0, "above 0"), number(lambda x: 0 < x <= 1, "above 0 and at most 1")
-    parser.add_argument("--temperature", type=above_0, default=temperature, metavar="T", help="the logits are divided by it")
-    parser.add_argument("--top-k", type=count(0), default=top_k, metavar="K", help="codes kept at each site; 0 keeps all, 1 is greedy")
-    parser.add_argument("--top-p", type=share, default=top_p, metavar="P", help="probability mass kept at each site; 1 keeps all")
     parser.add_argument(
-        "--guidance", type=number(lambda x: x >= 0, "at least 0"), default=cfg, metavar="G", help="classifier-free guidance; 0 for none"
+        "--temperature", type=above_0, default=temperature, metavar="T", help="the logits are divided by it"
+    )
+    parser.add_argument(
+        "--top-k", type=count(0), default=top_k, metavar="K", help="codes kept at each site; 0 keeps all, 1 is greedy"
+    )
+    parser.add_argument(
+        "--top-p", type=share, default=top_p, metavar="P", help="probability mass kept at each site; 1 keeps all"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=number(lambda x: x >= 0, "at least 0"),
+        default=cfg,
+        metavar="G",
+        help="classifier-free guidance; 0 for none",
     )

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     if flags.prompt is None and not flags.target:
         parser.error("one of --prompt and --target says what the images should show")
     try:
-        with sigterm_as_exit(), _service(parser, flags) as url, RewardClient(url, token=_token(flags.token_file)) as client:
+        with (
+            sigterm_as_exit(),
+            _service(parser, flags) as url,
+            RewardClient(url, token=_token(flags.token_file)) as client,
+        ):
             count, images = len(flags.images), [path.read_bytes() for path in flags.images]
             found = client.score(images, [flags.prompt or ""] * count, target_words=[flags.target] * count)
     except KeyboardInterrupt:
@@ -40,16 +44,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("varl.cli.score", "Scores image files by a running reward service or gateway, or by a service started for the call.")
+    parser = Parser(
+        "varl.cli.score",
+        "Scores image files by a running reward service or gateway, or by a service started for the call.",
+    )
     parser.add_argument("images", nargs="+", type=_image, metavar="IMAGE", help="PNG, JPEG or WebP files")
-    parser.add_argument("--prompt", metavar="TEXT", help="what all of the images were made from; OCR looks for its quoted words")
-    parser.add_argument("--target", action="append", default=[], metavar="WORD", help="a word to look for; may be given several times")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="what all of the images were made from; OCR looks for its quoted words"
+    )
+    parser.add_argument(
+        "--target", action="append", default=[], metavar="WORD", help="a word to look for; may be given several times"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=URL, help="address of a running service or gateway")
     where.add_argument(
-        "--reward", metavar="REWARD", help="start a service for this call: ocr, hpsv3 (the synthetic model) or PATH.py:Class"
+        "--reward",
+        metavar="REWARD",
+        help="start a service for this call: ocr, hpsv3 (the synthetic model) or PATH.py:Class",
     )
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
@@ -84,7 +99,9 @@ def _json(images: Sequence[Path], found: Mapping[str, Scores]) -> str:
     record: dict[str, Any] = {
         name: {
             "models": [asdict(model) for model in scores.models],
-            "images": [{"image": str(path), **_fields(outcome)} for path, outcome in zip(images, scores.outcomes, strict=True)],
+            "images": [
+                {"image": str(path), **_fields(outcome)} for path, outcome in zip(images, scores.outcomes, strict=True)
+            ],
         }
         for name, scores in found.items()
     }
@@ -98,10 +115,15 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
 def _table(images: Sequence[Path], found: Mapping[str, Scores]) -> str:
     """A line for each image and reward: value, components, words that were read; or why there is no score."""
     rows = [
-        (str(path), name, *_cells(outcome)) for name, scores in found.items() for path, outcome in zip(images, scores.outcomes, strict=True)
+        (str(path), name, *_cells(outcome))
+        for name, scores in found.items()
+        for path, outcome in zip(images, scores.outcomes, strict=True)
     ]
     widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:-1]]
-    return "".join("  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) + "\n" for row in rows)
+    return "".join(
+        "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) + "\n"
+        for row in rows
+    )
 
 
 def _cells(outcome: Outcome) -> tuple[str, str]:

@@ -60,7 +60,9 @@ class BitwiseState:
 class BitwisePolicy:
     """Implements varl.policy.base.TrainablePolicy."""
 
-    def __init__(self, seed: int, dtype: torch.dtype = torch.float32, grids: tuple[Grid, ...] = ((1, 1), (2, 2), (3, 5), (4, 6))) -> None:
+    def __init__(
+        self, seed: int, dtype: torch.dtype = torch.float32, grids: tuple[Grid, ...] = ((1, 1), (2, 2), (3, 5), (4, 6))
+    ) -> None:
         self._grids = grids
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -91,7 +93,12 @@ class BitwisePolicy:
 
     @torch.no_grad()
     def draw(
-        self, state: SamplerState, to_scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs = "plain"
+        self,
+        state: SamplerState,
+        to_scale: int,
+        seeds: Sequence[int],
+        params: SamplingParams,
+        log_probs: LogProbs = "plain",
     ) -> tuple[BitwiseState, Drawn]:
         assert isinstance(state, BitwiseState)
         if params.cfg > 0 and state.empty is None:
@@ -104,9 +111,13 @@ class BitwisePolicy:
             reported = Bitwise(found) if log_probs == "plain" else Bitwise(wanted, params.temperature)
             parts.append(Drawn(tokens, reported.log_prob(tokens)))
             state = replace(state, canvas=state.canvas + self._codes(tokens, scale), next_scale=scale + 1)
-        return state, Drawn(torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1))
+        return state, Drawn(
+            torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1)
+        )
 
-    def distribution(self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None) -> Bitwise:
+    def distribution(
+        self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
+    ) -> Bitwise:
         logits = self._teach(prompt, tokens, from_scale)
         if sampling is None:
             return Bitwise(logits)
@@ -143,7 +154,9 @@ class BitwisePolicy:
         self.module.load_state_dict(loaded)
 
     def save_weights(self, path: str) -> None:
-        save_tensors({name: value.detach().contiguous() for name, value in self.module.state_dict().items()}, Path(path))
+        save_tensors(
+            {name: value.detach().contiguous() for name, value in self.module.state_dict().items()}, Path(path)
+        )
 
     def _scale(self, state: BitwiseState, scale: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """Log-odds [B, n, bits] of the conditional branch, and those that are drawn from, before the temperature."""
@@ -155,7 +168,12 @@ class BitwisePolicy:
         return found, guided(found, other, guidance(params, scale, len(self._grids)))
 
     def _teach(self, prompt: str, tokens: Tensor, from_scale: int) -> Tensor:
-        text, canvas, outputs, taken = _text(prompt), torch.zeros(len(tokens), BITS, *self._grids[-1]), list[Tensor](), 0
+        text, canvas, outputs, taken = (
+            _text(prompt),
+            torch.zeros(len(tokens), BITS, *self._grids[-1]),
+            list[Tensor](),
+            0,
+        )
         for scale, size in enumerate(cells(self._grids)):
             if taken == tokens.shape[1]:
                 break

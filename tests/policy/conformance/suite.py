@@ -16,7 +16,9 @@ PROMPT = "a red sign that says 'BREAD'"
 PLAIN = SamplingParams()
 SHARP = SamplingParams(temperature=0.7, top_p=0.9, cfg=2.0)
 HOT = SamplingParams(temperature=1.8, cfg=1.5, cfg_constant=True)
-SAMPLERS = pytest.mark.parametrize("params", [PLAIN, SHARP, HOT, SamplingParams(top_k=1)], ids=["plain", "sharp", "hot", "greedy"])
+SAMPLERS = pytest.mark.parametrize(
+    "params", [PLAIN, SHARP, HOT, SamplingParams(top_k=1)], ids=["plain", "sharp", "hot", "greedy"]
+)
 KINDS = pytest.mark.parametrize("kind", ["plain", "sampled"])
 
 
@@ -24,7 +26,9 @@ class PolicyConformance:
     """Checks of one policy; ``build`` is what a subclass must give."""
 
     float32_tolerance = 1e-4  # of log-probabilities: cached against teacher-forced, one batch size against another
-    bfloat16_tolerance = 0.05  # of a token's log-probability, bfloat16 against float32 and bfloat16 cached against teacher-forced
+    bfloat16_tolerance = (
+        0.05  # of a token's log-probability, bfloat16 against float32 and bfloat16 cached against teacher-forced
+    )
     bfloat16_mean_tolerance = 0.01  # the same, mean over tokens
 
     def build(self, dtype: torch.dtype) -> TrainablePolicy:
@@ -108,7 +112,9 @@ class PolicyConformance:
             policy.draw(policy.prefill(PROMPT, False), 1, [1], strong)
 
     @pytest.mark.parametrize("sampling", [None, HOT], ids=["plain", "sampled"])
-    def test_distributions_are_normalised_and_have_gradients(self, policy: TrainablePolicy, sampling: SamplingParams | None) -> None:
+    def test_distributions_are_normalised_and_have_gradients(
+        self, policy: TrainablePolicy, sampling: SamplingParams | None
+    ) -> None:
         tokens = draw(policy, [1, 2], PLAIN).tokens
         found = policy.distribution(PROMPT, tokens, 0, sampling)
         with torch.no_grad():
@@ -157,7 +163,9 @@ class PolicyConformance:
         assert groups.gains and not groups.others and all(parameter.requires_grad for parameter in groups.gains)
         policy.select("all")
         groups = policy.parameter_groups()
-        assert {*groups.gains, *groups.others} == set(policy.module.parameters()) and not {*groups.gains} & {*groups.others}
+        assert {*groups.gains, *groups.others} == set(policy.module.parameters()) and not {*groups.gains} & {
+            *groups.others
+        }
 
     @KINDS
     def test_bfloat16_is_near(self, policy: TrainablePolicy, kind: LogProbs) -> None:

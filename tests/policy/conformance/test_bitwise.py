@@ -29,7 +29,19 @@ def group(policy: BitwisePolicy, sampling: SamplingParams | None) -> GroupBatch:
     values = (drawn.tokens[:, -steps[-1] :] & 1).double().mean(1)
     mask = torch.ones_like(drawn.log_probs, dtype=torch.bool)
     rewards = {"bits": values[:, None]}
-    return GroupBatch(PROMPT, range(len(steps)), steps, drawn.tokens, drawn.log_probs, mask, rewards, values[:, None], values, 0, sampling)
+    return GroupBatch(
+        PROMPT,
+        range(len(steps)),
+        steps,
+        drawn.tokens,
+        drawn.log_probs,
+        mask,
+        rewards,
+        values[:, None],
+        values,
+        0,
+        sampling,
+    )
 
 
 def check_update(sampling: SamplingParams | None, estimator: str) -> None:
@@ -46,7 +58,10 @@ def check_update(sampling: SamplingParams | None, estimator: str) -> None:
         batch = GroupBatch(**(vars(batch) | {"staleness": 1}))  # the same tokens again, now of older weights
     best = int(batch.values.argmax())
     with torch.no_grad():
-        before, after = (one.distribution(PROMPT, batch.tokens, 0, sampling).log_prob(batch.tokens).sum(1) for one in (reference, policy))
+        before, after = (
+            one.distribution(PROMPT, batch.tokens, 0, sampling).log_prob(batch.tokens).sum(1)
+            for one in (reference, policy)
+        )
     assert (after - before)[best] == (after - before).max() > 0 and metrics["kl"] > 0
 
 

@@ -42,7 +42,11 @@ def greys(*levels: int) -> npt.NDArray[np.uint8]:
 def post_job(rig: Rig, array: bytes, prompts: list[str], *rewards: str, **extra: object) -> httpx.Response:
     head = {"media_type": "image", "prompts": prompts, "reward_fn": dict.fromkeys(rewards, 1.0), **extra}
     headers = {"Content-Type": "application/octet-stream", "Authorization": "Bearer token"}
-    return httpx.post(f"{rig.url}/compat/cosmos_rl/api/reward/enqueue", content=json.dumps(head).encode() + b"\n" + array, headers=headers)
+    return httpx.post(
+        f"{rig.url}/compat/cosmos_rl/api/reward/enqueue",
+        content=json.dumps(head).encode() + b"\n" + array,
+        headers=headers,
+    )
 
 
 def pull(rig: Rig, name: str, reward: str | None) -> dict[str, Any]:
@@ -69,7 +73,12 @@ def test_ping_enqueue_pull(rig: Rig) -> None:
     for reward in ("toy", "other"):
         body = pull(rig, name, reward)
         assert body["scores"] == {reward: [0.2, 1.0], f"{reward}_reward": [0.2, 1.0]}
-        assert body["input_info"] == {"shape": [2, 16, 16, 3], "dtype": "torch.uint8", "min": "51.000", "max": "255.000"}
+        assert body["input_info"] == {
+            "shape": [2, 16, 16, 3],
+            "dtype": "torch.uint8",
+            "min": "51.000",
+            "max": "255.000",
+        }
         assert body["type"] == reward
         assert float(body["duration"]) >= float(body["decoded_duration"]) >= 0
     assert pull(rig, name, "toy")["scores"]["toy"] == [0.2, 1.0]  # an answer lost on its way can be had again
@@ -146,14 +155,20 @@ def test_a_bad_array_is_refused_at_once(rig: Rig, array: bytes) -> None:
     ("head", "status"), [("{", 400), ("{}", 422), ('{"media_type":"video","prompts":["a"],"reward_fn":{"toy":1}}', 422)]
 )
 def test_a_bad_head_is_a_problem(rig: Rig, head: str, status: int) -> None:
-    answer = httpx.post(f"{rig.url}/compat/cosmos_rl/api/reward/enqueue", content=head.encode() + b"\n" + saved(greys(1)))
+    answer = httpx.post(
+        f"{rig.url}/compat/cosmos_rl/api/reward/enqueue", content=head.encode() + b"\n" + saved(greys(1))
+    )
     assert answer.status_code == status
     assert post_job(rig, saved(greys(1)), ["a"], "clip").status_code == 404
 
 
 @given(st.binary(max_size=300), st.integers(0, 127), st.integers(0, 255))
 def test_no_array_of_bytes_does_anything_but_images_or_a_refusal(tail: bytes, place: int, value: int) -> None:
-    for data in (tail, b"\x93NUMPY\x01\x00" + tail, bytes([*saved(greys(1))[:place], value, *saved(greys(1))[place + 1 :]])):
+    for data in (
+        tail,
+        b"\x93NUMPY\x01\x00" + tail,
+        bytes([*saved(greys(1))[:place], value, *saved(greys(1))[place + 1 :]]),
+    ):
         try:
             assert read_images(data).shape[3] == 3
         except RequestRejectedError as refusal:

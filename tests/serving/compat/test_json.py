@@ -56,7 +56,7 @@ def get_reward(url: str, body: dict[str, Any]) -> dict[str, Any]:
     raise RuntimeError(answer.text)
 
 
-def remote_rm(url: str, prompt: str, response: str, label: object) -> Any:  # noqa: ANN401 - any JSON
+def remote_rm(url: str, prompt: str, response: str, label: object) -> Any:  # noqa: ANN401
     """slime and miles: ten tries on any error; their back-off is left out."""
     for _ in range(10):
         answer = httpx.post(url, json={"prompt": prompt, "response": response, "label": label}, timeout=120)
@@ -80,7 +80,9 @@ def test_flow_factory_finds_a_reward_by_path_where_there_are_several(pair: Rig) 
     assert httpx.get(f"{url}/clip/health").status_code == 404
     with pytest.raises(ConnectionError, match="toy, other"):
         compute(url, ["a"], [grey(255)])
-    assert httpx.post(f"{url}/compute?reward=toy", json={"prompt": ["a"], "image": [base64_of(grey(255))]}).json() == {"rewards": [1.0]}
+    assert httpx.post(f"{url}/compute?reward=toy", json={"prompt": ["a"], "image": [base64_of(grey(255))]}).json() == {
+        "rewards": [1.0]
+    }
 
 
 def test_flow_factory_does_not_start_before_the_reward_can_score(rig: Rig) -> None:
@@ -107,7 +109,11 @@ def test_flow_factory_tries_an_overload_again_but_not_a_bad_image(rig: Rig) -> N
 
 def test_openrlhf_gets_rewards_scores_and_terms(rig: Rig) -> None:
     data_url = f"data:image/png;base64,{base64_of(grey(51))}"
-    body = {"query": [base64_of(grey(255)), data_url, data_url], "prompts": ["a", "b", "c"], "labels": [None, "", ["two", "words"]]}
+    body = {
+        "query": [base64_of(grey(255)), data_url, data_url],
+        "prompts": ["a", "b", "c"],
+        "labels": [None, "", ["two", "words"]],
+    }
     assert get_reward(f"{rig.url}/compat/openrlhf/get_reward", body) == {
         "rewards": [1.0, 0.2, 2.0],
         "scores": [1.0, 0.2, 2.0],
@@ -117,7 +123,9 @@ def test_openrlhf_gets_rewards_scores_and_terms(rig: Rig) -> None:
 
 
 def test_openrlhf_may_have_nothing_for_a_server(rig: Rig) -> None:
-    assert get_reward(f"{rig.url}/compat/openrlhf/get_reward", {"query": [], "prompts": [], "labels": []}) == {"rewards": []}
+    assert get_reward(f"{rig.url}/compat/openrlhf/get_reward", {"query": [], "prompts": [], "labels": []}) == {
+        "rewards": []
+    }
 
 
 def test_openrlhf_tries_everything_again_and_then_gives_up(rig: Rig) -> None:
@@ -132,8 +140,16 @@ def test_openrlhf_tries_everything_again_and_then_gives_up(rig: Rig) -> None:
 def test_a_failed_sample_is_422_and_a_failed_model_500(rig: Rig) -> None:
     url = f"{rig.url}/compat/openrlhf/get_reward"
     fine = base64_of(grey(255))
-    rows = [("a", "text", 422, "bad_image"), ("a", "data:text/plain,x", 422, "bad_image"), ("nothing", fine, 422, "no_target")]
-    for prompt, image, status, code in [*rows, ("nan", fine, 500, "not_finite"), ("a", "http://127.0.0.1/x.png", 422, "bad_image")]:
+    rows = [
+        ("a", "text", 422, "bad_image"),
+        ("a", "data:text/plain,x", 422, "bad_image"),
+        ("nothing", fine, 422, "no_target"),
+    ]
+    for prompt, image, status, code in [
+        *rows,
+        ("nan", fine, 500, "not_finite"),
+        ("a", "http://127.0.0.1/x.png", 422, "bad_image"),
+    ]:
         answer = httpx.post(url, json={"query": [fine, image], "prompts": ["a", prompt]})
         assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (status, code, False)
         assert "sample 1" in answer.json()["detail"]
@@ -155,7 +171,8 @@ def test_pickle_peers_are_not_there_unless_asked_for(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["unirl/score", "flow_factory/compute", "openrlhf/get_reward", "slime/score", "cosmos_rl/api/reward/enqueue"]
+    "path",
+    ["unirl/score", "flow_factory/compute", "openrlhf/get_reward", "slime/score", "cosmos_rl/api/reward/enqueue"],
 )
 def test_a_body_that_is_too_long_is_413(rig: Rig, path: str) -> None:
     answer = httpx.post(f"{rig.url}/compat/{path}", content=b" " * ((1 << 20) + 1))
@@ -169,7 +186,11 @@ def test_every_json_route_is_described_and_no_pickle_route_is() -> None:
     assert {path.split("/")[2] for path in paths} == {"unirl", "flow_factory", "openrlhf", "slime", "cosmos_rl"}
     for path, methods in paths.items():
         for method, operation in methods.items():
-            invalid = {"422"} if operation.get("requestBody", {}).get("required") else set()  # one that may be missing is not looked at
-            assert operation["responses"].keys() >= {"200"} | invalid | ({"400", "413"} if method == "post" else set()), path
+            invalid = (
+                {"422"} if operation.get("requestBody", {}).get("required") else set()
+            )  # one that may be missing is not looked at
+            assert operation["responses"].keys() >= {"200"} | invalid | (
+                {"400", "413"} if method == "post" else set()
+            ), path
             assert ("requestBody" in operation) == (method == "post")
             assert "$defs" not in str(operation)

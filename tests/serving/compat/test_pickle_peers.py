@@ -21,7 +21,7 @@ def rig() -> Iterator[Rig]:
         yield found
 
 
-def flow_grpo(url: str, data: dict[str, Any], protocol: int | None = None) -> Any:  # noqa: ANN401 - what the pickle holds
+def flow_grpo(url: str, data: dict[str, Any], protocol: int | None = None) -> Any:  # noqa: ANN401
     """Unpickles whatever comes, having tried again on 500 alone; the back-off is none here."""
     retry = urllib3.Retry(total=1000, backoff_factor=0, status_forcelist=[500], allowed_methods=None)
     with urllib3.PoolManager(retries=retry, timeout=PATIENCE) as pool:
@@ -58,7 +58,15 @@ def test_flow_grpo_geneval(rig: Rig) -> None:
     answer = flow_grpo(f"{rig.url}/compat/flow_grpo/geneval", data)
     assert answer["scores"] == answer["rewards"] == answer["strict_rewards"] == [0.2, 1.0]
     assert answer["group_rewards"] == answer["group_strict_rewards"]
-    assert answer["group_rewards"].keys() == {"single_object", "two_object", "counting", "colors", "position", "color_attr", "new"}
+    assert answer["group_rewards"].keys() == {
+        "single_object",
+        "two_object",
+        "counting",
+        "colors",
+        "position",
+        "color_attr",
+        "new",
+    }
     assert answer["group_rewards"]["colors"] == [0.2, -10.0]
     assert answer["group_rewards"]["new"] == [-10.0, 1.0]
     assert answer["group_rewards"]["counting"] == [-10.0, -10.0]
@@ -70,21 +78,26 @@ def test_flow_grpo_deqa_and_unified_reward(rig: Rig, protocol: int) -> None:
     images = [grey(51, "JPEG"), grey(255, "JPEG")]
     assert flow_grpo(f"{rig.url}/compat/flow_grpo/deqa", {"images": images}, protocol) == {"outputs": [0.2, 1.0]}
     for prompts in (["a", "ü"], np.array(["a", "ü"]), [np.str_("a"), np.str_("ü")], ("a", "ü")):
-        answer = flow_grpo(f"{rig.url}/compat/flow_grpo/unified_reward", {"images": images, "prompts": prompts}, protocol)
+        answer = flow_grpo(
+            f"{rig.url}/compat/flow_grpo/unified_reward", {"images": images, "prompts": prompts}, protocol
+        )
         assert answer == {"outputs": [0.2, 1.0]}
         assert [sample.prompt for sample in rig.source.batches[-1][0].samples] == ["a", "ü"]
 
 
 def test_flow_grpo_waits_out_an_overload(rig: Rig) -> None:
     late = RequestRejectedError(RejectionCode.DEADLINE_EXCEEDED, "late")
-    rig.source.refusals.extend([overloaded(), RequestRejectedError(RejectionCode.NOT_READY, "loading", retry_after=0.0), late])
+    rig.source.refusals.extend(
+        [overloaded(), RequestRejectedError(RejectionCode.NOT_READY, "loading", retry_after=0.0), late]
+    )
     answer = flow_grpo(f"{rig.url}/compat/flow_grpo/unified_reward", {"images": [grey(255)], "prompts": ["a"]})
     assert answer == {"outputs": [1.0]}
     assert not rig.source.refusals
 
 
 @pytest.mark.parametrize(
-    ("prompt", "image", "named"), [("a", b"no image", "bad_image"), ("nan", grey(1), "not_finite"), ("poison", grey(1), "engine_failed")]
+    ("prompt", "image", "named"),
+    [("a", b"no image", "bad_image"), ("nan", grey(1), "not_finite"), ("poison", grey(1), "engine_failed")],
 )
 def test_flow_grpo_ends_at_once_on_what_no_retry_would_mend(rig: Rig, prompt: str, image: bytes, named: str) -> None:
     data = {"images": [grey(1), image], "prompts": ["a", prompt]}
@@ -99,12 +112,16 @@ def test_flow_grpo_ends_at_once_on_what_no_retry_would_mend(rig: Rig, prompt: st
 
 def test_deepgen_rl(rig: Rig) -> None:
     for path in ("/compat/deepgen_rl", "/compat/deepgen_rl/"):
-        body = {"images": [grey(51, "JPEG"), grey(255, "JPEG")], "prompts": ["a", "b"], "metadata": {"any": [1, {"thing": None}]}}
+        body = {
+            "images": [grey(51, "JPEG"), grey(255, "JPEG")],
+            "prompts": ["a", "b"],
+            "metadata": {"any": [1, {"thing": None}]},
+        }
         answer = httpx.post(f"{rig.url}{path}?reward=toy", content=pickle.dumps(body))
         assert pickle.loads(answer.content) == {"scores": [0.2, 1.0]}
-    assert pickle.loads(httpx.post(f"{rig.url}/compat/deepgen_rl", content=pickle.dumps({"images": [], "prompts": []})).content) == {
-        "scores": []
-    }
+    assert pickle.loads(
+        httpx.post(f"{rig.url}/compat/deepgen_rl", content=pickle.dumps({"images": [], "prompts": []})).content
+    ) == {"scores": []}
 
 
 def test_every_failure_of_deepgen_rl_is_a_pickled_500(rig: Rig) -> None:

@@ -22,7 +22,9 @@ from varl.services.serving.service import ScoringService
 
 _SETTINGS = ToySettings.model_validate({})
 DOCUMENT = build_app(ScoringService(_SETTINGS, Toy(_SETTINGS))).openapi()
-ROUTES = [(method, path) for path, methods in DOCUMENT["paths"].items() if path.startswith("/compat/") for method in methods]
+ROUTES = [
+    (method, path) for path, methods in DOCUMENT["paths"].items() if path.startswith("/compat/") for method in methods
+]
 IMAGE = base64_of(grey(51))
 COSMOS = "/compat/cosmos_rl/api/reward"
 FORM = "application/x-www-form-urlencoded"
@@ -39,7 +41,11 @@ def job() -> bytes:
     """A line of JSON and an array, as cosmos-rl's trainer enqueues them."""
     array = io.BytesIO()
     np.save(array, np.zeros((1, 16, 16, 3), np.uint8))
-    return json.dumps({"media_type": "image", "prompts": ["a"], "reward_fn": {"toy": 1.0}}).encode() + b"\n" + array.getvalue()
+    return (
+        json.dumps({"media_type": "image", "prompts": ["a"], "reward_fn": {"toy": 1.0}}).encode()
+        + b"\n"
+        + array.getvalue()
+    )
 
 
 def scored(rig: Rig) -> dict[str, str]:
@@ -71,14 +77,18 @@ def documented(path: str) -> tuple[str, dict[str, Any]]:
     return media_type, content["schema"]
 
 
-def send(rig: Rig, path: str, body: Any) -> httpx.Response:  # noqa: ANN401 - bytes or fields
+def send(rig: Rig, path: str, body: Any) -> httpx.Response:  # noqa: ANN401
     """The body as the document says that it is encoded; None for none."""
     url, media_type = f"{rig.url}{path.replace('{reward}', 'toy')}", documented(path)[0]
     if body is None:
         return httpx.post(url, timeout=PATIENCE)
     if isinstance(body, bytes):
         return httpx.post(url, content=body, headers={"content-type": media_type}, timeout=PATIENCE)
-    return httpx.post(url, data=body, timeout=PATIENCE) if media_type == FORM else httpx.post(url, json=body, timeout=PATIENCE)
+    return (
+        httpx.post(url, data=body, timeout=PATIENCE)
+        if media_type == FORM
+        else httpx.post(url, json=body, timeout=PATIENCE)
+    )
 
 
 def required(schema: dict[str, Any], at: Path = ()) -> Iterator[Path]:
@@ -101,7 +111,7 @@ def fields(value: object, at: Path = ()) -> Iterator[Path]:
         yield from fields(value[0], (*at, 0))
 
 
-def without(body: Any, path: Path) -> Any:  # noqa: ANN401 - any JSON
+def without(body: Any, path: Path) -> Any:  # noqa: ANN401
     body = copy.deepcopy(body)
     holder = body
     for step in path[:-1]:
@@ -130,7 +140,9 @@ def test_the_required_fields_are_enough(rig: Rig, path: str) -> None:
     assert send(rig, path, body).status_code == 200
 
 
-@pytest.mark.parametrize(("path", "field"), [(path, field) for path in BODIES for field in required(documented(path)[1])])
+@pytest.mark.parametrize(
+    ("path", "field"), [(path, field) for path in BODIES for field in required(documented(path)[1])]
+)
 def test_none_of_them_can_go(rig: Rig, path: str, field: Path) -> None:
     answer = send(rig, path, without(BODIES[path](rig), field))
     assert answer.is_client_error

@@ -46,12 +46,17 @@ def test_the_handshake_passes_for_rewards_on_offer_alone(rig: Rig) -> None:
     handshake(f"{rig.url}/compat/unirl", ["toy", "other"])
     with pytest.raises(RuntimeError):
         handshake(f"{rig.url}/compat/unirl", ["geneval"])
-    assert httpx.get(f"{rig.url}/compat/unirl/health").json() == {"status": "ok", "rewards": {"toy": ["ready"], "other": ["ready"]}}
+    assert httpx.get(f"{rig.url}/compat/unirl/health").json() == {
+        "status": "ok",
+        "rewards": {"toy": ["ready"], "other": ["ready"]},
+    }
     assert httpx.get(f"{rig.url}/compat/unirl/rewards").json() == {"rewards": ["toy", "other"]}
 
 
 def test_each_request_gets_the_rewards_it_requires(rig: Rig) -> None:
-    answer = score(f"{rig.url}/compat/unirl", [item("a", grey(51), "toy", "other"), item("b", grey(255, "JPEG"), "other")])
+    answer = score(
+        f"{rig.url}/compat/unirl", [item("a", grey(51), "toy", "other"), item("b", grey(255, "JPEG"), "other")]
+    )
     assert answer["results"] == [{"toy": {"toy": 0.2}, "other": {"other": 0.2}}, {"other": {"other": 1.0}}]
     assert answer["errors"] == [{}, {}]
 
@@ -93,7 +98,9 @@ def test_an_unknown_reward_is_a_400_that_names_it(rig: Rig) -> None:
     assert "clip" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(("body", "status"), [("{", 400), ("{}", 422), ('{"requests":[{"history":[],"required_rewards":["toy"]}]}', 422)])
+@pytest.mark.parametrize(
+    ("body", "status"), [("{", 400), ("{}", 422), ('{"requests":[{"history":[],"required_rewards":["toy"]}]}', 422)]
+)
 def test_bad_bodies_are_problems(rig: Rig, body: str, status: int) -> None:
     answer = httpx.post(f"{rig.url}/compat/unirl/score", content=body)
     assert answer.status_code == status

@@ -25,7 +25,9 @@ PLAIN = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(max_size=20)
     | st.binary(max_size=300),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 DTYPES = ("?", "i1", "<i8", ">u2", "<f4", "<f8", "<U3", ">U3", "S4")
@@ -68,7 +70,12 @@ def persistent(protocol: int) -> bytes:
 def array_pickle(shape: bytes, code: str, data: bytes) -> bytes:
     """A numpy array as protocol 4 writes it, with a free shape, dtype and content."""
     dtype = (
-        named("numpy", "dtype") + text(code) + b"\x89\x88\x87R" + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        named("numpy", "dtype")
+        + text(code)
+        + b"\x89\x88\x87R"
+        + b"(K\x03"
+        + text("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     )
     empty = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
     return b"\x80\x04" + empty + b"(K\x01" + shape + dtype + b"\x89B" + struct.pack("<I", len(data)) + data + b"tb."
@@ -78,7 +85,11 @@ def lists_of_lists(depth: int) -> bytes:
     return b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b"."
 
 
-BILLION = b"\x80\x04]\x94" + b"".join(b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"e\x94" for i in range(30)) + b"."
+BILLION = (
+    b"\x80\x04]\x94"
+    + b"".join(b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"e\x94" for i in range(30))
+    + b"."
+)
 HUGE = struct.pack("<I", 0xFFFFFFFF)
 HOSTILE = {
     "os.system": pickle.dumps(Calls(os.system, "touch {path}")),
@@ -114,11 +125,18 @@ HOSTILE = {
     "a huge array of empty texts": array_pickle(b"J\xff\xff\xff\x7f\x85", "U0", b""),
     "an empty array with a huge side": array_pickle(b"J\xff\xff\xff\x7fK\x00\x86", "u1", b"")[:-2] + b"u.",
     "a negative side": array_pickle(b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86", "u1", b"x"),
-    "too many elements": array_pickle(b"J" + struct.pack("<i", MAX_ELEMENTS + 1) + b"\x85", "u1", b"x" * (MAX_ELEMENTS + 1)),
+    "too many elements": array_pickle(
+        b"J" + struct.pack("<i", MAX_ELEMENTS + 1) + b"\x85", "u1", b"x" * (MAX_ELEMENTS + 1)
+    ),
     "no unicode": array_pickle(b"K\x01\x85", "U1", b"\xff\xff\xff\x7f"),
     "the array's class alone": b"\x80\x04" + named("numpy", "ndarray") + b".",
     "an array that is never built": array_pickle(b"K\x00\x85", "u1", b"").split(b"(")[0] + b".",
-    "state for a function": b"\x80\x04" + named("numpy._core.multiarray", "scalar") + b"}" + text("__code__") + text("x") + b"sb.",
+    "state for a function": b"\x80\x04"
+    + named("numpy._core.multiarray", "scalar")
+    + b"}"
+    + text("__code__")
+    + text("x")
+    + b"sb.",
     "state for a dict": b"\x80\x04}}" + text("a") + text("b") + b"sb.",
     "nested lists": lists_of_lists(MAX_DEPTH + 2),
     "very deep lists": lists_of_lists(MAX_OPCODES // 2 - 10),
@@ -166,11 +184,15 @@ def test_plain_data_comes_back(value: object, protocol: int) -> None:
     assert load(pickle.dumps(value, protocol)) == value
 
 
-@given(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.booleans(), st.sampled_from([3, 4]))
+@given(
+    st.sampled_from(DTYPES), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.booleans(), st.sampled_from([3, 4])
+)
 def test_arrays_come_back_as_lists(dtype: str, shape: list[int], fortran: bool, protocol: int) -> None:
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     expected = array.tolist() if array.size else []
-    assert load(pickle.dumps({"prompts": np.asfortranarray(array) if fortran else array}, protocol)) == {"prompts": expected}
+    assert load(pickle.dumps({"prompts": np.asfortranarray(array) if fortran else array}, protocol)) == {
+        "prompts": expected
+    }
     if array.size:
         scalar = array.reshape(-1)[0]
         assert load(pickle.dumps([scalar], protocol)) == [scalar.item()]
@@ -190,18 +212,28 @@ def test_shared_values_and_an_empty_array_are_fine() -> None:
 
 
 SEEDS = [
-    pickle.dumps({"images": [b"\xff\xd8" * 200, b"x"], "prompts": np.array(["a", "bü"]), "metadata": {"k": (1, 2.5, None)}}, protocol)
+    pickle.dumps(
+        {"images": [b"\xff\xd8" * 200, b"x"], "prompts": np.array(["a", "bü"]), "metadata": {"k": (1, 2.5, None)}},
+        protocol,
+    )
     for protocol in (3, 4, 5)
 ] + [pickle.dumps([np.str_("a"), np.float32(1), np.arange(6).reshape(2, 3)], 4)]
 MUTATIONS = st.lists(
-    st.tuples(st.sampled_from(["set", "cut", "insert", "copy"]), st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6
+    st.tuples(st.sampled_from(["set", "cut", "insert", "copy"]), st.integers(0, 2000), st.integers(0, 255)),
+    min_size=1,
+    max_size=6,
 )
 
 
 def mutated(data: bytes, changes: list[tuple[str, int, int]]) -> bytes:
     for kind, place, value in changes:
         at = place % (len(data) or 1)
-        middle = {"set": bytes([value]), "cut": b"", "insert": bytes([value]) + data[at : at + 1], "copy": data[at : at + value] * 2}[kind]
+        middle = {
+            "set": bytes([value]),
+            "cut": b"",
+            "insert": bytes([value]) + data[at : at + 1],
+            "copy": data[at : at + value] * 2,
+        }[kind]
         data = data[:at] + middle + data[at + (value if kind == "copy" else 1) :]
     return data
 
@@ -216,7 +248,12 @@ def test_any_bytes_are_a_refusal_or_plain_data(data: bytes) -> None:
     plain_or_refused(data)
 
 
-@given(st.lists(st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes]) | st.binary(max_size=3), max_size=60))
+@given(
+    st.lists(
+        st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes]) | st.binary(max_size=3),
+        max_size=60,
+    )
+)
 def test_any_opcodes_are_a_refusal_or_plain_data(parts: list[bytes]) -> None:
     plain_or_refused(b"\x80\x04" + b"".join(parts) + b".")
 

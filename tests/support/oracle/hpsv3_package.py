@@ -26,7 +26,12 @@ from tokenizers import Tokenizer
 os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 
-from varl.services.hpsv3.package_engine import PackageEngine, build_package, declare_torchvision_operators, package_config
+from varl.services.hpsv3.package_engine import (
+    PackageEngine,
+    build_package,
+    declare_torchvision_operators,
+    package_config,
+)
 from varl.services.hpsv3.settings import HPSv3Settings
 
 declare_torchvision_operators()  # before transformers imports torchvision
@@ -71,8 +76,15 @@ def score(engine: PackageEngine, folder: Path, batch: tuple[int, ...]) -> dict[s
     """One call of the package."""
     images = [f"{index}.png" for index in batch]
     prompts = [PROMPTS[index] for index in batch]
-    items = [engine.prepare(np.asarray(Image.open(folder / image)), prompt) for image, prompt in zip(images, prompts, strict=True)]
-    return {"images": images, "prompts": prompts, "scores": [[found.mu, found.log_sigma] for found in engine.score(items)]}
+    items = [
+        engine.prepare(np.asarray(Image.open(folder / image)), prompt)
+        for image, prompt in zip(images, prompts, strict=True)
+    ]
+    return {
+        "images": images,
+        "prompts": prompts,
+        "scores": [[found.mu, found.log_sigma] for found in engine.score(items)],
+    }
 
 
 def save_base(folder: Path) -> None:
@@ -97,10 +109,24 @@ def save_base(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def tiny_config(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers' own
+def tiny_config(tokenizer: Any) -> Any:  # noqa: ANN401
     """Two layers of 64 in both halves."""
-    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 4, "patch_size": 14, "in_channels": 3}
-    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    vision = {
+        "depth": 2,
+        "embed_dim": 64,
+        "hidden_size": 64,
+        "mlp_ratio": 2,
+        "num_heads": 4,
+        "patch_size": 14,
+        "in_channels": 3,
+    }
+    text = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     tokens = {
         name: tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
         for name, mark in (
@@ -112,7 +138,9 @@ def tiny_config(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers' own
         )
     }
     rope = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
-    return transformers.Qwen2VLConfig(vocab_size=len(tokenizer), vision_config=vision, bos_token_id=None, **text, **tokens, **rope)
+    return transformers.Qwen2VLConfig(
+        vocab_size=len(tokenizer), vision_config=vision, bos_token_id=None, **text, **tokens, **rope
+    )
 
 
 def save_weights(folder: Path) -> None:

@@ -45,7 +45,9 @@ def _case(seed: int, drift: float) -> tuple[Tensor, dict[str, Tensor]]:
     return parameters, {"tokens": tokens, "reference": normal(SIZE), "old": old, "rewards": normal(6, 2), "mask": mask}
 
 
-@pytest.mark.parametrize(("estimator", "ratio", "drift"), list(itertools.product(["exact", "k3"], ["token", "grid"], [0.0, 0.4])))
+@pytest.mark.parametrize(
+    ("estimator", "ratio", "drift"), list(itertools.product(["exact", "k3"], ["token", "grid"], [0.0, 0.4]))
+)
 def test_autograd_agrees_with_finite_differences(estimator: grpo.KlEstimator, ratio: str, drift: float) -> None:
     settings = LossSettings(kl_beta=0.2, clip_low=0.2, clip_high=0.3, ratio="grid" if ratio == "grid" else "token")
     parameters, case = _case(3, drift)

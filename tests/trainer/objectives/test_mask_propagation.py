@@ -26,8 +26,26 @@ def _by_side(mask: Tensor) -> dict[int, float]:
     return {side: float(part.float().mean()) for side, part in zip(SIDES, parts, strict=True)}
 
 
-CHAINED = {64: (0.057, 3), 32: (0.068, 3), 16: (0.156, 3), 12: (0.33, 2), 8: (0.50, 2), 6: (0.67, 2), 4: (1.0, 2), 1: (1.0, 2)}
-DIRECT = {64: (0.057, 3), 32: (0.063, 3), 16: (0.082, 3), 12: (0.083, 3), 8: (0.125, 3), 6: (0.11, 2), 4: (0.25, 2), 1: (1.0, 2)}
+CHAINED = {
+    64: (0.057, 3),
+    32: (0.068, 3),
+    16: (0.156, 3),
+    12: (0.33, 2),
+    8: (0.50, 2),
+    6: (0.67, 2),
+    4: (1.0, 2),
+    1: (1.0, 2),
+}
+DIRECT = {
+    64: (0.057, 3),
+    32: (0.063, 3),
+    16: (0.082, 3),
+    12: (0.083, 3),
+    8: (0.125, 3),
+    6: (0.11, 2),
+    4: (0.25, 2),
+    1: (1.0, 2),
+}
 
 
 def test_active_fractions_of_the_method_for_a_400_by_130_box() -> None:
@@ -90,27 +108,46 @@ def test_rasterise_marks_the_cells_that_share_area(
     x: float, y: float, width: float, height: float, angle: float, grid: tuple[int, int]
 ) -> None:
     half = [(-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2)]
-    polygon = [(x + a * math.cos(angle) - b * math.sin(angle), y + a * math.sin(angle) + b * math.cos(angle)) for a, b in half]
+    polygon = [
+        (x + a * math.cos(angle) - b * math.sin(angle), y + a * math.sin(angle) + b * math.cos(angle)) for a, b in half
+    ]
     result = rasterise([polygon], grid, (64, 64))
     cell_height, cell_width = 64 / grid[0], 64 / grid[1]
     for row in range(grid[0]):
         for column in range(grid[1]):
             cell = _box(column * cell_width, row * cell_height, cell_width, cell_height)
             grown, shrunk = (
-                [(cx + s * (-1 if i in (0, 3) else 1), cy + s * (-1 if i < 2 else 1)) for i, (cx, cy) in enumerate(cell)]
+                [
+                    (cx + s * (-1 if i in (0, 3) else 1), cy + s * (-1 if i < 2 else 1))
+                    for i, (cx, cy) in enumerate(cell)
+                ]
                 for s in (1e-6, -1e-6)
             )
-            if _share_area(polygon, grown) == _share_area(polygon, shrunk):  # leave out cells that are grazed within rounding
+            if _share_area(polygon, grown) == _share_area(
+                polygon, shrunk
+            ):  # leave out cells that are grazed within rounding
                 assert bool(result[row, column]) == _share_area(polygon, cell)
 
 
 def test_edges_in_common_do_not_touch_and_outside_is_cut_off() -> None:
     aligned = rasterise([_box(16, 16, 32, 16)], (4, 4), (64, 64))
     assert aligned.int().tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert rasterise([_box(-20, 50, 30, 40)], (4, 4), (64, 64)).int().tolist() == [[0] * 4, [0] * 4, [0] * 4, [1, 0, 0, 0]]
+    assert rasterise([_box(-20, 50, 30, 40)], (4, 4), (64, 64)).int().tolist() == [
+        [0] * 4,
+        [0] * 4,
+        [0] * 4,
+        [1, 0, 0, 0],
+    ]
     assert int(rasterise([_box(20, 20, 0, 0)], (4, 4), (64, 64)).sum()) == 1
-    assert not rasterise([_box(-60, 20, 20, 20), _box(90, 20, 20, 20), _box(20, -60, 20, 20), _box(20, 90, 20, 20)], (4, 4), (64, 64)).any()
-    slanting = [(10.0, 0.0), (-30.0, 40.0), (-40.0, 30.0), (0.0, -10.0)]  # leaves the image on the left: its lower rows stay empty
+    assert not rasterise(
+        [_box(-60, 20, 20, 20), _box(90, 20, 20, 20), _box(20, -60, 20, 20), _box(20, 90, 20, 20)], (4, 4), (64, 64)
+    ).any()
+    slanting = [
+        (10.0, 0.0),
+        (-30.0, 40.0),
+        (-40.0, 30.0),
+        (0.0, -10.0),
+    ]  # leaves the image on the left: its lower rows stay empty
     assert rasterise([slanting], (4, 4), (64, 64)).int().tolist() == [[1, 0, 0, 0], *([0] * 4 for _ in range(3))]
 
 
@@ -128,7 +165,9 @@ def test_no_boxes_or_off_keeps_every_token() -> None:
 @settings(max_examples=20)
 @given(st.floats(0, 900), st.floats(0, 900), st.floats(1, 120), st.floats(1, 120))
 def test_chained_covers_direct(x: float, y: float, width: float, height: float) -> None:
-    chained, direct = (propagate([_box(x, y, width, height)], GRIDS, (1024, 1024), mode) for mode in ("chained", "direct"))
+    chained, direct = (
+        propagate([_box(x, y, width, height)], GRIDS, (1024, 1024), mode) for mode in ("chained", "direct")
+    )
     assert bool((chained | ~direct).all())
 
 

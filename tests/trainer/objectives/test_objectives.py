@@ -39,7 +39,9 @@ TABLES = st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size
 
 
 @given(TABLES, TABLES, st.floats(-2, 2), st.sampled_from(["sum", "normalised_sum"]))
-def test_several_rewards_match_the_loop(first: list[list[float]], second: list[list[float]], weight: float, how: Combination) -> None:
+def test_several_rewards_match_the_loop(
+    first: list[list[float]], second: list[list[float]], weight: float, how: Combination
+) -> None:
     rows = min(len(first), len(second))
     tables, weights = {"ocr": first[:rows], "hps": second[:rows]}, {"ocr": 1.0, "hps": weight}
 
@@ -50,8 +52,13 @@ def test_several_rewards_match_the_loop(first: list[list[float]], second: list[l
         value = tables[name][row][column]
         return value if how == "sum" else (value - mean) / (std + 1e-6)
 
-    expected = [[sum(weights[name] * scaled(name, row, column) for name in tables) for column in range(2)] for row in range(rows)]
-    found = combine({name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}, weights, how, 1e-6)
+    expected = [
+        [sum(weights[name] * scaled(name, row, column) for name in tables) for column in range(2)]
+        for row in range(rows)
+    ]
+    found = combine(
+        {name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}, weights, how, 1e-6
+    )
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=1e-6)
 
 
@@ -104,7 +111,11 @@ def test_panw_shares_reproduce_the_table(alpha: float, expected: list[float], no
 def test_panw_weights_match_the_loop_for_every_normaliser(steps: list[int], alpha: float) -> None:
     factors = [1 / n**alpha for n in steps]
     total = math.fsum(k * n for k, n in zip(factors, steps, strict=True))
-    expected = {"none": factors, "sum_to_one": [k / total for k in factors], "constant_total": [k * sum(steps) / total for k in factors]}
+    expected = {
+        "none": factors,
+        "sum_to_one": [k / total for k in factors],
+        "constant_total": [k * sum(steps) / total for k in factors],
+    }
     for normaliser in ("none", "sum_to_one", "constant_total"):
         weights = panw.step_weights(steps, alpha, normaliser)
         assert weights.tolist() == pytest.approx(expected[normaliser], rel=1e-9)
@@ -147,7 +158,9 @@ def test_kl_entropy_and_log_probs_match_the_loop(seed: int) -> None:
         p, q = _softmax(case["logits"][i, j].tolist()), _softmax(case["reference"][i, j].tolist())
         code = int(case["tokens"][i, j])
         gap = math.log(q[code]) - math.log(p[code])
-        assert float(exact[i, j]) == pytest.approx(math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), abs=1e-6)
+        assert float(exact[i, j]) == pytest.approx(
+            math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), abs=1e-6
+        )
         assert float(k3[i, j]) == pytest.approx(math.exp(gap) - gap - 1, abs=1e-6)
         assert float(entropy[i, j]) == pytest.approx(-math.fsum(a * math.log(a) for a in p), abs=1e-6)
         assert float(log_probs[i, j]) == pytest.approx(math.log(p[code]), abs=1e-6)
@@ -188,9 +201,13 @@ def _fast_loss(
     return group_loss(token_loss(log_probs, old, case["advantages"], kl, case["mask"], weights, steps, settings).terms)
 
 
-@pytest.mark.parametrize(("ratio", "mask_kl", "alpha"), list(itertools.product(["token", "grid"], [False, True], [0.0, 0.8])))
+@pytest.mark.parametrize(
+    ("ratio", "mask_kl", "alpha"), list(itertools.product(["token", "grid"], [False, True], [0.0, 0.8]))
+)
 def test_loss_matches_the_loop(ratio: str, mask_kl: bool, alpha: float) -> None:
-    settings = LossSettings(kl_beta=0.3, clip_low=0.2, clip_high=0.1, ratio="grid" if ratio == "grid" else "token", mask_kl=mask_kl)
+    settings = LossSettings(
+        kl_beta=0.3, clip_low=0.2, clip_high=0.1, ratio="grid" if ratio == "grid" else "token", mask_kl=mask_kl
+    )
     for seed in range(3):
         case = _case(seed)
         old = Categorical(case["logits"]).log_prob(case["tokens"]) + case["shift"]
@@ -206,7 +223,14 @@ def test_first_on_policy_step_has_ratio_one_no_clip_and_the_same_gradient_for_bo
         settings = LossSettings(kl_beta=0.0, clip_low=0.2, clip_high=0.2, ratio="grid" if ratio == "grid" else "token")
         weights = torch.ones(5, dtype=torch.float64)
         result = token_loss(
-            log_probs, log_probs.detach(), case["advantages"], torch.zeros_like(log_probs), case["mask"], weights, (1, 4), settings
+            log_probs,
+            log_probs.detach(),
+            case["advantages"],
+            torch.zeros_like(log_probs),
+            case["mask"],
+            weights,
+            (1, 4),
+            settings,
         )
         assert bool((result.surrogate.ratio == 1).all())
         assert not bool((result.surrogate.clipped_low | result.surrogate.clipped_high).any())
