@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from varl.evaluation.sample_grids import save_grid
 from varl.policy.base import TrainablePolicy, layout_of
 from varl.trainer.checkpoints.checkpoint import Progress
-from varl.trainer.checkpoints.manager import Keeper
+from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
 from varl.trainer.disk.retry import Storage
@@ -26,7 +26,7 @@ from varl.trainer.recipe.changes import RecipeChangedError, differences, inputs,
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
 from varl.trainer.rollouts.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
-from varl.trainer.rollouts.prefetch import Ahead
+from varl.trainer.rollouts.prefetch import Prefetcher
 from varl.trainer.rollouts.publish import Publisher, keep_final
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
@@ -78,9 +78,11 @@ class Run:
         self._publisher = Publisher(
             self.directory / "weights", self._updater, self._average, keep, saved.weights_url, self.storage
         )
-        self._ahead = Ahead(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
-        folder, files = self.directory / "checkpoints", self._ahead.files
-        self.keeper = Keeper(folder, saved, self._updater, self._average, queue, self._notes, files, self.storage)
+        self._prefetcher = Prefetcher(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
+        folder, files = self.directory / "checkpoints", self._prefetcher.files
+        self.checkpoint_manager = CheckpointManager(
+            folder, saved, self._updater, self._average, queue, self._notes, files, self.storage
+        )
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
@@ -90,12 +92,12 @@ class Run:
             RunInUseError: the directory holds a run and ``resume`` is False.
             RecipeChangedError: it holds a run of another recipe, model or prompts, and ``allow_changes`` is False.
         """
-        if not resume and (self.keeper.exists() or (self.directory / METRICS_FILE).exists()):
+        if not resume and (self.checkpoint_manager.exists() or (self.directory / METRICS_FILE).exists()):
             raise RunInUseError(f"{self.directory} holds a run: pass --resume to go on with it, or another --run.name")
         config = self.directory / "config.toml"
         changes = recipe_changes(config, self._recipe) if resume and config.exists() else []
         self._refuse(changes, allow_changes)
-        found = self.keeper.restore()
+        found = self.checkpoint_manager.restore()
         progress = found.progress if found else Progress(0, 0)
         changes = differences(found.notes["inputs"], self._inputs) if found else []
         self._refuse([f"content of {change}" for change in changes], allow_changes)
@@ -105,7 +107,7 @@ class Run:
         dropped = self._queue.purge(0)
         if found is not None:
             self._updater.norms = found.notes["grad_norms"]
-        self._ahead.resume(progress.update, found.path if found else None)
+        self._prefetcher.resume(progress.update, found.path if found else None)
         logger.info(
             "run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped
         )
@@ -119,14 +121,14 @@ class Run:
         """
         begin, number = time.monotonic(), progress.update
         metrics = {"weight_version": float(number), **self._watch(number)}
-        self.keeper.judge(progress, metrics)
-        jobs = self._ahead.jobs_of(number)
+        self.checkpoint_manager.judge(progress, metrics)
+        jobs = self._prefetcher.jobs_of(number)
         start = time.monotonic()
         logger.info("update %d: waiting for groups", number)
         collected = collect(
             self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair)
         )
-        self.keeper.use(collected.entry_ids)
+        self.checkpoint_manager.use(collected.entry_ids)
         fresh = [
             group
             for group in collected.groups
@@ -150,7 +152,7 @@ class Run:
         )
         undecodable = self._queue.undecodable
         metrics |= _positive(
-            {"checkpoint/failures": self.keeper.failures, "trajectories/undecodable": undecodable.total()}
+            {"checkpoint/failures": self.checkpoint_manager.failures, "trajectories/undecodable": undecodable.total()}
         )
         metrics |= _positive({f"trajectories/undecodable/{reason}": count for reason, count in undecodable.items()})
         metrics |= _positive(
@@ -163,14 +165,14 @@ class Run:
     def finish(self, progress: Progress) -> dict[str, float]:
         """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
         metrics = self._watch(progress.update, last=True)
-        self.keeper.judge(progress, metrics)
+        self.checkpoint_manager.judge(progress, metrics)
         weights = self._publisher.publish_average(progress.update)
-        self.storage.insist("final weights", lambda: keep_final(weights))
+        self.storage.keep_trying("final weights", lambda: keep_final(weights))
         return metrics
 
     def save_last(self, progress: Progress) -> None:
         """Write the checkpoint of the run's end, which no later one can make up for."""
-        self.storage.insist(f"checkpoint {progress.update}", lambda: self.keeper.save(progress))
+        self.storage.keep_trying(f"checkpoint {progress.update}", lambda: self.checkpoint_manager.save(progress))
 
     def give_up_if_empty(self, progress: Progress) -> None:
         """Raise RolloutFailedError where too many updates in a row were left without a group."""
@@ -194,7 +196,7 @@ class Run:
             jobs = sample_jobs(self._recipe, number, self._shown, weights)
             collected = collect(self._queue, jobs, self._layout, self._patience)
             self._queue.acknowledge(collected.entry_ids)
-            self.storage.insist(
+            self.storage.keep_trying(
                 f"samples {number}",
                 lambda: save_grid(self.directory / "samples", number, self._shown, collected.groups),
             )
@@ -285,7 +287,7 @@ def train(
                 run.save_last(progress)
             elif due:
                 log.sync()
-                due = not run.keeper.save_or_postpone(progress)
+                due = not run.checkpoint_manager.save_or_postpone(progress)
         log.write(last, {"weight_version": float(last), **run.finish(progress)})
     return run.directory
 

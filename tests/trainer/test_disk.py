@@ -158,8 +158,8 @@ def test_only_an_os_error_is_waited_for_and_each_is_counted(caplog: pytest.LogCa
             raise answer
         return "written"
 
-    assert storage.insist("it", write) == "written" and storage.refusals == 2
+    assert storage.keep_trying("it", write) == "written" and storage.refusals == 2
     assert caplog.text.count("it could not be written, trying again") == 2
     with pytest.raises(ZeroDivisionError):
-        storage.insist("it", lambda: 1 // 0)
+        storage.keep_trying("it", lambda: 1 // 0)
     assert storage.refusals == 2

@@ -28,7 +28,7 @@ DEATHS = {
     "after a checkpoint, before its trajectories are acknowledged": "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
     "while a checkpoint is deleted": "shutil:rmtree:1:before",
     "after them": "varl.trainer.disk.metrics_log:RunLog.write:1:after",
-    "between an evaluation and its verdict": "varl.trainer.checkpoints.manager:Keeper.judge:1:before",
+    "between an evaluation and its verdict": "varl.trainer.checkpoints.manager:CheckpointManager.judge:1:before",
     "at the very end": "varl.trainer.loop:keep_final:1:before",
 }
 

@@ -21,7 +21,7 @@ from varl.trainer.checkpoints.checkpoint import (
     save_checkpoint,
     sweep,
 )
-from varl.trainer.checkpoints.manager import Keeper
+from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import COMPLETE, damage
 from varl.trainer.disk.retry import Storage
 from varl.trainer.loop import Run
@@ -68,9 +68,9 @@ def test_leftovers_without_a_mark_are_no_checkpoints_and_are_swept(tmp_path: Pat
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: str) -> Keeper:
+def checkpoint_manager(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: str) -> CheckpointManager:
     queue = RunQueue(redis_client, run_id, "trainer")
-    return Keeper(
+    return CheckpointManager(
         tmp_path / "c",
         CheckpointSettings(keep=1),
         updater,
@@ -82,30 +82,33 @@ def keeper(tmp_path: Path, updater: Updater, redis_client: redis.Redis, run_id: 
     )
 
 
-def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(keeper: Keeper) -> None:
+def test_the_best_checkpoint_by_evaluation_outlives_newer_ones(checkpoint_manager: CheckpointManager) -> None:
     for update, reward in ((0, 0.1), (2, 0.5), (4, 0.3), (6, 0.4)):
-        keeper.save(Progress(update, 0))
-        keeper.judge(Progress(update, 0), {"eval/reward": reward})
-    keeper.judge(Progress(7, 0), {"loss": 9.0})  # no evaluation, no verdict
-    assert [path.name for path in checkpoints(keeper.directory)] == ["000002", "000006"]
-    keeper.judge(Progress(8, 0), {"eval/reward": 0.6})  # not due, but better than all before
-    keeper.save(Progress(10, 0))
-    assert [path.name for path in checkpoints(keeper.directory)] == ["000008", "000010"]
+        checkpoint_manager.save(Progress(update, 0))
+        checkpoint_manager.judge(Progress(update, 0), {"eval/reward": reward})
+    checkpoint_manager.judge(Progress(7, 0), {"loss": 9.0})  # no evaluation, no verdict
+    assert [path.name for path in checkpoints(checkpoint_manager.directory)] == ["000002", "000006"]
+    checkpoint_manager.judge(Progress(8, 0), {"eval/reward": 0.6})  # not due, but better than all before
+    checkpoint_manager.save(Progress(10, 0))
+    assert [path.name for path in checkpoints(checkpoint_manager.directory)] == ["000008", "000010"]
 
 
-def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(keeper: Keeper) -> None:
-    keeper.save(Progress(1, 0))
+def test_a_full_disk_postpones_a_checkpoint_and_keeps_the_old_one(checkpoint_manager: CheckpointManager) -> None:
+    checkpoint_manager.save(Progress(1, 0))
     with largest_file(4096):
-        assert not keeper.save_or_postpone(Progress(2, 0))
-    assert keeper.failures == 1 and newest_checkpoint(keeper.directory) == keeper.directory / "000001"
-    assert keeper.save_or_postpone(Progress(3, 0))
-    assert [path.name for path in keeper.directory.iterdir()] == ["000003"]
+        assert not checkpoint_manager.save_or_postpone(Progress(2, 0))
+    assert (
+        checkpoint_manager.failures == 1
+        and newest_checkpoint(checkpoint_manager.directory) == checkpoint_manager.directory / "000001"
+    )
+    assert checkpoint_manager.save_or_postpone(Progress(3, 0))
+    assert [path.name for path in checkpoint_manager.directory.iterdir()] == ["000003"]
 
 
 def test_a_checkpoint_names_cursor_queue_and_inputs(redis_client: redis.Redis, run_id: str, tmp_path: Path) -> None:
     run = start(make_run(redis_client, make_recipe(tmp_path, run_id, objective=VANILLA)))
-    run.keeper.save(Progress(2, 0))
-    restored = run.keeper.restore()
+    run.checkpoint_manager.save(Progress(2, 0))
+    restored = run.checkpoint_manager.restore()
     assert restored is not None
     notes = restored.notes
     assert notes["prompt_cursor"] == 2 * 3
@@ -130,7 +133,9 @@ def start(run: Run) -> Run:
 def test_a_changed_recipe_is_refused_by_the_names_of_its_keys(
     redis_client: redis.Redis, run_id: str, tmp_path: Path
 ) -> None:
-    start(make_run(redis_client, make_recipe(tmp_path, run_id, objective=METHOD))).keeper.save(Progress(2, 0))
+    start(make_run(redis_client, make_recipe(tmp_path, run_id, objective=METHOD))).checkpoint_manager.save(
+        Progress(2, 0)
+    )
     free = make_recipe(tmp_path, run_id, objective=METHOD, run={"updates": 9}, checkpoint={"every": 1})
     assert make_run(redis_client, free).start(resume=True) == Progress(2, 0)
     changed = make_recipe(tmp_path, run_id, objective=METHOD | {"alpha": 0.5}, optimizer={"lr": 1e-5})
@@ -145,7 +150,7 @@ def test_other_prompts_or_another_model_under_the_same_name_are_refused(
     redis_client: redis.Redis, run_id: str, tmp_path: Path
 ) -> None:
     recipe = make_recipe(tmp_path, run_id, objective=VANILLA)
-    start(make_run(redis_client, recipe)).keeper.save(Progress(2, 0))
+    start(make_run(redis_client, recipe)).checkpoint_manager.save(Progress(2, 0))
     with recipe.prompts.train.open("a") as file:
         file.write(json.dumps({"prompt": "one more 'X'", "target_words": ["X"]}) + "\n")
     make_model(recipe.model.dir, seed=1)

@@ -157,7 +157,7 @@ def test_trajectories_are_acknowledged_only_by_a_checkpoint(
         progress, _ = run.update(progress)
         progress, _ = run.update(progress)
         assert trajectories.pending() == client.xlen(trajectories.key) == 6
-        run.keeper.save(progress)
+        run.checkpoint_manager.save(progress)
     assert trajectories.pending() == client.xlen(trajectories.key) == 0
 
 

@@ -17,7 +17,7 @@ DEATHS = [
     "torch.optim:AdamW.step:2:before",
     "torch.optim:AdamW.step:3:after",
     "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
-    "varl.trainer.rollouts.prefetch:Ahead.jobs_of:1:after",
+    "varl.trainer.rollouts.prefetch:Prefetcher.jobs_of:1:after",
 ]
 
 

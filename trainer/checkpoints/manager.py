@@ -37,7 +37,7 @@ class Best:
     value: float
 
 
-class Keeper:
+class CheckpointManager:
     """Saves and restores one run; trajectories are acknowledged only once a checkpoint holds the updates that used them.
 
     ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps; ``storage`` writes down which one is best.
@@ -116,7 +116,7 @@ class Keeper:
         if self._saved != progress.update and not self.save_or_postpone(progress):
             return
         text = json.dumps({"update": progress.update, "value": value})
-        self._storage.insist(BEST, lambda: write_durably(self.directory / BEST, text))
+        self._storage.keep_trying(BEST, lambda: write_durably(self.directory / BEST, text))
         logger.info("checkpoint %d: best so far, %s %.4f", progress.update, self._settings.best, value)
 
     def best(self) -> Best | None:

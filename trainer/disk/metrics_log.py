@@ -39,12 +39,12 @@ class RunLog:
         """Add the metrics of one update; JSON has no NaN, so what is not finite stands there as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = (json.dumps({"update": update, **finite}) + "\n").encode()
-        self._storage.insist(f"metrics of update {update}", lambda: self._append(line))
+        self._storage.keep_trying(f"metrics of update {update}", lambda: self._append(line))
         self._events.add(update, metrics)
 
     def sync(self) -> None:
         """Have all lines on the disk before a checkpoint that comes after them."""
-        self._storage.insist("metrics", lambda: os.fsync(self._lines.fileno()))
+        self._storage.keep_trying("metrics", lambda: os.fsync(self._lines.fileno()))
 
     def _append(self, line: bytes) -> None:
         """Write a whole line or, where the disk takes but a part of it, nothing."""

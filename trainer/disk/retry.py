@@ -23,7 +23,7 @@ class Storage:
         self._patience_s = patience_s
         self.refusals = 0
 
-    def insist(self, what: str, write: Callable[[], T]) -> T:
+    def keep_trying(self, what: str, write: Callable[[], T]) -> T:
         """Return what ``write`` returns, calling it again after each OSError; it must bear being called again.
 
         Raises:

@@ -17,7 +17,7 @@ from varl.v1 import rollout_pb2
 FILE = "behaviour-v{:06d}.safetensors"  # in a checkpoint
 
 
-class Ahead:
+class Prefetcher:
     """Publishes weights and asks for groups, up to ``staleness`` updates before they are trained on; never beyond update ``last`` - 1."""
 
     def __init__(

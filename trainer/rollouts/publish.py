@@ -41,7 +41,7 @@ class Publisher:
 
     def publish(self, version: int) -> PublishedWeights:
         """Publish the policy's weights as this version, anew where they lie there already."""
-        self._newest = self._storage.insist(f"weights {version}", lambda: self._publish(version))
+        self._newest = self._storage.keep_trying(f"weights {version}", lambda: self._publish(version))
         return self._newest
 
     def current(self, version: int) -> PublishedWeights:
@@ -53,18 +53,18 @@ class Publisher:
         average = self._average
         if average is None:
             return self.current(version)
-        return self._storage.insist(f"averaged weights {version}", lambda: self._publish_average(version, average))
+        return self._storage.keep_trying(f"averaged weights {version}", lambda: self._publish_average(version, average))
 
     def restore(self, version: int, source: Path) -> PublishedWeights:
         """Publish an older version again, from a checkpoint's copy of its file."""
-        self._storage.insist(f"weights {version}", lambda: self._copy(source, self.path(version)))
+        self._storage.keep_trying(f"weights {version}", lambda: self._copy(source, self.path(version)))
         return self.find(version)
 
     def find(self, version: int) -> PublishedWeights:
         """A version whose file is still in the run directory, offered as before."""
         path = self.path(version)
         tensors = load_file(path)  # once, and a file that is not there is no disk to wait for
-        return self._storage.insist(f"manifest {version}", lambda: self._offer(version, path, tensors))
+        return self._storage.keep_trying(f"manifest {version}", lambda: self._offer(version, path, tensors))
 
     def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
