@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,22 +17,25 @@ from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from varl.evaluation.evaluate import EvalSettings, evaluate
-from varl.evaluation.results import Evaluation, difference
+from varl.evaluation.results import Evaluation
+from varl.evaluation.samplers import name_of
 from varl.launch.machine import describe_machine
 from varl.launch.program import parse, program
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
-from varl.policy.base import layout_of
+from varl.policy.base import SamplingParams, layout_of
 from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
     RunFacts,
     evaluation_file,
     figures,
+    headlines,
     load_evaluation,
     save_evaluation,
     write_report,
 )
+from varl.studies.report.samplers import SamplerPair, best_against_best, summarised_pairs
 from varl.studies.stages import Say, StageClock, progress_bar
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
@@ -48,6 +51,7 @@ START = "Getting Redis, the reward services and a rollout worker ready"
 BEFORE = "Evaluating the base model on held-out prompts"
 TRAIN = "Training"
 AFTER = "Evaluating the trained model on the same prompts"
+OTHERS = "Evaluating both with other samplers"
 REPORT = "Writing the report"
 
 FIXED_S = {START: 25.0, REPORT: 10.0}
@@ -130,12 +134,12 @@ def demo(settings: DemoSettings, say: Say) -> Path:
             say(f"{directory} held an earlier run: moved to {moved}")
     directory.mkdir(parents=True, exist_ok=True)
     stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say)
-    before, after = _run(recipe, settings, prompts, stages, say)
+    pairs = _run(recipe, settings, prompts, stages, say)
     with stages.stage(REPORT):
-        _leave(directory, recipe, stages, before, after)
+        _leave(directory, recipe, stages, pairs)
         report = write_report(directory)
     say(
-        f"\n{summary(before, after)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes"
+        f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes"
     )
     return directory
 
@@ -169,7 +173,9 @@ def expected_seconds(recipe: Recipe, prompts: int, image_s: float) -> dict[str, 
     if recipe.evaluation.every:
         times = 1 + recipe.run.updates // recipe.evaluation.every
         training += times * recipe.evaluation.prompts * recipe.evaluation.images_per_prompt * image_s
-    return {START: FIXED_S[START], BEFORE: evaluation, TRAIN: training, AFTER: evaluation, REPORT: FIXED_S[REPORT]}
+    others = {OTHERS: 2 * len(recipe.evaluation.samplers) * evaluation} if recipe.evaluation.samplers else {}
+    expected = {START: FIXED_S[START], BEFORE: evaluation, TRAIN: training, AFTER: evaluation}
+    return expected | others | {REPORT: FIXED_S[REPORT]}
 
 
 def within_minutes(recipe: Recipe, expected_s: float, minutes: float) -> Recipe:
@@ -192,18 +198,24 @@ def final_weights(recipe: Recipe) -> Path:
     return recipe.run.dir / recipe.run.name / "weights" / "final.safetensors"
 
 
-def summary(before: Evaluation, after: Evaluation) -> str:
-    """The headlines in words."""
-    return "\n".join(
+def summary(pairs: Sequence[SamplerPair]) -> str:
+    """The headlines in words: the recipe's own sampler, then, where there are others, each side at its best."""
+    found = figures(pairs[0].before, pairs[0].after)
+    lines = [
         f"{f.name}: {f.before.value:.3f} -> {f.after.value:.3f}, {f.change.value:+.3f} ± {f.change.error:.3f} (one standard error)"
-        for f in figures(before, after)
-    )
+        for f in found
+    ]
+    if len(pairs) > 1:
+        measure = headlines(pairs[0].after.measures())[0]
+        lines.append(best_against_best(pairs, measure).words(found[0].name))
+    return "\n".join(lines)
 
 
 def _run(
     recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: StageClock, say: Say
-) -> tuple[Evaluation, Evaluation]:
-    """All that needs the services: evaluate, train, evaluate."""
+) -> list[SamplerPair]:
+    """All that needs the services: evaluate, train, evaluate; the recipe's own sampler first."""
+    directory, base = recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors"
     with ExitStack() as stack:
         with stages.stage(START):
             queue = open_queue(recipe, _redis_url(recipe, settings, stack, say))
@@ -212,7 +224,7 @@ def _run(
             trained, reference = load_policies(recipe)
         judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures))
         with stages.stage(BEFORE):
-            before = judge.once(recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors", 0, "before")
+            before = judge.once(directory, base, 0, "before")
         image_s = (
             IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
         )
@@ -233,9 +245,26 @@ def _run(
             )
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
+        pairs = [SamplerPair(name_of(judge.settings.sampling), before, after)]
+        if recipe.evaluation.samplers:
+            with stages.stage(OTHERS):
+                pairs += _others(recipe, judge, directory, base)
         if settings.local_services:
             say("\nstopping the services")
-    return before, after
+    return pairs
+
+
+def _others(recipe: Recipe, judge: _Judge, directory: Path, base: Path) -> list[SamplerPair]:
+    """Both weights with the recipe's other samplers; one weights after the other, since a worker holds one at a time."""
+    samplers = recipe.evaluation.other_samplers()
+    before, after = (
+        [
+            judge.sampling(sampler.params).once(directory, weights, version, f"{tag}-{sampler.name}")
+            for sampler in samplers
+        ]
+        for weights, version, tag in ((base, 0, "before"), (final_weights(recipe), recipe.run.updates, "after"))
+    )
+    return [SamplerPair(sampler.name, *sides) for sampler, *sides in zip(samplers, before, after, strict=True)]
 
 
 def _redis_url(recipe: Recipe, settings: DemoSettings, stack: ExitStack, say: Say) -> str:
@@ -256,6 +285,10 @@ class _Judge:
         with progress_bar(len(self.prompts), "prompt") as progress:
             return evaluate(self.queue, self.prompts, self.settings, str(weights), version, tag, progress)
 
+    def sampling(self, params: SamplingParams) -> _Judge:
+        """The same with another sampler and without pictures."""
+        return replace(self, settings=replace(self.settings, sampling=params, pictures=0))
+
     def once(self, directory: Path, weights: Path, version: int, tag: str) -> Evaluation:
         """The evaluation that a run which was broken off left in its directory, or a new one, which is left there."""
         if evaluation_file(directory, tag).exists():
@@ -265,11 +298,12 @@ class _Judge:
         return evaluation
 
 
-def _leave(directory: Path, recipe: Recipe, stages: StageClock, before: Evaluation, after: Evaluation) -> None:
+def _leave(directory: Path, recipe: Recipe, stages: StageClock, pairs: Sequence[SamplerPair]) -> None:
     """Write eval.json and what the report is made of."""
-    sides = {"before": before.summary(), "after": after.summary(), "difference": difference(before, after).summary()}
+    by_sampler = summarised_pairs(pairs)
+    sides = by_sampler[pairs[0].name] | {"samplers": by_sampler}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
-    save_evaluation(directory, after)
+    save_evaluation(directory, pairs[0].after)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
     facts = RunFacts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
     (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from varl.evaluation.evaluate import evaluate
 from varl.evaluation.results import Evaluation
-from varl.policy.base import SamplingParams, layout_of
+from varl.evaluation.samplers import Sampler
+from varl.policy.base import layout_of
 from varl.studies.stages import progress_bar
 from varl.trainer.evaluator import eval_settings, held_out_prompts
 from varl.trainer.local_services import local_services
@@ -18,16 +18,6 @@ from varl.trainer.recipe.config import Recipe
 from varl.trainer.setup import load_policies, open_queue
 
 BASE = "base"  # stands for the recipe's own model
-GREEDY = "greedy"
-_FIELDS = {"T": "temperature", "k": "top_k", "p": "top_p", "g": "cfg"}
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How an evaluation samples, and the words by which its user named it."""
-
-    name: str
-    params: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -37,23 +27,6 @@ class SamplerReading:
     weights: str
     sampler: Sampler
     evaluation: Evaluation
-
-
-def parse_sampler(text: str, default: SamplingParams) -> Sampler:
-    """``default`` with what ``text`` changes: "greedy", or some of T (temperature), k (top-k), p (top-p), g (guidance): "T=1.0,k=50".
-
-    Raises:
-        ValueError: it is neither, or a value is out of range.
-    """
-    if text == GREEDY:
-        return Sampler(text, replace(default, top_k=1))
-    values = dict[str, Any]()
-    for part in text.split(","):
-        key, separator, value = part.partition("=")
-        if not separator or key not in _FIELDS:
-            raise ValueError(f"{text!r}: want {GREEDY}, or T=, k=, p=, g= with a number each, separated by commas")
-        values[_FIELDS[key]] = int(value) if key == "k" else float(value)
-    return Sampler(text, replace(default, **values))
 
 
 def evaluate_samplers(

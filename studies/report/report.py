@@ -21,8 +21,10 @@ from pydantic import BaseModel, ConfigDict
 
 from varl.evaluation.estimates import Estimate
 from varl.evaluation.results import Evaluation, Picture, PromptResult, ReadWord, difference
+from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
 from varl.studies.report.charts import CHARTS, draw, held_out_charts
+from varl.studies.report.samplers import SamplerPair, best_against_best
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
 from varl.trainer.recipe.config import Recipe
@@ -91,17 +93,32 @@ def write_report(directory: Path) -> Path:
         ValueError: a file of the run is not what it should be.
     """
     recipe_text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
+    recipe = Recipe(**tomllib.loads(recipe_text))  # nothing but the file: the environment of today did not make the run
     page = render(
-        Recipe(**tomllib.loads(recipe_text)),  # nothing but the file: the environment of today did not make the run
+        recipe,
         RunFacts.model_validate_json((directory / FACTS_FILE).read_bytes()),
-        load_evaluation(directory, "before"),
-        load_evaluation(directory, "after"),
+        load_pairs(directory, recipe),
         [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
         recipe_text,
     )
     path = directory / REPORT_FILE
     write_durably(path, page)
     return path
+
+
+def load_pairs(directory: Path, recipe: Recipe) -> list[SamplerPair]:
+    """Both evaluations by sampler, the recipe's own first; one that the run has not left is left out."""
+    own = SamplerPair(
+        name_of(recipe.evaluation.sampling.params()),
+        load_evaluation(directory, "before"),
+        load_evaluation(directory, "after"),
+    )
+    others = [
+        SamplerPair(name, load_evaluation(directory, f"before-{name}"), load_evaluation(directory, f"after-{name}"))
+        for name in recipe.evaluation.samplers
+        if evaluation_file(directory, f"after-{name}").exists()
+    ]
+    return [own, *others]
 
 
 def save_evaluation(directory: Path, evaluation: Evaluation) -> None:
@@ -124,12 +141,13 @@ def evaluation_file(directory: Path, tag: str) -> Path:
 def render(
     recipe: Recipe,
     facts: RunFacts,
-    before: Evaluation,
-    after: Evaluation,
+    by_sampler: Sequence[SamplerPair],
     rows: Sequence[dict[str, float]],
     recipe_text: str,
 ) -> str:
-    """The page, self-contained."""
+    """The page, self-contained; the first of ``by_sampler`` is the recipe's own and makes the headlines."""
+    before, after = by_sampler[0].before, by_sampler[0].after
+    headline = headlines(tuple(after.measures()))[0]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -146,6 +164,8 @@ def render(
         "before": before,
         "after": after,
         "figures": figures(before, after),
+        "by_sampler": [(pair.name, figures(pair.before, pair.after)) for pair in by_sampler],
+        "best": best_against_best(by_sampler, headline).words(title(headline)),
         "common": difference(before, after).prompts,
         "charts": drawn,
         "reads": "word_accuracy" in after.measures(),

@@ -55,6 +55,7 @@ group_size = 2
 [evaluation]
 every = 2
 prompts = 2
+samplers = ["greedy"]
 [metrics]
 samples_every = 0
 """
@@ -153,7 +154,11 @@ def test_the_whole_demo(workplace: Workplace) -> None:
 
     found = json.loads((workplace.run / "eval.json").read_text())
     before, after = load_evaluation(workplace.run, "before"), load_evaluation(workplace.run, "after")
-    assert set(found) == {"before", "after", "difference"}
+    assert set(found) == {"before", "after", "difference", "samplers"}
+    assert list(found["samplers"]) == ["T=1", "greedy"]
+    greedy = load_evaluation(workplace.run, "after-greedy")
+    assert found["samplers"]["greedy"]["after"] == greedy.summary()
+    assert "each with its best sampler: base" in out
     assert (found["before"], found["after"]) == (before.summary(), after.summary())
     assert found["difference"]["word_accuracy"] == found["after"]["word_accuracy"] - found["before"]["word_accuracy"]
     assert (len(before.prompts), len(after.prompts), after.weight_version) == (6, 6, 2)
@@ -171,8 +176,8 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     [aside] = workplace.run.parent.glob("small-*")
     assert (aside / "old.txt").read_text() == "an earlier run"
     assert f"moved to {aside}" in out
-    assert [f"[{stage}/5]" in out for stage in range(1, 6)] == [True] * 5
-    assert out.count("left in all") == 5
+    assert [f"[{stage}/6]" in out for stage in range(1, 7)] == [True] * 6
+    assert out.count("left in all") == 6
     assert f"report: {workplace.run / 'report.html'}" in out
 
 

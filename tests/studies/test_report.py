@@ -17,6 +17,7 @@ from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptRes
 from varl.launch.machine import describe_machine
 from varl.studies.report.charts import CHARTS, Chart, draw, smooth
 from varl.studies.report.report import RunFacts, figures, load_evaluation, pairs, save_evaluation, write_report
+from varl.studies.report.samplers import SamplerPair, best_against_best
 from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
@@ -248,6 +249,27 @@ def test_settings_machine_and_method_are_told(run: Path, page: Element) -> None:
     assert "temperature 0.8, top-k 12, top-p off, guidance off" in method
     assert "paddleocr-onnxruntime PP-OCR (abc123)" in method
     assert "reward_unavailable: ocr: no answer in 120 s" in page.by_id("failures").words()
+
+
+def test_other_samplers_stand_beside_the_recipes_own(run: Path, page: Element) -> None:
+    assert not [element for element in page.everything() if element.attributes.get("id") == "samplers"]
+    recipe = Recipe.model_validate({"evaluation": {"seed": 77, "samplers": ["greedy", "T=0.3"]}})
+    (run / "config.toml").write_text(to_toml(recipe))
+    cold = evaluation("before-greedy", [result(0, 4), result(1, 3, None, HOSTILE), result(2, 1), result(3, 3)])
+    trained = evaluation("after-greedy", [result(0, 4), result(1, 2, None, HOSTILE), result(3, 2)])
+    save_evaluation(run, cold)
+    save_evaluation(run, trained)
+    table = Page(write_report(run).read_text()).stack[0].by_id("samplers")
+    rows = [row.words() for row in table.all("tr")]
+    assert rows[0] == "Sampler Word Accuracy: base trained change NED: base trained change"
+    assert [row.split()[0] for row in rows[1:]] == ["T=1", "greedy"]  # T=0.3 was never run
+    [words, _] = figures(cold, trained)
+    assert (words.before.value, words.after.value) == (11 / 16, 8 / 12)
+    assert rows[2].startswith(f"greedy 0.688 0.667 {words.change.value:+.3f} ± {words.change.error:.3f} ")
+    best = best_against_best([SamplerPair("T=1", BEFORE, AFTER), SamplerPair("greedy", cold, cold)], "word_accuracy")
+    assert (best.base, best.trained) == ("greedy", "T=1")
+    assert best.change == difference(cold, AFTER).changes["word_accuracy"]
+    assert "base 0.688 (greedy), trained 0.750 (T=1)" in table.all("p")[0].words()
 
 
 def test_no_failures_no_section(run: Path) -> None:

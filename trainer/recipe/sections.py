@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.policy.base import LogProbs, SamplingParams, Trainable
 from varl.policy.load import DtypeName
 from varl.trainer.objectives.grpo import KlEstimator
@@ -337,4 +338,20 @@ class EvaluationSettings(Section):
     prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")
     images_per_prompt: PositiveInt = Field(default=1, description="images of each prompt")
     seed: Count = Field(default=1234, description="seed of all evaluation images")
+    samplers: tuple[str, ...] = Field(
+        default=(),
+        description="other samplers that varl demo reads base and trained weights with: greedy, or T=0.7,k=50,p=0.9,g=2 in parts; "
+        "a gain that a sampler gives the base as well is none",
+    )
     sampling: SamplingSettings = SamplingSettings()
+
+    def other_samplers(self) -> list[Sampler]:
+        """``samplers`` as the policy takes them; what one does not say is as in ``sampling``."""
+        return [parse_sampler(text, self.sampling.params()) for text in self.samplers]
+
+    @model_validator(mode="after")
+    def _known_samplers(self) -> EvaluationSettings:
+        self.other_samplers()
+        if len(set(self.samplers)) < len(self.samplers):
+            raise ValueError("samplers: one is named twice")
+        return self

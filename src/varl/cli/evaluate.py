@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from varl.cli.parser import Parser, add_sampling, count
+from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.launch.machine import describe_machine
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
-from varl.studies.samplers import BASE, Sampler, SamplerReading, evaluate_samplers, parse_sampler
+from varl.studies.samplers import BASE, SamplerReading, evaluate_samplers
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.setup import PROBLEMS
