@@ -21,7 +21,7 @@ Trainable = Literal["all", "gains"]  # which parameters are trained
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is drawn: logits / temperature, then top-k, then top-p (docs/method.md).
+    """How a token is sampled: logits / temperature, then top-k, then top-p (docs/method.md).
 
     Raises:
         ValueError: a value is out of range; the message names the field.
@@ -45,10 +45,10 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """Tokens of consecutive scales for a batch of B candidates.
 
-    tokens: int64 [B, n], codes (or packed bits) of the scales drawn, scale by scale, row by row.
+    tokens: int64 [B, n], codes (or packed bits) of the scales sampled, scale by scale, row by row.
     log_probs: float32 [B, n], log pi(token | prefix, prompt) before truncation, over all codes: "plain" of the conditional branch at
         temperature 1, "sampled" with temperature and guidance. It is what ``Policy.distribution`` gives of the same tokens.
     """
@@ -102,11 +102,11 @@ class TokenDistribution(Protocol):
 
 
 class SamplerState(Protocol):
-    """A KV cache over the text and the scales drawn so far, for B candidates of one prompt."""
+    """A KV cache over the text and the scales sampled so far, for B candidates of one prompt."""
 
     @property
     def next_scale(self) -> int:
-        """Index (from 0) of the scale that is drawn next."""
+        """Index (from 0) of the scale that is sampled next."""
 
     @property
     def batch(self) -> int:
@@ -138,20 +138,20 @@ class Policy(Protocol):
     def prefill(self, prompt: str, guided: bool) -> SamplerState:
         """Read the prompt once; ``guided`` also prepares the unconditional branch. The state has batch 1."""
 
-    def draw(
+    def sample(
         self,
         state: SamplerState,
         to_scale: int,
         seeds: Sequence[int],
         params: SamplingParams,
         log_probs: LogProbs = "plain",
-    ) -> tuple[SamplerState, Drawn]:
+    ) -> tuple[SamplerState, Sampled]:
         """Draw scales ``state.next_scale`` … ``to_scale - 1`` for len(seeds) candidates.
 
         The seeds divide evenly among the state's candidates, in order: with batch 2 and four seeds the first two continue the first
         candidate, as fork(2) would have it, and what continuations share is computed once. A candidate's tokens depend only on the
-        prompt, its prefix and its seed, never on its batch mates. Returns the state after the drawn scales (the one given
-        stays valid) and what was drawn, with the log-probabilities of the distribution that ``log_probs`` names.
+        prompt, its prefix and its seed, never on its batch mates. Returns the state after the sampled scales (the one given
+        stays valid) and what was sampled, with the log-probabilities of the distribution that ``log_probs`` names.
         """
 
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:

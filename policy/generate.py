@@ -1,4 +1,4 @@
-"""Pictures from a prompt: a model's own, drawn on this machine, without services."""
+"""Pictures from a prompt: a model's own, sampled on this machine, without services."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Step:
 def generate(policy: Policy, prompt: str, count: int, seed: int, params: SamplingParams) -> Pixels:
     """``count`` images of a prompt, uint8 [count, H, W, 3]; image i is a function of (seed, i) and the sampler, whatever ``count``."""
     state = policy.prefill(prompt, guided=params.cfg > 0)
-    return policy.decode(policy.draw(state, len(policy.grids), image_seeds(seed, count), params)[1].tokens)
+    return policy.decode(policy.sample(state, len(policy.grids), image_seeds(seed, count), params)[1].tokens)
 
 
 def generate_by_scale(policy: Policy, prompt: str, count: int, seed: int, params: SamplingParams) -> Iterator[Step]:
     """The same images after each scale, coarse to fine; the last step is what ``generate`` returns."""
     seeds, state, tokens = image_seeds(seed, count), policy.prefill(prompt, guided=params.cfg > 0), []
     for scale in range(len(policy.grids)):
-        state, drawn = policy.draw(state, scale + 1, seeds, params)
-        tokens.append(drawn.tokens)
+        state, sampled = policy.sample(state, scale + 1, seeds, params)
+        tokens.append(sampled.tokens)
         yield Step(scale, policy.decode_partial(torch.cat(tokens, 1)))
 
 

@@ -51,14 +51,14 @@ def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
     return probs
 
 
-def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+def sample(probs: Tensor, uniforms: Tensor) -> Tensor:
     """Codes int64 [B, n] by inverse cumulative distribution, of probs [B, n, codes] and uniforms [B, n] in [0, 1)."""
     total = probs.double().cumsum(-1)
     target = (uniforms.double() * total[..., -1])[..., None]
     return torch.searchsorted(total, target, right=True).squeeze(-1).clamp_max(probs.shape[-1] - 1)
 
 
-def draw_bits(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Tensor:
+def sample_bits(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Tensor:
     """Bool [B, n, bits] by the odds of "1", given as logits float [B, n, bits] after guidance, and uniforms [B, n * bits] in [0, 1).
 
     Each bit is a choice of two: top_k = 1 takes the likelier one and any other k keeps both, top_p takes it where it has that much

@@ -1,4 +1,4 @@
-"""Scale schedules: how many tokens each next-scale step draws, for any aspect ratio (arXiv 2601.02204, Table 14)."""
+"""Scale schedules: how many tokens each next-scale step samples, for any aspect ratio (arXiv 2601.02204, Table 14)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def sequence_bytes(guided: bool = True) -> int:
     return sum(text + sum(CELLS[1:]) for text in branches) * cache_bytes(CONFIG) + logits
 
 
-def draw_batch(card: given.Card, guided: bool = True) -> int:
+def sample_batch(card: given.Card, guided: bool = True) -> int:
     """Sequences that fit beside the weights, rounded down to a power of two."""
     room = card.memory * given.USABLE - weight_bytes()
     return 1 << (int(room // sequence_bytes(guided)).bit_length() - 1)
@@ -55,7 +55,7 @@ def draw_batch(card: given.Card, guided: bool = True) -> int:
 
 def group_passes(kind: str, card: given.Card, guided: bool = True) -> list[Pass]:
     """Transformer passes of a group in a rollout worker."""
-    return drawing(CELLS, TASKS[kind], draw_batch(card, guided), BRANCHES[guided])
+    return drawing(CELLS, TASKS[kind], sample_batch(card, guided), BRANCHES[guided])
 
 
 def image_passes(guided: bool = True) -> list[Pass]:

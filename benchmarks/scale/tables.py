@@ -12,10 +12,10 @@ from benchmarks.scale.demand import (
     bandwidth_bound,
     candidate_flops,
     demand,
-    draw_batch,
     hpsv3_images_per_second,
     image_flops,
     least_trainers,
+    sample_batch,
     sequence_bytes,
 )
 from benchmarks.scale.flops import decoder_flops, paper_formula_flops, sizes
@@ -44,7 +44,7 @@ def model() -> Table:
         "training on one candidate, suffix": f"{candidate_flops('suffix') / TERA:.0f} TFLOP",
         "keys, values and logits of one guided sequence": f"{sequence_bytes() / GIGA:.2f} GB",
     }
-    rows |= {f"sequences drawn together, {card.name}": str(draw_batch(card)) for card in CARDS}
+    rows |= {f"sequences drawn together, {card.name}": str(sample_batch(card)) for card in CARDS}
     rows |= {f"fewest trainer GPUs, {card.name}": str(least_trainers(card)) for card in CARDS}
     return [["quantity", "value"], *([name, value] for name, value in rows.items())]
 

@@ -1,4 +1,4 @@
-"""NextFlow as a Policy: prefill, drawing with a KV cache that forks, decoding, and the trainer's teacher-forced pass."""
+"""NextFlow as a Policy: prefill, sampling with a KV cache that forks, decoding, and the trainer's teacher-forced pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from varl.policy import parameters
 from varl.policy.base import (
-    Drawn,
     Grid,
     LogProbs,
     ParameterGroups,
+    Sampled,
     SamplerState,
     SamplingParams,
     Trainable,
@@ -32,7 +32,7 @@ from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_toke
 from varl.policy.nextflow.state import Branch, NextFlowState, repeat
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
 from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
-from varl.policy.sampling import draw, guidance, guided, probabilities, site_guidance, uniforms
+from varl.policy.sampling import guidance, guided, probabilities, sample, site_guidance, uniforms
 from varl.policy.tensor_files import save_tensors
 
 
@@ -76,15 +76,15 @@ class NextFlowPolicy:
         return NextFlowState(self._read_text(prompt), self._read_text("") if guided else None)
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self,
         state: SamplerState,
         to_scale: int,
         seeds: Sequence[int],
         params: SamplingParams,
         log_probs: LogProbs = "plain",
-    ) -> tuple[NextFlowState, Drawn]:
-        """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.draw).
+    ) -> tuple[NextFlowState, Sampled]:
+        """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.sample).
 
         Raises:
             ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance lacks its branch.
@@ -94,9 +94,9 @@ class NextFlowPolicy:
         self._check(state, to_scale, seeds, params)
         scales = []
         for scale in range(state.next_scale, to_scale):
-            state, drawn = self._draw_scale(state, scale, seeds, params, log_probs)
-            scales.append(drawn)
-        return state, Drawn(
+            state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
+            scales.append(sampled)
+        return state, Sampled(
             torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1)
         )
 
@@ -165,9 +165,9 @@ class NextFlowPolicy:
         (hidden,), (cache,) = self.module([text])
         return Branch(cache, hidden[:, -1], text.ids.shape[1] - 1)
 
-    def _draw_scale(
+    def _sample_scale(
         self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
-    ) -> tuple[NextFlowState, Drawn]:
+    ) -> tuple[NextFlowState, Sampled]:
         copies = len(seeds) // state.batch
         conditional, logits = self._advance(state.conditional, state.last, scale)
         unconditional, chosen_from = state.unconditional, logits
@@ -176,11 +176,11 @@ class NextFlowPolicy:
             chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
         probs = repeat(probabilities(chosen_from, params), copies)
-        tokens = draw(probs, uniforms(seeds, scale, h * w).to(self.device))
+        tokens = sample(probs, uniforms(seeds, scale, h * w).to(self.device))
         reported = logits if log_probs == "plain" else chosen_from / params.temperature
         found = repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
         branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
-        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Drawn(tokens, found)
+        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Sampled(tokens, found)
 
     def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
         """The branch with this scale's inputs in its cache, and its logits [B, h*w, codes]."""

@@ -15,9 +15,9 @@ from varl.policy.nextflow.config import TokenizerConfig
 
 @dataclass(frozen=True)
 class SelfCorrection:
-    """While encoding, a share of codes is drawn from the nearest few instead of taken as the nearest (arXiv 2601.02204, section 2).
+    """While encoding, a share of codes is sampled from the nearest few instead of taken as the nearest (arXiv 2601.02204, section 2).
 
-    fraction: share of the tokens of every scale that are drawn, in [0, 1]; top_k: among how many nearest, >= 1; temperature: of the
+    fraction: share of the tokens of every scale that are sampled, in [0, 1]; top_k: among how many nearest, >= 1; temperature: of the
     multinomial over negative squared distances, > 0 (the paper names neither; at 1.0 half of the tiny tokenizer's targets move).
     """
 
@@ -97,5 +97,5 @@ def _perturb(distances: Tensor, target: Tensor, noise: SelfCorrection) -> Tensor
     near, index = distances.topk(noise.top_k, dim=-1, largest=False)
     weights = torch.softmax(-(near - near[..., :1]) / noise.temperature, dim=-1)
     choice = torch.multinomial(weights.flatten(0, -2), 1).view(*target.shape, 1)
-    drawn = index.gather(-1, choice).squeeze(-1)
-    return torch.where(torch.rand(target.shape, device=target.device) < noise.fraction, drawn, target)
+    sampled = index.gather(-1, choice).squeeze(-1)
+    return torch.where(torch.rand(target.shape, device=target.device) < noise.fraction, sampled, target)

@@ -1,4 +1,4 @@
-"""What the sampler remembers: keys and values of the text and of the scales drawn so far, a pair for each layer, which fork."""
+"""What the sampler remembers: keys and values of the text and of the scales sampled so far, a pair for each layer, which fork."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class NextFlowState:
-    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale drawn."""
+    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale sampled."""
 
     conditional: Branch
     unconditional: Branch | None
@@ -40,7 +40,7 @@ class NextFlowState:
     def fork(self, copies: int) -> NextFlowState:
         """Every candidate ``copies`` times, next to each other; nothing is recomputed."""
         if self.last is None:
-            raise ValueError("nothing is drawn yet: seeds share a prefilled state without forking it")
+            raise ValueError("nothing is sampled yet: seeds share a prefilled state without forking it")
         uncond = self.unconditional and self.unconditional.fork(copies)
         return replace(
             self, conditional=self.conditional.fork(copies), unconditional=uncond, last=repeat(self.last, copies)

@@ -144,7 +144,7 @@ class NextFlowTransformer(nn.Module):
     ) -> tuple[list[Tensor], list[Segment]]:
         """One job, whole: stretches one after another, each seeing the cached ``past`` and the stretches before it.
 
-        A prompt, a scale that is drawn and a teacher-forced pass are each one call, the place where FSDP2 and torch.compile attach.
+        A prompt, a scale that is sampled and a teacher-forced pass are each one call, the place where FSDP2 and torch.compile attach.
         A stretch of one row is shared by all rows of those after it. Returns the normalised outputs [B, N, dim] and the cache of each.
         """
         outputs, caches = list[Tensor](), list[Segment]()

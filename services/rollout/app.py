@@ -64,7 +64,7 @@ class Service:
 
     def __init__(self, settings: RolloutSettings) -> None:
         self._settings = settings
-        self._limits = Limits(settings.draw_batch, settings.decode_batch, settings.max_prompt_chars)
+        self._limits = Limits(settings.sample_batch, settings.decode_batch, settings.max_prompt_chars)
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._servicer = RolloutServicer(
             settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting

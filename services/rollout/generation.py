@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy.base import Drawn, Policy, SamplingParams
+from varl.policy.base import Policy, Sampled, SamplingParams
 from varl.services.rollout.seeds import candidate_seed
 from varl.trajectories.job_checks import continuations_of
 from varl.trajectories.sampling import log_probs_of, sampling_params
@@ -21,9 +21,9 @@ Place = tuple[int, int]  # (candidate, continuation)
 
 @dataclass(frozen=True)
 class Limits:
-    """Sequences drawn together (memory of the KV cache), images decoded and sent together, characters of a prompt."""
+    """Sequences sampled together (memory of the KV cache), images decoded and sent together, characters of a prompt."""
 
-    draw: int
+    sequences: int
     decode: int
     prompt_chars: int = 4096
 
@@ -49,7 +49,7 @@ class ImagesStep:
 class _Chunk:
     first: int  # index of the first candidate
     prefix: list[int]
-    trained: Drawn  # a row per candidate: the scales that the stage optimises
+    trained: Sampled  # a row per candidate: the scales that the stage optimises
     whole: Tensor  # int64 [candidates * K, all tokens], a candidate's continuations next to each other
 
 
@@ -67,7 +67,7 @@ def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Ite
     if job.stage != rollout_pb2.STAGE_FULL and not 1 <= job.split_scale < len(policy.grids):
         raise ValueError(f"split_scale must be in 1..{len(policy.grids) - 1} for this model, got {job.split_scale}")
     copies = continuations_of(job)
-    for chunk in _STAGES[job.stage](policy, job, params, max(1, limits.draw // copies)):
+    for chunk in _STAGES[job.stage](policy, job, params, max(1, limits.sequences // copies)):
         yield TokensStep(chunk.prefix, chunk.trained.tokens.tolist(), chunk.trained.log_probs.tolist())
         places = [(chunk.first + row // copies, row % copies) for row in range(len(chunk.whole))]
         yield from decode(policy, chunk.whole, places, limits.decode)
@@ -79,9 +79,9 @@ def generate_images(
     """Draw and decode ``count`` images of one prompt. Raises ValueError on a prompt that this policy cannot read."""
     _check_prompt(prompt, limits)
     state = policy.prefill(prompt, guided=params.cfg > 0)
-    for candidates in _slices(count, limits.draw):
-        _, drawn = policy.draw(state, len(policy.grids), [candidate_seed(seed, i) for i in candidates], params)
-        yield from decode(policy, drawn.tokens, [(i, 0) for i in candidates], limits.decode)
+    for candidates in _slices(count, limits.sequences):
+        _, sampled = policy.sample(state, len(policy.grids), [candidate_seed(seed, i) for i in candidates], params)
+        yield from decode(policy, sampled.tokens, [(i, 0) for i in candidates], limits.decode)
 
 
 def _check_prompt(prompt: str, limits: Limits) -> None:
@@ -99,8 +99,8 @@ def _full(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, b
     state = policy.prefill(job.prompt, guided=params.cfg > 0)
     for candidates in _slices(job.group_size, batch):
         seeds = [candidate_seed(job.seed, i) for i in candidates]
-        _, drawn = policy.draw(state, len(policy.grids), seeds, params, log_probs_of(job))
-        yield _Chunk(candidates.start, [], drawn, drawn.tokens)
+        _, sampled = policy.sample(state, len(policy.grids), seeds, params, log_probs_of(job))
+        yield _Chunk(candidates.start, [], sampled, sampled.tokens)
 
 
 def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
@@ -108,22 +108,22 @@ def _prefix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams,
     copies = job.continuations
     for candidates in _slices(job.group_size, batch):
         seeds = [candidate_seed(job.seed, i) for i in candidates]
-        state, drawn = policy.draw(start, job.split_scale, seeds, params, log_probs_of(job))
+        state, sampled = policy.sample(start, job.split_scale, seeds, params, log_probs_of(job))
         seeds = [candidate_seed(job.seed, i, k + 1) for i in candidates for k in range(copies)]
-        _, rest = policy.draw(state, len(policy.grids), seeds, params)
+        _, rest = policy.sample(state, len(policy.grids), seeds, params)
         yield _Chunk(
-            candidates.start, [], drawn, torch.cat([drawn.tokens.repeat_interleave(copies, 0), rest.tokens], 1)
+            candidates.start, [], sampled, torch.cat([sampled.tokens.repeat_interleave(copies, 0), rest.tokens], 1)
         )
 
 
 def _suffix(policy: Policy, job: rollout_pb2.RolloutJob, params: SamplingParams, batch: int) -> Iterator[_Chunk]:
     start = policy.prefill(job.prompt, guided=params.cfg > 0)
-    state, shared = policy.draw(start, job.split_scale, [candidate_seed(job.seed, 0)], params)
+    state, shared = policy.sample(start, job.split_scale, [candidate_seed(job.seed, 0)], params)
     for candidates in _slices(job.group_size, batch):
         seeds = [candidate_seed(job.seed, i, 1) for i in candidates]
-        _, drawn = policy.draw(state, len(policy.grids), seeds, params, log_probs_of(job))
-        whole = torch.cat([shared.tokens.expand(len(seeds), -1), drawn.tokens], 1)
-        yield _Chunk(candidates.start, shared.tokens[0].tolist(), drawn, whole)
+        _, sampled = policy.sample(state, len(policy.grids), seeds, params, log_probs_of(job))
+        whole = torch.cat([shared.tokens.expand(len(seeds), -1), sampled.tokens], 1)
+        yield _Chunk(candidates.start, shared.tokens[0].tolist(), sampled, whole)
 
 
 _STAGES = {rollout_pb2.STAGE_FULL: _full, rollout_pb2.STAGE_PREFIX: _prefix, rollout_pb2.STAGE_SUFFIX: _suffix}

@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def loaded(self) -> bool:
-        """False after a load that failed: nothing may be drawn until another one succeeds."""
+        """False after a load that failed: nothing may be sampled until another one succeeds."""
         return self._held is not None
 
     def use(self, version: int, path: str) -> str | None:

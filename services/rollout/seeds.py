@@ -1,14 +1,14 @@
-"""Which random stream a piece of a job is drawn from."""
+"""Which random stream a piece of a job is sampled from."""
 
 from __future__ import annotations
 
 from varl.policy.sampling import mix
 
-WHOLE = 0  # continuation index of tokens drawn from the prompt on: a whole image, or a prefix
+WHOLE = 0  # continuation index of tokens sampled from the prompt on: a whole image, or a prefix
 
 
 def candidate_seed(job_seed: int, candidate: int, continuation: int = WHOLE) -> int:
-    """Return the 64-bit seed of one draw, a function of its arguments alone, so that a redelivered job gives the same group.
+    """Return the 64-bit seed of one sample, a function of its arguments alone, so that a redelivered job gives the same group.
 
     ``continuation`` is WHOLE for tokens that start at the first scale and k + 1 for the k-th continuation after scale m. The shared
     prefix of STAGE_SUFFIX is (candidate 0, WHOLE); its candidates are (i, 1). Two splitmix64 steps (varl.policy.sampling.mix) keep

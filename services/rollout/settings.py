@@ -17,7 +17,7 @@ from varl.trajectories.access import RedisAccess
 
 
 class SamplingSettings(BaseModel):
-    """How tokens are drawn for Generate requests that do not say; jobs always say."""
+    """How tokens are sampled for Generate requests that do not say; jobs always say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -106,7 +106,7 @@ class RolloutSettings(BaseSettings):
     concurrency: int = Field(
         2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored."
     )
-    draw_batch: int = Field(64, ge=1, description="Sequences drawn together; bounds the memory of the KV cache.")
+    sample_batch: int = Field(64, ge=1, description="Sequences sampled together; bounds the memory of the KV cache.")
     decode_batch: int = Field(8, ge=1, description="Images decoded together and sent to the rewards in one request.")
     score_batches: int = Field(
         8, ge=1, description="Requests to each reward in flight; when there are more, generation waits."

@@ -78,7 +78,7 @@ def test_a_group_is_drawn_in_the_passes_that_are_counted(
     policy: NextFlowPolicy, task: Task, batch: int, guided: bool
 ) -> None:
     with recorded(policy) as seen:
-        steps = list(generate(policy, job_of(task, cfg=2.0 * guided), Limits(draw=batch, decode=64)))
+        steps = list(generate(policy, job_of(task, cfg=2.0 * guided), Limits(sequences=batch, decode=64)))
     texts = (TEXT, given.EMPTY_TEXT_TOKENS) if guided else (TEXT,)
     assert seen == counted(drawing(cells(policy.grids), task, batch, texts))
     assert sum(len(step.places) for step in steps if not isinstance(step, TokensStep)) == task.images

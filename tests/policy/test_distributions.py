@@ -137,8 +137,8 @@ def test_bits_are_a_categorical_over_all_their_values(pairs: bool, sharp: bool) 
     tokens, strength = torch.randint(2**BITS, (B, N)), torch.linspace(0, 2, N)
     given = torch.stack([torch.zeros_like(odds), odds], -1) if pairs else odds
     found = Bitwise(given, 0.6, Guidance(unconditional, strength)) if sharp else Bitwise(given)
-    drawn_from = ((1 + strength[:, None]) * odds - strength[:, None] * unconditional) / 0.6 if sharp else odds
-    expected = naive(whole(drawn_from), tokens, whole(other))
+    sampled_from = ((1 + strength[:, None]) * odds - strength[:, None] * unconditional) / 0.6 if sharp else odds
+    expected = naive(whole(sampled_from), tokens, whole(other))
     parts = tuple(vars(found.evaluate(tokens, Bitwise(other))).values())
     assert all(torch.allclose(one, two, atol=2e-5) for one, two in zip(parts, expected, strict=True))
     for one, two in zip(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from varl.policy.base import Drawn, SamplingParams, cells, scale_of_token
+from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.sequence import block_causal, padded_prompts
 from varl.policy.nextflow.tokenizer import split_scales
-from varl.policy.sampling import draw, guidance, guided, probabilities, uniforms
+from varl.policy.sampling import guidance, guided, probabilities, sample, uniforms
 from varl.tiny.pretrain.train_policy import forward_batch
 
 PROMPT = "a red sign that says 'BREAD'"
@@ -28,11 +28,11 @@ def policy() -> NextFlowPolicy:
     return build_random(3)
 
 
-def draw_all(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Drawn:
-    return policy.draw(policy.prefill(PROMPT, params.cfg > 0), len(policy.grids), seeds, params)[1]
+def sample_all(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Sampled:
+    return policy.sample(policy.prefill(PROMPT, params.cfg > 0), len(policy.grids), seeds, params)[1]
 
 
-def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Tensor:
+def sample_without_cache(policy: NextFlowPolicy, seeds: list[int], params: SamplingParams) -> Tensor:
     """Every scale from a whole teacher-forced pass over all that came before."""
     tokens = torch.zeros(len(seeds), 0, dtype=torch.long)
     for scale, size in enumerate(cells(policy.grids)):
@@ -42,7 +42,7 @@ def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: Samplin
             logits = guided(
                 logits, policy.distribution("", probe, scale).logits(), guidance(params, scale, len(policy.grids))
             )
-        chosen = draw(probabilities(logits.detach(), params), uniforms(seeds, scale, size))
+        chosen = sample(probabilities(logits.detach(), params), uniforms(seeds, scale, size))
         tokens = torch.cat([tokens, chosen], 1)
     return tokens
 
@@ -50,28 +50,28 @@ def draw_without_cache(policy: NextFlowPolicy, seeds: list[int], params: Samplin
 @pytest.mark.parametrize("params", SAMPLERS)
 def test_cache_and_no_cache_agree_token_for_token(policy: NextFlowPolicy, params: SamplingParams) -> None:
     seeds = [11, 12, 13, 14]
-    assert torch.equal(draw_all(policy, seeds, params).tokens, draw_without_cache(policy, seeds, params))
+    assert torch.equal(sample_all(policy, seeds, params).tokens, sample_without_cache(policy, seeds, params))
 
 
 @pytest.mark.parametrize("params", SAMPLERS)
 def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, params: SamplingParams) -> None:
-    drawn = draw_all(policy, [1, 2, 3, 4, 5], params)
-    log_probs = policy.distribution(PROMPT, drawn.tokens, 0).log_prob(drawn.tokens)
-    assert (log_probs - drawn.log_probs).abs().max() <= 1e-4
-    assert drawn.log_probs.exp().std() > 0  # not a constant that would agree with anything
+    sampled = sample_all(policy, [1, 2, 3, 4, 5], params)
+    log_probs = policy.distribution(PROMPT, sampled.tokens, 0).log_prob(sampled.tokens)
+    assert (log_probs - sampled.log_probs).abs().max() <= 1e-4
+    assert sampled.log_probs.exp().std() > 0  # not a constant that would agree with anything
 
 
 @pytest.mark.parametrize("split", [1, 3, 4])
 def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> None:
     params = SamplingParams()
-    state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5, 6], params)
-    _, rest = policy.draw(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
+    state, prefix = policy.sample(policy.prefill(PROMPT, False), split, [5, 6], params)
+    _, rest = policy.sample(state.fork(2), len(policy.grids), [21, 22, 23, 24], params)
     whole = torch.cat([prefix.tokens.repeat_interleave(2, 0), rest.tokens], 1)
-    assert torch.equal(policy.draw(state, len(policy.grids), [21, 22, 23, 24], params)[1].tokens, rest.tokens)
+    assert torch.equal(policy.sample(state, len(policy.grids), [21, 22, 23, 24], params)[1].tokens, rest.tokens)
     teacher = policy.distribution(PROMPT, whole, split).log_prob(rest.tokens)
     assert (teacher - rest.log_probs).abs().max() <= 1e-4
-    alone = policy.draw(
-        policy.draw(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params
+    alone = policy.sample(
+        policy.sample(policy.prefill(PROMPT, False), split, [6], params)[0], len(policy.grids), [23], params
     )[1]
     assert torch.equal(alone.tokens[0], rest.tokens[2])
     assert not torch.equal(rest.tokens[0], rest.tokens[1])
@@ -79,8 +79,8 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> No
 
 @pytest.mark.parametrize("split", [1, 3, 4])
 def test_a_shared_prefix_is_computed_once_and_changes_nothing(policy: NextFlowPolicy, split: int) -> None:
-    state, prefix = policy.draw(policy.prefill(PROMPT, False), split, [5], SamplingParams())
-    _, rest = policy.draw(state, len(policy.grids), [21, 22, 23], SamplingParams())
+    state, prefix = policy.sample(policy.prefill(PROMPT, False), split, [5], SamplingParams())
+    _, rest = policy.sample(state, len(policy.grids), [21, 22, 23], SamplingParams())
     whole = torch.cat([prefix.tokens.expand(3, -1), rest.tokens], 1)
     together = policy.distribution(PROMPT, whole, 0).logits()
     alone = torch.cat([policy.distribution(PROMPT, whole[i : i + 1], 0).logits() for i in range(3)])
@@ -92,8 +92,8 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(policy: NextFlowPo
 
 
 def test_a_candidate_does_not_depend_on_its_batch_mates(policy: NextFlowPolicy) -> None:
-    together = draw_all(policy, [7, 8, 9], SAMPLERS[1]).tokens
-    alone = torch.cat([draw_all(policy, [seed], SAMPLERS[1]).tokens for seed in (7, 8, 9)])
+    together = sample_all(policy, [7, 8, 9], SAMPLERS[1]).tokens
+    alone = torch.cat([sample_all(policy, [seed], SAMPLERS[1]).tokens for seed in (7, 8, 9)])
     assert torch.equal(together, alone)
 
 
@@ -109,7 +109,7 @@ def test_the_pretraining_pass_over_mixed_prompts_agrees(policy: NextFlowPolicy) 
 
 
 def test_later_scales_and_the_same_scale_are_not_seen(policy: NextFlowPolicy) -> None:
-    tokens = draw_all(policy, [1], SamplingParams()).tokens
+    tokens = sample_all(policy, [1], SamplingParams()).tokens
     scale = scale_of_token(policy.grids)
     changed = tokens.clone()
     changed[:, scale >= 3] = (changed[:, scale >= 3] + 1) % 32
@@ -133,9 +133,9 @@ def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy:
 def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tmp_path: Path) -> None:
     policy.save(tmp_path / "m")
     again = load(tmp_path / "m")
-    drawn = draw_all(policy, [4], SamplingParams()).tokens
-    assert torch.equal(draw_all(again, [4], SamplingParams()).tokens, drawn)
-    assert np.array_equal(again.decode(drawn), policy.decode(drawn))
+    sampled = sample_all(policy, [4], SamplingParams()).tokens
+    assert torch.equal(sample_all(again, [4], SamplingParams()).tokens, sampled)
+    assert np.array_equal(again.decode(sampled), policy.decode(sampled))
     with pytest.raises(ValueError, match="does not fit"):
         again.load_weights(str(tmp_path / "m" / "tokenizer.safetensors"))
 
@@ -143,11 +143,11 @@ def test_weights_round_trip_and_strangers_are_refused(policy: NextFlowPolicy, tm
 def test_bad_requests_are_named(policy: NextFlowPolicy) -> None:
     state = policy.prefill(PROMPT, False)
     with pytest.raises(ValueError, match="to_scale"):
-        policy.draw(state, 0, [1], SamplingParams())
+        policy.sample(state, 0, [1], SamplingParams())
     with pytest.raises(ValueError, match="guided"):
-        policy.draw(state, 1, [1], SamplingParams(cfg=1.0))
+        policy.sample(state, 1, [1], SamplingParams(cfg=1.0))
     with pytest.raises(ValueError, match="seeds"):
-        policy.draw(policy.draw(state, 1, [1, 2], SamplingParams())[0], 2, [1], SamplingParams())
+        policy.sample(policy.sample(state, 1, [1, 2], SamplingParams())[0], 2, [1], SamplingParams())
     with pytest.raises(ValueError, match="end at a scale"):
         split_scales(torch.zeros(1, 4, dtype=torch.long), policy.grids)
 
@@ -179,5 +179,5 @@ def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextF
     images = torch.rand(8, 3, 64, 64) * 2 - 1
     encoded = policy.tokenizer.encode(images, SelfCorrection(fraction=0.6, top_k=8, temperature=50.0))
     share = torch.cat([(a != b).flatten() for a, b in zip(encoded.inputs, encoded.targets, strict=True)]).float().mean()
-    assert 0.4 < share < 0.6  # 60 % drawn among 8, one of which is the nearest
+    assert 0.4 < share < 0.6  # 60 % sampled among 8, one of which is the nearest
     assert torch.equal(policy.tokenizer.encode(images).targets[0], encoded.targets[0])

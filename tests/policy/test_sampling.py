@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from varl.policy.base import SamplingParams
-from varl.policy.sampling import draw, guidance, guided, mix, probabilities, uniforms
+from varl.policy.sampling import guidance, guided, mix, probabilities, sample, uniforms
 
 LOGITS = torch.tensor([0.1, 2.0, 1.0, -1.0, 0.5]).log_softmax(-1)
 
@@ -40,15 +40,15 @@ def test_probabilities_are_a_distribution_that_keeps_the_best(
 
 def test_draws_follow_the_distribution() -> None:
     probs = torch.tensor([0.2, 0.0, 0.5, 0.3])
-    drawn = draw(probs.expand(1, 20_000, 4), uniforms([5], 0, 20_000))
-    share = torch.bincount(drawn.flatten(), minlength=4) / 20_000
+    sampled = sample(probs.expand(1, 20_000, 4), uniforms([5], 0, 20_000))
+    share = torch.bincount(sampled.flatten(), minlength=4) / 20_000
     assert share[1] == 0
     assert torch.allclose(share, probs, atol=0.02)
 
 
 def test_a_code_without_probability_is_never_drawn_at_the_ends() -> None:
     probs = torch.tensor([0.0, 1.0, 0.0]).expand(1, 2, 3)
-    assert draw(probs, torch.tensor([[0.0, 1 - 1e-12]], dtype=torch.float64)).tolist() == [[1, 1]]
+    assert sample(probs, torch.tensor([[0.0, 1 - 1e-12]], dtype=torch.float64)).tolist() == [[1, 1]]
 
 
 def test_guidance_ramps_from_zero_to_cfg() -> None:

@@ -20,7 +20,7 @@ from varl.services.rollout.seeds import WHOLE, candidate_seed
 from varl.trajectories.sampling import trained_sampling
 from varl.v1 import rollout_pb2
 
-WIDE = Limits(draw=64, decode=64)
+WIDE = Limits(sequences=64, decode=64)
 PREFIX, SUFFIX, FULL = rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX, rollout_pb2.STAGE_FULL
 
 

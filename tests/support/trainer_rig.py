@@ -109,7 +109,9 @@ def _worker(
     )
     return Worker(
         parts,
-        WorkerSettings(name, concurrency=2, min_idle_ms=30_000, limits=Limits(draw=64, decode=64, prompt_chars=1000)),
+        WorkerSettings(
+            name, concurrency=2, min_idle_ms=30_000, limits=Limits(sequences=64, decode=64, prompt_chars=1000)
+        ),
         stop,
     )
 

@@ -35,9 +35,9 @@ SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]
 @settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_prompts_are_drawn_without_replacement_in_epochs(seed: int, count: int) -> None:
-    drawn = [spec for update in range(14) for spec in draw_prompts(SPECS, seed, update, count)]
-    for start in range(0, len(drawn) - len(SPECS) + 1, len(SPECS)):
-        assert set(drawn[start : start + len(SPECS)]) == set(SPECS)
+    sampled = [spec for update in range(14) for spec in draw_prompts(SPECS, seed, update, count)]
+    for start in range(0, len(sampled) - len(SPECS) + 1, len(SPECS)):
+        assert set(sampled[start : start + len(SPECS)]) == set(SPECS)
 
 
 def test_prompt_order_depends_on_the_seed_and_changes_between_epochs() -> None:
@@ -268,7 +268,7 @@ def test_reported_log_probs_make_the_ratio_and_the_clip() -> None:
 @pytest.mark.parametrize("stage", [range(3), range(3, 5)], ids=["prefix", "suffix"])
 def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingParams | None, stage: range) -> None:
     model, params = _policy(), sampling or SamplingParams(temperature=1.8)
-    _, drawn = model.draw(
+    _, sampled = model.sample(
         model.prefill("a prompt", params.cfg > 0),
         stage.stop,
         [1, 2],
@@ -278,7 +278,7 @@ def test_what_the_sampler_reports_makes_the_first_ratio_one(sampling: SamplingPa
     batch = _batch(model, [0.0, 1.0], stage)
     batch = GroupBatch(
         **vars(batch)
-        | {"tokens": drawn.tokens, "reported": drawn.log_probs[:, -sum(batch.steps) :], "sampling": sampling}
+        | {"tokens": sampled.tokens, "reported": sampled.log_probs[:, -sum(batch.steps) :], "sampling": sampling}
     )
     outcome, metrics = _updater(model).update([batch], 0, by_scale=False)
     assert outcome is UpdateOutcome.STEPPED and metrics["ratio_max_deviation"] < 1e-4
@@ -374,9 +374,9 @@ def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, Progress(1, 2), updater, average, keep=2)
     again = _policy()
     restored, other = _updater(again), WeightAverage(again.module, 0.9)
-    drawn = torch.rand(3)
+    sampled = torch.rand(3)
     assert load_checkpoint(path, restored, other).progress == Progress(1, 2)
-    assert torch.equal(drawn, torch.rand(3))
+    assert torch.equal(sampled, torch.rand(3))
     assert _same(_weights(model), _weights(again)) and _same(
         list(average.weights.values()), list(other.weights.values())
     )

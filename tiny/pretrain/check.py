@@ -68,4 +68,4 @@ def check_policy(
 
 def sample(policy: NextFlowPolicy, prompt: str, seeds: Sequence[int], params: SamplingParams) -> Tensor:
     """Whole token sequences int64 [len(seeds), sum of h*w] for one prompt."""
-    return policy.draw(policy.prefill(prompt, params.cfg > 0), len(policy.grids), seeds, params)[1].tokens
+    return policy.sample(policy.prefill(prompt, params.cfg > 0), len(policy.grids), seeds, params)[1].tokens

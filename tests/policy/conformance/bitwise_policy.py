@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from varl.policy import parameters
-from varl.policy.base import Drawn, Grid, LogProbs, ParameterGroups, SamplerState, SamplingParams, Trainable, cells
+from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits, unpack_bits
-from varl.policy.sampling import draw_bits, guidance, guided, site_guidance, uniforms
+from varl.policy.sampling import guidance, guided, sample_bits, site_guidance, uniforms
 from varl.policy.tensor_files import save_tensors
 
 BITS, WIDTH, STRIDE = 16, 32, 4
@@ -42,7 +42,7 @@ class BitwiseModule(nn.Module):
 
 @dataclass(frozen=True)
 class BitwiseState:
-    """The sum of the codes drawn so far, float32 [B, bits, H, W], is all that the model remembers."""
+    """The sum of the codes sampled so far, float32 [B, bits, H, W], is all that the model remembers."""
 
     text: Tensor
     empty: Tensor | None
@@ -92,26 +92,26 @@ class BitwisePolicy:
         return BitwiseState(_text(prompt), _text("") if guided else None, torch.zeros(1, BITS, *self._grids[-1]))
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self,
         state: SamplerState,
         to_scale: int,
         seeds: Sequence[int],
         params: SamplingParams,
         log_probs: LogProbs = "plain",
-    ) -> tuple[BitwiseState, Drawn]:
+    ) -> tuple[BitwiseState, Sampled]:
         assert isinstance(state, BitwiseState)
         if params.cfg > 0 and state.empty is None:
             raise ValueError("cfg > 0 needs a state that was prefilled with guided=True")
-        state, parts = state.fork(len(seeds) // state.batch), list[Drawn]()
+        state, parts = state.fork(len(seeds) // state.batch), list[Sampled]()
         for scale in range(state.next_scale, to_scale):
             found, wanted = self._scale(state, scale, params)
             size = self._grids[scale][0] * self._grids[scale][1]
-            tokens = pack_bits(draw_bits(wanted, params, uniforms(seeds, scale, size * BITS)))
+            tokens = pack_bits(sample_bits(wanted, params, uniforms(seeds, scale, size * BITS)))
             reported = Bitwise(found) if log_probs == "plain" else Bitwise(wanted, params.temperature)
-            parts.append(Drawn(tokens, reported.log_prob(tokens)))
+            parts.append(Sampled(tokens, reported.log_prob(tokens)))
             state = replace(state, canvas=state.canvas + self._codes(tokens, scale), next_scale=scale + 1)
-        return state, Drawn(
+        return state, Sampled(
             torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1)
         )
 
@@ -159,7 +159,7 @@ class BitwisePolicy:
         )
 
     def _scale(self, state: BitwiseState, scale: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
-        """Log-odds [B, n, bits] of the conditional branch, and those that are drawn from, before the temperature."""
+        """Log-odds [B, n, bits] of the conditional branch, and those that are sampled from, before the temperature."""
         grid = self._grids[scale]
         found = _odds(self._module(state.text, state.canvas, scale, grid))
         if state.empty is None or params.cfg == 0:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from varl.policy.base import Drawn, LogProbs, SamplerState, SamplingParams, TrainablePolicy, cells
+from varl.policy.base import LogProbs, Sampled, SamplerState, SamplingParams, TrainablePolicy, cells
 
 PROMPT = "a red sign that says 'BREAD'"
 PLAIN = SamplingParams()
@@ -43,21 +43,21 @@ class PolicyConformance:
     @SAMPLERS
     @KINDS
     def test_sampler_and_scorer_agree(self, policy: TrainablePolicy, params: SamplingParams, kind: LogProbs) -> None:
-        drawn = draw(policy, [1, 2, 3], params, kind)
-        scored = score(policy, drawn.tokens, None if kind == "plain" else params)
-        assert drawn.log_probs.dtype == scored.dtype == torch.float32
-        assert (scored - drawn.log_probs).abs().max() <= self.float32_tolerance
+        sampled = sample(policy, [1, 2, 3], params, kind)
+        scored = score(policy, sampled.tokens, None if kind == "plain" else params)
+        assert sampled.log_probs.dtype == scored.dtype == torch.float32
+        assert (scored - sampled.log_probs).abs().max() <= self.float32_tolerance
         if params.top_k != 1:
-            assert drawn.log_probs.std() > 0  # no constant that would agree with anything
+            assert sampled.log_probs.std() > 0  # no constant that would agree with anything
 
     def test_the_two_kinds_of_log_probs_differ(self, policy: TrainablePolicy) -> None:
-        tokens = draw(policy, [1, 2], HOT).tokens
+        tokens = sample(policy, [1, 2], HOT).tokens
         plain, sampled = score(policy, tokens, None), score(policy, tokens, HOT)
         assert (plain - sampled).abs().max() > 10 * self.float32_tolerance
         assert torch.equal(score(policy, tokens, PLAIN), plain)
 
     def test_tokens_fit_their_grids_and_their_bits(self, policy: TrainablePolicy) -> None:
-        tokens = draw(policy, [1, 2], PLAIN).tokens
+        tokens = sample(policy, [1, 2], PLAIN).tokens
         assert tuple(tokens.shape) == (2, sum(cells(policy.grids))) and tokens.dtype == torch.int64
         assert 1 <= policy.bits_per_site <= 64
         if policy.codes is not None:
@@ -67,8 +67,8 @@ class PolicyConformance:
 
     @SAMPLERS
     def test_a_seed_decides_and_batch_mates_do_not(self, policy: TrainablePolicy, params: SamplingParams) -> None:
-        together, again = (draw(policy, [7, 8, 9], params) for _ in range(2))
-        alone = draw(policy, [8], params)
+        together, again = (sample(policy, [7, 8, 9], params) for _ in range(2))
+        alone = sample(policy, [8], params)
         assert torch.equal(together.tokens, again.tokens)
         assert torch.equal(together.tokens[1:2], alone.tokens)
         assert (together.log_probs[1:2] - alone.log_probs).abs().max() <= self.float32_tolerance
@@ -76,7 +76,7 @@ class PolicyConformance:
             assert not torch.equal(together.tokens[0], together.tokens[1])
 
     def test_scores_do_not_depend_on_batch_mates(self, policy: TrainablePolicy) -> None:
-        tokens = draw(policy, [1, 2, 3], PLAIN).tokens
+        tokens = sample(policy, [1, 2, 3], PLAIN).tokens
         alone = torch.cat([score(policy, tokens[row : row + 1], HOT) for row in range(3)])
         assert (score(policy, tokens, HOT) - alone).abs().max() <= self.float32_tolerance
 
@@ -84,38 +84,38 @@ class PolicyConformance:
     def test_a_fork_continues_every_prefix(self, policy: TrainablePolicy, params: SamplingParams) -> None:
         last = len(policy.grids)
         for split in sorted({1, last // 2, last - 1}):
-            state, prefix = policy.draw(start(policy, params), split, [5, 6], params)
+            state, prefix = policy.sample(start(policy, params), split, [5, 6], params)
             assert (state.next_scale, state.batch) == (split, 2)
-            forked = policy.draw(state.fork(2), last, [21, 22, 23, 24], params)[1]
-            rest = policy.draw(state, last, [21, 22, 23, 24], params)[1]
+            forked = policy.sample(state.fork(2), last, [21, 22, 23, 24], params)[1]
+            rest = policy.sample(state, last, [21, 22, 23, 24], params)[1]
             assert torch.equal(forked.tokens, rest.tokens)
             whole = torch.cat([prefix.tokens.repeat_interleave(2, 0), rest.tokens], 1)
             with torch.no_grad():
                 scored = policy.distribution(PROMPT, whole, split).log_prob(rest.tokens)
             assert (scored - rest.log_probs).abs().max() <= self.float32_tolerance
-            alone = policy.draw(policy.draw(start(policy, params), split, [6], params)[0], last, [23], params)[1]
+            alone = policy.sample(policy.sample(start(policy, params), split, [6], params)[0], last, [23], params)[1]
             assert torch.equal(alone.tokens[0], rest.tokens[2])
 
     def test_a_later_token_changes_no_earlier_probability(self, policy: TrainablePolicy) -> None:
-        tokens, other = (draw(policy, [seed], PLAIN).tokens for seed in (1, 2))
+        tokens, other = (sample(policy, [seed], PLAIN).tokens for seed in (1, 2))
         seen = sum(cells(policy.grids[:-1]))
         mixed = torch.cat([tokens[:, :seen], other[:, seen:]], 1)
         before, after = (policy.distribution(PROMPT, given, 0).entropy() for given in (tokens, mixed))
         assert torch.equal(before, after)  # nobody sees the last scale
 
     def test_guidance_moves_away_from_the_empty_prompt(self, policy: TrainablePolicy) -> None:
-        tokens = draw(policy, [1], PLAIN).tokens
+        tokens = sample(policy, [1], PLAIN).tokens
         off, strong = (SamplingParams(cfg=t, cfg_constant=True) for t in (0.0, 3.0))
         plain, guided = (policy.distribution(PROMPT, tokens, 0, params) for params in (off, strong))
         assert plain.kl(guided).max() > 10 * self.float32_tolerance
         with pytest.raises(ValueError, match="guided"):
-            policy.draw(policy.prefill(PROMPT, False), 1, [1], strong)
+            policy.sample(policy.prefill(PROMPT, False), 1, [1], strong)
 
     @pytest.mark.parametrize("sampling", [None, HOT], ids=["plain", "sampled"])
     def test_distributions_are_normalised_and_have_gradients(
         self, policy: TrainablePolicy, sampling: SamplingParams | None
     ) -> None:
-        tokens = draw(policy, [1, 2], PLAIN).tokens
+        tokens = sample(policy, [1, 2], PLAIN).tokens
         found = policy.distribution(PROMPT, tokens, 0, sampling)
         with torch.no_grad():
             kept = policy.distribution(PROMPT, tokens, 0, sampling)
@@ -129,21 +129,21 @@ class PolicyConformance:
         assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
 
     def _check_expected_score(self, policy: TrainablePolicy, sampling: SamplingParams | None) -> None:
-        """Entropy is minus the mean log-probability of what is drawn: true of normalised probabilities alone."""
+        """Entropy is minus the mean log-probability of what is sampled: true of normalised probabilities alone."""
         params = SamplingParams() if sampling is None else sampling
-        _, drawn = policy.draw(start(policy, params), 1, list(range(1000)), params)
+        _, sampled = policy.sample(start(policy, params), 1, list(range(1000)), params)
         with torch.no_grad():
-            found = policy.distribution(PROMPT, drawn.tokens, 0, params)
-            surprise, entropy = -found.log_prob(drawn.tokens), found.entropy()
+            found = policy.distribution(PROMPT, sampled.tokens, 0, params)
+            surprise, entropy = -found.log_prob(sampled.tokens), found.entropy()
         error = float(surprise.std() / surprise.numel() ** 0.5)
         assert float(surprise.mean()) == pytest.approx(float(entropy.mean()), abs=5 * error + 1e-4)
 
     def test_images_have_their_size(self, policy: TrainablePolicy) -> None:
-        images = policy.decode(draw(policy, [1, 2], PLAIN).tokens)
+        images = policy.decode(sample(policy, [1, 2], PLAIN).tokens)
         assert images.shape == (2, *policy.image_size, 3) and images.dtype == np.uint8
 
     def test_weights_are_saved_loaded_and_matter(self, policy: TrainablePolicy, tmp_path: Path) -> None:
-        tokens = draw(policy, [1], PLAIN).tokens
+        tokens = sample(policy, [1], PLAIN).tokens
         before = score(policy, tokens, None)
         policy.save_weights(str(tmp_path / "a.safetensors"))
         with torch.no_grad():
@@ -171,10 +171,10 @@ class PolicyConformance:
     def test_bfloat16_is_near(self, policy: TrainablePolicy, kind: LogProbs) -> None:
         half = self.build(torch.bfloat16)
         assert {parameter.dtype for parameter in half.module.parameters()} == {torch.bfloat16}
-        drawn, sampling = draw(half, [1, 2], HOT, kind), None if kind == "plain" else HOT
-        rescored = score(half, drawn.tokens, sampling)
-        assert drawn.log_probs.dtype == rescored.dtype == torch.float32
-        for gap in ((rescored - score(policy, drawn.tokens, sampling)).abs(), (rescored - drawn.log_probs).abs()):
+        sampled, sampling = sample(half, [1, 2], HOT, kind), None if kind == "plain" else HOT
+        rescored = score(half, sampled.tokens, sampling)
+        assert sampled.log_probs.dtype == rescored.dtype == torch.float32
+        for gap in ((rescored - score(policy, sampled.tokens, sampling)).abs(), (rescored - sampled.log_probs).abs()):
             assert gap.max() <= self.bfloat16_tolerance and gap.mean() <= self.bfloat16_mean_tolerance
 
 
@@ -183,9 +183,9 @@ def start(policy: TrainablePolicy, params: SamplingParams) -> SamplerState:
     return policy.prefill(PROMPT, params.cfg > 0)
 
 
-def draw(policy: TrainablePolicy, seeds: list[int], params: SamplingParams, kind: LogProbs = "plain") -> Drawn:
+def sample(policy: TrainablePolicy, seeds: list[int], params: SamplingParams, kind: LogProbs = "plain") -> Sampled:
     """Whole sequences."""
-    return policy.draw(start(policy, params), len(policy.grids), seeds, params, kind)[1]
+    return policy.sample(start(policy, params), len(policy.grids), seeds, params, kind)[1]
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.policy.conformance.bitwise_policy import BitwisePolicy
-from tests.policy.conformance.suite import HOT, PROMPT, PolicyConformance, draw
+from tests.policy.conformance.suite import HOT, PROMPT, PolicyConformance, sample
 from varl.policy.base import SamplingParams, cells
 from varl.trainer.recipe.sections import ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
@@ -24,17 +24,17 @@ class TestBitwiseTall(PolicyConformance):
 
 def group(policy: BitwisePolicy, sampling: SamplingParams | None) -> GroupBatch:
     """Four candidates whose reward is the share of lowest bits that are set in their last scale."""
-    drawn = draw(policy, [1, 2, 3, 4], sampling or SamplingParams(), "plain" if sampling is None else "sampled")
+    sampled = sample(policy, [1, 2, 3, 4], sampling or SamplingParams(), "plain" if sampling is None else "sampled")
     steps = tuple(cells(policy.grids))
-    values = (drawn.tokens[:, -steps[-1] :] & 1).double().mean(1)
-    mask = torch.ones_like(drawn.log_probs, dtype=torch.bool)
+    values = (sampled.tokens[:, -steps[-1] :] & 1).double().mean(1)
+    mask = torch.ones_like(sampled.log_probs, dtype=torch.bool)
     rewards = {"bits": values[:, None]}
     return GroupBatch(
         PROMPT,
         range(len(steps)),
         steps,
-        drawn.tokens,
-        drawn.log_probs,
+        sampled.tokens,
+        sampled.log_probs,
         mask,
         rewards,
         values[:, None],
