@@ -120,15 +120,19 @@ class Run:
             RolloutTimeoutError: workers went silent.
         """
         begin, number = time.monotonic(), progress.update
+        # Look at the weights as they stand, where an evaluation or a sample grid is due; the best checkpoint is known by it.
         metrics = {"weight_version": float(number), **self._watch(number)}
         self.checkpoint_manager.judge(progress, metrics)
+        # Publish the weights and queue this update's jobs, unless an earlier update has queued them already.
         jobs = self._prefetcher.jobs_of(number)
         start = time.monotonic()
         logger.info("update %d: waiting for groups", number)
         collected = collect(
             self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair)
         )
+        # Acknowledged with the next checkpoint, not before: a trainer that dies now gets these groups again.
         self.checkpoint_manager.use(collected.entry_ids)
+        # A group that came too late is not trained on: its weights are too old.
         fresh = [
             group
             for group in collected.groups
@@ -137,6 +141,7 @@ class Run:
         batches = [self._batch(group, number) for group in fresh]
         received = time.monotonic()
         logger.info("update %d: updating on %d groups", number, len(batches))
+        # One optimiser step, or none where a guard objects.
         outcome, measured = self._updater.update(
             batches, number, self._is_due(number, self._recipe.metrics.diagnostics_every)
         )
@@ -144,6 +149,7 @@ class Run:
         self._report(number, outcome, collected)
         if outcome is UpdateOutcome.STEPPED and self._average is not None:
             self._average.update()
+        # What it was made of, and what went wrong on the way.
         metrics |= (
             reward_metrics(batches)
             | measured
@@ -275,13 +281,14 @@ def train(
             try:
                 progress, metrics = run.update(progress)
             except GuardError as error:
-                log.write(number, error.metrics)
+                log.write(number, error.metrics)  # the line that says why the run stopped
                 raise
             log.write(number, metrics)
             run.give_up_if_empty(progress)
             bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
             bar.update()
             due = due or progress.update % recipe.checkpoint.every == 0
+            # Metrics reach the disk before the checkpoint that counts them as written.
             if progress.update == last:
                 log.sync()
                 run.save_last(progress)

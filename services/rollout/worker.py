@@ -142,19 +142,23 @@ class Worker:
         return trajectory_pb2.Trajectory(failure=message)
 
     async def _group(self, job: rollout_pb2.RolloutJob) -> trajectory_pb2.Group | ScoringFailure:
+        # A reward nobody serves is known before anything is generated.
         lacking = self._parts.scorer.lacking(job.rewards)
         if lacking:
             return ScoringFailure(
                 trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}"
             )
         sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
+        # One job has the model at a time; its images are scored while the next ones are generated, and while the next job has it.
         async with self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)
         batches = await asyncio.gather(*tasks)
+        # One failed batch loses the group: a failure is never a reward of 0.
         failures = [batch for batch in batches if isinstance(batch, ScoringFailure)]
         if failure is not None or failures:
             return failure or failures[0]
         timings = clock.timings()
+        # Assemble tokens, masks and rewards into the message that the trainer reads.
         self._parts.metrics.generate_seconds.observe(timings.generate)
         self._parts.metrics.score_seconds.observe(timings.score)
         scored = [batch for batch in batches if isinstance(batch, ScoredBatch)]
@@ -166,10 +170,12 @@ class Worker:
     async def _generate(
         self, job: rollout_pb2.RolloutJob, sampled: SampledGroup, tasks: list[ScoreTask], clock: _Clock
     ) -> ScoringFailure | None:
+        # Load the job's weights, unless the model holds them already.
         detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
         if detail is not None:
             return ScoringFailure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
         self._parts.metrics.weight_version.set(job.weight_version)
+        # Sample scale by scale; every batch of decoded images goes to the rewards at once.
         clock.generating()
         try:
             async for step in self._parts.model.steps(generate(self._parts.policy, job, self._settings.limits)):

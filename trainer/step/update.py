@@ -118,18 +118,22 @@ class Updater:
     def _update(
         self, groups: Sequence[GroupBatch], update: int, by_scale: bool, watch: Watch, metrics: dict[str, float]
     ) -> UpdateOutcome:
+        # Which groups say anything: finite rewards, candidates that differ, values with a spread.
         sound = [group for group in groups if not any(watch.skips(alarm) for alarm in self._group_alarms(group))]
         used = self._with_preference(sound, watch, metrics)
         if not used:
             return UpdateOutcome.NO_PREFERENCE if sound else UpdateOutcome.NO_GROUPS
+        # Forward and backward, a group at a time: gradients add up, activations do not.
         self.optimizer.zero_grad(set_to_none=True)
         try:
             measured = [self._backward(group, len(used), watch) for group in used]
         except NonFiniteLossError:
             return UpdateOutcome.NON_FINITE_LOSS
+        # Clip over all groups together, and measure before anything is decided.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
         metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
+        # The last moment at which the weights can be left as they are.
         refused = self._refused(used, measured, norm, watch)
         if refused is not None:
             return refused
