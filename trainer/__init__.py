@@ -19,7 +19,7 @@ What differs from the papers (arXiv 2601.02256; 2601.02204 for the GRPO loss), a
    (``objective.mask_kl``). Fixed: OR over the K continuations; no boxes, no mask; the divisor counts masked tokens too.
 7. Groups without any spread of values are skipped (``objective.zero_std``); groups whose scoring failed are queued again, then dropped
    (``rollout.max_attempts``, ``rollout.max_replacements``). Fixed: they never count as 0.
-8. The tiny recipes sample hot (``rollout.sampling.temperature`` 1.8) in place of guidance and top-k 2, alternate prefix and suffix 1:1
+8. The tiny recipes sample without guidance and top-k 2, the demo's at temperature 1, the others hot (1.8), alternate prefix and suffix 1:1
    (``objective.prefix_per_suffix``), since half of what makes a letter is in their last scale, and give the model's gains a
    learning rate of their own (``optimizer.gain_lr_factor``).
 9. Fixed: one optimiser step an update, on one machine.
