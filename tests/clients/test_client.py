@@ -135,6 +135,18 @@ def test_calls_that_make_no_sense_are_refused_before_they_are_sent(scores: Scori
     assert small == Score(1, {})
 
 
+@both
+def test_metadata_goes_with_its_image(scores: Scoring) -> None:
+    extras: list[dict[str, object]] = [{"tone": "dark"}, {}, {"boxes": [[1, 2.5]]}]
+    rig = Rig()
+    with serving(rig.app()) as url:
+        with pytest.raises(ValueError, match="3 images and 1 metadata"):
+            scores(url, IMAGES, {"metadata": [{}]})
+        scores(url, IMAGES, {"metadata": extras}, batch_samples=1)
+    sent = {sample["id"]: sample.get("metadata", {}) for head in rig.asked for sample in head["samples"]}
+    assert [sent[name] for name in sorted(sent)] == extras
+
+
 def test_one_client_serves_many_threads() -> None:
     with serving(Rig().app()) as url, RewardClient(url) as client:
         found: list[list[float]] = []

@@ -154,3 +154,20 @@ def test_its_recipe_trains_on_it_and_on_nothing_else(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "runs" / "own" / "metrics.jsonl").read_text().splitlines()]
     assert "eval/reward/brightness" in rows[0]
     assert commands(mark) == set()
+
+
+def test_a_reward_that_runs_already_is_trained_on_where_it_is(folder: Path, ports: dict[str, Any]) -> None:
+    recipe, mark = folder / "brightness.toml", uuid.uuid4().hex
+    text = recipe.read_text().replace("updates = 24", "updates = 1").replace("group_size = 8", "group_size = 2")
+    address = f'address = "127.0.0.1:{ports["grpc_port"]}"'
+    recipe.write_text(text.replace('serve = "brightness.py:Brightness"', address).replace("every = 4", "every = 0"))
+    process = start(
+        folder, "varl.studies.demo", "--recipe", "brightness.toml", "--run-dir", "runs/far", "--prompts", "2", mark=mark
+    )
+    assert process.stdout is not None
+    assert any("rollout worker: gRPC" in line for line in process.stdout)
+    assert commands(mark) == {"varl.services.rollout"}
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    found = json.loads((folder / "runs" / "far" / "eval.json").read_text())
+    assert 0 < found["after"]["rewards"]["brightness"] < 1

@@ -110,7 +110,8 @@ class RewardSettings(Section):
     address: str = Field(
         default="",
         pattern=r"^$|^.+:\d+$",
-        description="host:port (gRPC) of a service that runs already; none is started then",
+        description="host:port (gRPC) of a service that runs already, for the worker that is started with the run; "
+        "a worker started elsewhere has addresses of its own (varl rollout --reward)",
     )
 
     @property
