@@ -9,7 +9,7 @@ from statistics import fmean, median, stdev
 import numpy as np
 
 from benchmarks.shared import Row, report
-from varl.services.ocr.engines.base import Engine, EngineFailure
+from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.services.ocr.metrics import word_accuracy_counts
 from varl.tiny.render import Rendered, render
@@ -37,7 +37,7 @@ def main() -> None:
     report("ocr_engine", settings, [measure(engine, count, images) for count in (1, 2)])
 
 
-def measure(engine: Engine, words: int, images: int) -> Row:
+def measure(engine: OcrEngine, words: int, images: int) -> Row:
     """Milliseconds for each of ``images`` pictures of ``words`` words, read one at a time as the service does, and Word Accuracy."""
     items = rendered(words, WARM_UP + images)
     for item in items[:WARM_UP]:
@@ -67,7 +67,7 @@ def rendered(words: int, count: int) -> list[Rendered]:
     return [render(tuple(map(str, rng.choice(all_words(), words))), rng) for _ in range(count)]
 
 
-def read(engine: Engine, item: Rendered) -> list[str]:
+def read(engine: OcrEngine, item: Rendered) -> list[str]:
     """The words that the engine reads in one picture."""
     (reading,) = engine.read([item.image])
     if isinstance(reading, EngineFailure):

@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any
 
 from varl.services.hpsv3.compare import routes
-from varl.services.hpsv3.engine import Engine
+from varl.services.hpsv3.engine import HPSv3Engine
 from varl.services.hpsv3.scorer import HPSv3Scorer
 from varl.services.hpsv3.settings import HPSv3Settings
 from varl.services.serving.runner import run
 from varl.services.serving.settings import parse_settings
 
 
-def engine_builder(settings: HPSv3Settings) -> Callable[[], Engine[Any]]:
+def engine_builder(settings: HPSv3Settings) -> Callable[[], HPSv3Engine[Any]]:
     """What builds the engine, with the packages of the chosen one alone."""
     if settings.engine == "native":
         from varl.services.hpsv3.native import build_native

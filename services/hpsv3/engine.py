@@ -36,7 +36,7 @@ class Prepared(Protocol):
 Item = TypeVar("Item", bound=Prepared)
 
 
-class Engine(Protocol[Item]):
+class HPSv3Engine(Protocol[Item]):
     """Scores prepared items. ``score`` belongs to the thread that built the engine, the rest may be called from any."""
 
     @property

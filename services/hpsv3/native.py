@@ -38,7 +38,7 @@ class NativeItem:
 
 
 class NativeEngine:
-    """An ``Engine`` on a ``RewardModel``."""
+    """An ``HPSv3Engine`` on a ``RewardModel``."""
 
     def __init__(self, model: RewardModel, prompts: Prompts, info: ModelInfo, max_prompt_tokens: int) -> None:
         self._model = model.eval()

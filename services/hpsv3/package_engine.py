@@ -44,7 +44,7 @@ class PackageItem:
 
 
 class PackageEngine:
-    """An ``Engine`` on the package's inferencer."""
+    """An ``HPSv3Engine`` on the package's inferencer."""
 
     def __init__(self, inferencer: Any, info: ModelInfo, max_prompt_tokens: int) -> None:  # noqa: ANN401
         self._inferencer = inferencer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from varl.services.hpsv3.engine import Engine, EngineUnavailableError, Preference, Prepared
+from varl.services.hpsv3.engine import EngineUnavailableError, HPSv3Engine, Preference, Prepared
 from varl.services.hpsv3.golden import PICTURES, PROMPT, Golden, read_golden
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
@@ -40,7 +40,7 @@ class HPSv3Scorer:
 
     def __init__(
         self,
-        build: Callable[[], Engine[Any]],
+        build: Callable[[], HPSv3Engine[Any]],
         limits: BatchLimits,
         threads: int,
         dtype: str,
@@ -52,14 +52,14 @@ class HPSv3Scorer:
         self._preparer: Batcher[_Raw, Prepared | SampleError] = Batcher(lambda: self._prepare, singly, threads)
         self._dtype = dtype
         self._golden_folder = golden_folder
-        self._engine: Engine[Any] | None = None
+        self._engine: HPSv3Engine[Any] | None = None
 
     def _forward(self) -> Callable[[Sequence[Prepared]], list[Preference]]:
         self._engine = self._build()
         return self._engine.score
 
     @property
-    def _loaded(self) -> Engine[Any]:
+    def _loaded(self) -> HPSv3Engine[Any]:
         if self._engine is None:
             raise RuntimeError("the scorer is not started")
         return self._engine

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from varl.services.ocr.engines.base import Engine
+from varl.services.ocr.engines.base import OcrEngine
 from varl.services.ocr.scorer import OCRScorer
 from varl.services.ocr.settings import OCRSettings
 from varl.services.serving.runner import run
 from varl.services.serving.settings import parse_settings
 
 
-def engine_builder(settings: OCRSettings) -> Callable[[], Engine]:
+def engine_builder(settings: OCRSettings) -> Callable[[], OcrEngine]:
     """What builds one engine instance, with the packages of the chosen engine alone."""
     if settings.engine == "onnx":
         from varl.services.ocr.engines.onnx import build_onnx

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from varl.services.ocr.engines.base import Engine, EngineFailure, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.engines.base import EngineFailure, EngineUnavailableError, Image, OcrEngine, Reading, ReadWord
 from varl.services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
 from varl.services.ocr.targets import resolve_targets
 from varl.services.serving.batching.batcher import Batcher
@@ -47,7 +47,7 @@ class OCRScorer:
     reward = "ocr"
     formulas = (DEFAULT_FORMULA, *sorted(FORMULAS.keys() - {DEFAULT_FORMULA}))
 
-    def __init__(self, build: Callable[[], Engine], lanes: int, strict: bool, limits: BatchLimits) -> None:
+    def __init__(self, build: Callable[[], OcrEngine], lanes: int, strict: bool, limits: BatchLimits) -> None:
         self._build = build
         self._batcher: Batcher[Image, Reading] = Batcher(self._engine, limits, lanes)
         self._strict = strict

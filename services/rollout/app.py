@@ -27,7 +27,7 @@ from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.scoring import BatchScorer
 from varl.services.rollout.service import SERVICE_NAME, Model, RolloutServicer
-from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.settings import RolloutServiceSettings
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.services.serving.access import BearerInterceptor, read_tokens
 from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
@@ -50,7 +50,7 @@ START_ERRORS = (
 )  # OSError covers TimeoutError
 
 
-def run(settings: RolloutSettings) -> int:
+def run(settings: RolloutServiceSettings) -> int:
     """Work until SIGTERM or SIGINT, then finish the jobs in hand; the exit code: 0, or 1 where it could not start or the device failed.
 
     Prints one line on stdout, {"event": "ready", "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
@@ -62,7 +62,7 @@ def run(settings: RolloutSettings) -> int:
 class Service:
     """One rollout process."""
 
-    def __init__(self, settings: RolloutSettings) -> None:
+    def __init__(self, settings: RolloutServiceSettings) -> None:
         self._settings = settings
         self._limits = Limits(settings.sample_batch, settings.decode_batch, settings.max_prompt_chars)
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"

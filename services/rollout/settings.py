@@ -16,7 +16,7 @@ from varl.services.serving.settings import Port
 from varl.trajectories.access import RedisAccess
 
 
-class SamplingSettings(BaseModel):
+class DefaultSampling(BaseModel):
     """How tokens are sampled for Generate requests that do not say; jobs always say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,7 @@ class SamplingSettings(BaseModel):
         return SamplingParams(**self.model_dump())
 
 
-class RolloutSettings(BaseSettings):
+class RolloutServiceSettings(BaseSettings):
     """Generates and scores groups of images for a training run, and images for who asks over gRPC."""
 
     model_config = SettingsConfigDict(
@@ -133,7 +133,7 @@ class RolloutSettings(BaseSettings):
     grace_seconds: float = Field(
         30.0, ge=0, description="How long Generate requests may take to finish once the service is told to stop."
     )
-    sampling: SamplingSettings = Field(SamplingSettings(), description="Default of Generate requests.")
+    sampling: DefaultSampling = Field(DefaultSampling(), description="Default of Generate requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written to stderr."
     )

@@ -30,7 +30,7 @@ from tests.support.k8s_rig import (
 )
 from tests.support.k8s_settings import environment_of, settings_of, unknown_variables
 from tests.support.paths import ROOT
-from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.settings import RolloutServiceSettings
 from varl.studies.demo import DemoSettings, demo_recipe
 from varl.trainer.recipe.config import Recipe
 from varl.trajectories.queue import RunQueue
@@ -116,7 +116,7 @@ def test_a_value_that_the_process_would_refuse_is_found() -> None:
 
 def test_trainer_and_workers_mean_the_same_run(objects: list[Object]) -> None:
     recipe, worker = _recipe(objects), settings_of(container(objects, "rollout"), objects)
-    assert isinstance(worker, RolloutSettings)
+    assert isinstance(worker, RolloutServiceSettings)
     assert worker.run_id == recipe.run.name
     assert {reward.name for reward in recipe.rollout.rewards} <= worker.reward.keys()
     assert worker.model_dir == Path("/app") / recipe.model.dir

@@ -13,7 +13,7 @@ from tests.support.certificates import self_signed
 from tests.support.rollout_helpers import rollout_process, running_reward, start_rollout
 from varl.launch.private_redis import private_redis
 from varl.policy.nextflow import build_random
-from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.settings import RolloutServiceSettings
 from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
 REQUEST = rollout_pb2.GenerateRequest(prompt="a sign", count=1)
@@ -77,4 +77,4 @@ def test_contradictions_are_named_before_anything_starts() -> None:
         {"tls_client_ca_file": "ca"},
     ):
         with pytest.raises(ValueError, match=r"file|authority"):
-            RolloutSettings(**{**given, **wrong})  # type: ignore[arg-type]  # as pydantic reads them
+            RolloutServiceSettings(**{**given, **wrong})  # type: ignore[arg-type]  # as pydantic reads them

@@ -7,7 +7,7 @@ import pytest
 
 from varl.services.gateway.settings import GatewaySettings
 from varl.services.ocr.settings import OCRSettings
-from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.settings import RolloutServiceSettings
 from varl.services.serving.settings import parse_settings
 
 
@@ -31,18 +31,18 @@ def test_dry_run_of_the_worker_shows_what_it_would_compute_with(capsys: pytest.C
     needed = ["--redis-url", "redis://127.0.0.1", "--run-id", "r", "--model-dir", "m", "--reward", "ocr=127.0.0.1:1"]
     for flags, expected in (([], 1), (["--threads", "3"], 3)):
         with pytest.raises(SystemExit) as end:
-            parse_settings(RolloutSettings, [*needed, *flags, "--dry-run"])  # type: ignore[type-var]
+            parse_settings(RolloutServiceSettings, [*needed, *flags, "--dry-run"])  # type: ignore[type-var]
         assert end.value.code == 0
         assert json.loads(capsys.readouterr().out)["threads"] == expected
     with pytest.raises(SystemExit) as end:
-        parse_settings(RolloutSettings, [*needed, "--threads", "0"])  # type: ignore[type-var]
+        parse_settings(RolloutServiceSettings, [*needed, "--threads", "0"])  # type: ignore[type-var]
     assert end.value.code == 2
     assert "threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("settings", "prefix"),
-    [(OCRSettings, "VARL_OCR_"), (RolloutSettings, "VARL_ROLLOUT_"), (GatewaySettings, "VARL_GATEWAY_")],
+    [(OCRSettings, "VARL_OCR_"), (RolloutServiceSettings, "VARL_ROLLOUT_"), (GatewaySettings, "VARL_GATEWAY_")],
 )
 def test_help_names_every_setting_with_its_meaning(
     settings: Any,  # noqa: ANN401

@@ -15,7 +15,7 @@ from tests.support.k8s_rig import Container, Object
 from varl.services.gateway.settings import GatewaySettings
 from varl.services.hpsv3.settings import HPSv3Settings
 from varl.services.ocr.settings import OCRSettings
-from varl.services.rollout.settings import RolloutSettings
+from varl.services.rollout.settings import RolloutServiceSettings
 from varl.studies.demo import DemoSettings
 from varl.trainer.recipe.config import Command
 
@@ -23,7 +23,7 @@ SETTINGS: Mapping[str, tuple[type[BaseSettings], ...]] = {
     "varl.services.ocr": (OCRSettings,),
     "varl.services.hpsv3": (HPSv3Settings,),
     "varl.services.gateway": (GatewaySettings,),
-    "varl.services.rollout": (RolloutSettings,),
+    "varl.services.rollout": (RolloutServiceSettings,),
     "varl.studies.demo": (DemoSettings, Command),
 }
 OTHERS = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from varl.policy.base import SamplingParams
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.sampling import mix
-from varl.services.ocr.engines.base import Engine, EngineFailure
+from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Pixels, render
@@ -30,7 +30,7 @@ class ReadCheck:
         return f"word accuracy {self.word_accuracy:.3f} ned {self.ned:.3f}"
 
 
-def read_check(engine: Engine, images: Sequence[Pixels], targets: Sequence[tuple[str, ...]]) -> ReadCheck:
+def read_check(engine: OcrEngine, images: Sequence[Pixels], targets: Sequence[tuple[str, ...]]) -> ReadCheck:
     """Read uint8 images [H, W, 3] and compare with the words that each should show."""
     hits = total = 0
     neds: list[float] = []
@@ -45,7 +45,7 @@ def read_check(engine: Engine, images: Sequence[Pixels], targets: Sequence[tuple
 
 
 def check_tokenizer(
-    policy: NextFlowPolicy, engine: Engine, words: Sequence[tuple[str, ...]], seed: int
+    policy: NextFlowPolicy, engine: OcrEngine, words: Sequence[tuple[str, ...]], seed: int
 ) -> tuple[ReadCheck, ReadCheck]:
     """The same rendered images as they are, and after encoding and decoding."""
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def check_tokenizer(
 
 
 def check_policy(
-    policy: NextFlowPolicy, engine: Engine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int
+    policy: NextFlowPolicy, engine: OcrEngine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int
 ) -> ReadCheck:
     """One sample a prompt."""
     images = policy.decode(

@@ -26,11 +26,11 @@ TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
 MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for embeddings, norms and head
 
 
-Run = Callable[..., tuple[Tensor, object]]  # NextFlowTransformer.run, as it is or compiled
+ForwardPass = Callable[..., tuple[Tensor, object]]  # NextFlowTransformer.run, as it is or compiled
 
 
 def forward_batch(
-    policy: NextFlowPolicy, prompts: list[str], inputs: list[Tensor], run: Run | None = None
+    policy: NextFlowPolicy, prompts: list[str], inputs: list[Tensor], run: ForwardPass | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Teacher-forced pass over a batch of different prompts.
 
@@ -54,7 +54,7 @@ def forward_batch(
 
 
 def pretraining_loss(
-    policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: Run | None = None
+    policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: ForwardPass | None = None
 ) -> tuple[Tensor, list[float]]:
     """Cross-entropy on the nearest codes given perturbed ones, scales weighted by 1 / (h w)^alpha (arXiv 2601.02204, Eq. 2).
 

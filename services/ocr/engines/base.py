@@ -49,7 +49,7 @@ class EngineModel:
     revision: str
 
 
-class Engine(Protocol):
+class OcrEngine(Protocol):
     """Reads text. Not thread-safe: an instance belongs to the thread that built it."""
 
     @property

@@ -36,7 +36,7 @@ PIPELINE_OPTIONS: Mapping[str, Any] = {
 
 
 class PipelineEngine:
-    """An ``Engine`` on a PaddleOCR pipeline."""
+    """An ``OcrEngine`` on a PaddleOCR pipeline."""
 
     def __init__(self, pipeline: Any, model: EngineModel) -> None:  # noqa: ANN401
         self._pipeline = pipeline
