@@ -44,7 +44,7 @@ bench-serving: .venv/.bench ## measure the serving under load beside other serve
 bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.scale simulate $(ARGS)
 
-chaos: .venv/.dev ## train a small model under 60 faults on purpose, and hold it against a run in peace (5 minutes); flags in ARGS
+chaos: .venv/.dev ## train a small model under 60 faults on purpose, and compare it with a run without faults (5 minutes); flags in ARGS
 	$(PY) -m chaos $(ARGS)
 
 soak: .venv/.dev ## rewards, gateway and rollout under load for half an hour: is their memory flat?; flags in ARGS
@@ -58,7 +58,7 @@ types: .venv/.dev ## mypy over the whole tree
 	$(PY) -m mypy
 	$(PY) -m mypy requirements/lock.py
 
-proto: .venv/.dev ## generate proto/varl/v1/*_pb2* anew from the .proto files
+proto: .venv/.dev ## generate proto/varl/v1/*_pb2* again from the .proto files
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(wildcard $(GENERATED)/*.proto)
 
 pretrain: .venv/.dev ## train the base model of the tiny recipes (hours); flags in ARGS

@@ -76,7 +76,7 @@ async def redis_cut(field: Field, strike: Strike) -> None:
 
 
 async def ocr_reset(field: Field, strike: Strike) -> None:
-    """Reset every connection to the OCR service, while images are being read if it can be had."""
+    """Reset every connection to the OCR service, while images are being read if it is there."""
     await asyncio.sleep(strike.fault.delay_s)
     strike.now("ocr connections")
     broken = field.rig.ocr_link.reset()

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import islice, repeat
 
 QUIET_AT_THE_END = (
-    3  # updates without a fault of their own, so that what the last fault left is worked off before the run ends
+    3  # updates without a fault of their own, so that what the last fault left is processed before the run ends
 )
 
 

@@ -86,7 +86,7 @@ class Run:
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
-        """Begin anew or go on from the newest checkpoint; whatever the queue holds is dropped, for all of it is asked for again.
+        """Begin, or go on from the newest checkpoint; whatever the queue holds is dropped, for all of it is asked for again.
 
         Raises:
             RunInUseError: the directory holds a run and ``resume`` is False.
@@ -235,7 +235,7 @@ class Run:
         return replacement_job(self._recipe, self._prompts, failed, count)
 
     def _repair(self, job: rollout_pb2.RolloutJob) -> None:
-        """Write the weights anew that a worker could not read: those of this update from memory, older ones from their file."""
+        """Write the weights again that a worker could not read: those of this update from memory, older ones from their file."""
         logger.warning(
             "weights %d are published again: no worker could read them for %s", job.weight_version, job.job_id
         )

@@ -37,7 +37,7 @@ class RedisAccess:
     def connect(self, socket_timeout_s: float = 30.0, patience_s: float = 0.0) -> redis.Redis:
         """Open a client whose replies may take longer than any blocking read; redis-py's own limit of 5 s is below a long block.
 
-        patience_s: how long commands go on trying, about, while Redis is away, loading its data or out of memory. A command that was
+        patience_s: how long commands go on trying, about, while Redis is unavailable, loading its data or out of memory. A command that was
         carried out before its connection broke is then carried out twice, which every reader here has to bear anyway.
 
         Raises:

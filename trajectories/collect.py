@@ -102,7 +102,7 @@ def collect(
 
 @dataclass
 class _Collection:
-    """The jobs still wanted, by id, and what has come of the others."""
+    """The jobs still wanted, by id, and the results of the others."""
 
     queue: RunQueue
     pending: dict[str, rollout_pb2.RolloutJob]

@@ -94,7 +94,7 @@ class RunQueue:
             str, tuple[Key, int]
         ] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
         self._ahead: dict[str, rollout_pb2.RolloutJob] = {}  # asked for before their update has begun, by job id
-        self._parked: list[TrajectoryDelivery] = []  # what came of them meanwhile
+        self._parked: list[TrajectoryDelivery] = []  # their results meanwhile
         self.undecodable = Counter[Reason]()  # trajectories that this trainer dead-lettered
 
     # Trainer side.
@@ -116,7 +116,7 @@ class RunQueue:
         return wanted
 
     def take_ahead(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> tuple[set[str], list[TrajectoryDelivery]]:
-        """Return the ids of those jobs that were submitted ahead, and what has come of them; from now on they are ordinary jobs."""
+        """Return the ids of those jobs that were submitted ahead, and their results; from now on they are ordinary jobs."""
         ids = {job.job_id for job in jobs if self._ahead.pop(job.job_id, None) is not None}
         arrived = [delivery for delivery in self._parked if job_of(delivery.message).job_id in ids]
         self._parked = [delivery for delivery in self._parked if job_of(delivery.message).job_id not in ids]

@@ -17,11 +17,11 @@ PROMPTS = (16, 64)
 
 
 def main() -> None:
-    """Write what was asked for; both end with the tables of docs/scale.md and its charts made anew."""
+    """Write what was asked for; both end with the tables of docs/scale.md and its charts made again."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
     commands.add_parser(
-        "paper", help="compute the tables anew; takes what was measured from benchmarks/results/scale.json"
+        "paper", help="compute the tables again; takes what was measured from benchmarks/results/scale.json"
     )
     simulate = commands.add_parser(
         "simulate", help="measure Redis, the fake workers and the tiny recipe's worker first (10 minutes)"

@@ -1,4 +1,4 @@
-"""The tables inside docs/scale.md: found by their markers, compared or written anew."""
+"""The tables inside docs/scale.md: found by their markers, compared or rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of the result: what was measured, on which server, and the bar that it is held against."""
+"""One line of the result: what was measured, on which server, and the bar that it is compared with."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One URL for several rewards: the HTTP face of services/serving with other services behind it in place of a model."""
+"""One URL for several rewards: the HTTP API of services/serving with other services behind it in place of a model."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from varl.services.gateway.gateway import Gateway
-from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.http_app import build_gateway_app
 from varl.services.gateway.settings import GatewaySettings
 from varl.services.serving.access import read_tokens
 from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
@@ -20,7 +20,7 @@ _log = logging.getLogger("varl.gateway")
 
 
 async def serve(settings: GatewaySettings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code: 0, or 1 where it could not start or the face ended by itself.
+    """Serve until SIGTERM or SIGINT; the exit code: 0, or 1 where it could not start or the server ended by itself.
 
     Prints one line on stdout, {"event": "ready", "http_port": …}, once a reward can score. Everything else goes to stderr.
     """

@@ -1,4 +1,4 @@
-"""Several rewards as one source: each has an answer of its own, and one that is away takes nothing from the others."""
+"""Several rewards as one source: each has an answer of its own, and one that is unavailable takes nothing from the others."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Gateway:
         return {name: backend.info for name, backend in self._backends.items()}
 
     @contextmanager
-    def counted(self, face: str) -> Iterator[None]:
-        """Count what happens to one request on ``face`` ("http"), from reading it to answering it."""
+    def counted(self, protocol: str) -> Iterator[None]:
+        """Count what happens to one request on ``protocol`` ("http"), from reading it to answering it."""
         began = time.monotonic()
         outcome = "internal"
         try:
@@ -102,7 +102,7 @@ class Gateway:
             outcome = "client_gone"
             raise
         finally:
-            self.metrics.request(face, outcome)
+            self.metrics.request(protocol, outcome)
             self.metrics.duration(time.monotonic() - began)
 
     async def score_rewards(

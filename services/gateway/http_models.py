@@ -1,4 +1,4 @@
-"""The JSON shapes of the gateway's HTTP face, where they differ from those of one reward."""
+"""The JSON shapes of the gateway's HTTP API, where they differ from those of one reward."""
 
 from __future__ import annotations
 

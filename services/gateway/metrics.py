@@ -17,7 +17,10 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self._registry = new_registry()
         self._requests = Counter(
-            "varl_gateway_requests", "Score requests by face and outcome.", ("face", "outcome"), registry=self._registry
+            "varl_gateway_requests",
+            "Score requests by protocol and outcome.",
+            ("protocol", "outcome"),
+            registry=self._registry,
         )
         self._duration = Histogram(
             "varl_gateway_request_seconds",
@@ -49,9 +52,9 @@ class GatewayMetrics:
         for reward, value in values.items():
             gauge.labels(reward).set_function(value)
 
-    def request(self, face: str, outcome: str) -> None:
+    def request(self, protocol: str, outcome: str) -> None:
         """Count a request: outcome "ok" or the code of its rejection."""
-        self._requests.labels(face, outcome).inc()
+        self._requests.labels(protocol, outcome).inc()
 
     def duration(self, seconds: float) -> None:
         """Record how long a request took; one that was refused unread took none."""

@@ -10,8 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from varl.services.serving.http.app import json_response
 from varl.services.serving.http.bodies import media_type, read_json
-from varl.services.serving.http.face import json_response
 from varl.services.serving.http.models import JsonSample, JsonSamples, ModelBody, Strict, model_body
 from varl.services.serving.http.openapi import SCORE_STATUSES, BareRoute, problem_responses
 from varl.services.serving.http.problems import problem

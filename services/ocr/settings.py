@@ -13,7 +13,7 @@ from varl.services.serving.settings import ServingSettings
 
 
 class OCRSettings(ServingSettings):
-    """Reward for the text that an image shows: reads it with PaddleOCR and compares it with the words asked for."""
+    """Reward for the text that an image shows: reads it with PaddleOCR and compares it with the target words."""
 
     model_config = SettingsConfigDict(env_prefix="VARL_OCR_", cli_prog_name="python -m varl.services.ocr")
 

@@ -31,9 +31,9 @@ from varl.services.rollout.settings import RolloutServiceSettings
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.services.serving.access import BearerInterceptor, read_tokens
 from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
-from varl.services.serving.grpc.face import server_options
 from varl.services.serving.grpc.health import Health
 from varl.services.serving.grpc.reflection import Reflection
+from varl.services.serving.grpc.server import server_options
 from varl.services.serving.logs import configure_logs
 from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2_grpc

@@ -14,7 +14,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.groups = Counter(
-            "varl_rollout_groups_total", "Jobs worked off, by outcome.", ("outcome",), registry=registry
+            "varl_rollout_groups_total", "Jobs processed, by outcome.", ("outcome",), registry=registry
         )
         self.refused = Counter("varl_rollout_refused_total", "gRPC calls without a valid token.", registry=registry)
         self.absent = Counter(

@@ -40,7 +40,7 @@ class Weights:
     def use(self, version: int, path: str) -> str | None:
         """Make ``policy`` hold the weights of ``path`` ("": the base model's); returns why that failed, or None.
 
-        A file that was written anew under the same name and version, as after a resume, is read again.
+        A file that was rewritten under the same name and version, as after a resume, is read again.
         """
         try:
             if is_manifest(path):

@@ -19,7 +19,7 @@ Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, rollout_pb2.Gene
 
 @dataclass(frozen=True)
 class Model:
-    """The loaded policy as both faces of the worker use it."""
+    """The loaded policy as both protocols of the worker use it."""
 
     policy: Policy
     weights: Weights

@@ -60,7 +60,7 @@ class RolloutServiceSettings(BaseSettings):
         None, description="PEM file of the worker's own certificate, where Redis asks for one."
     )
     redis_key_file: Path | None = Field(None, description="PEM file of its key.")
-    run_id: str = Field(min_length=1, description="The run whose jobs are worked off.")
+    run_id: str = Field(min_length=1, description="The run whose jobs are processed.")
     model_dir: BundledPath = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(
         min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times."

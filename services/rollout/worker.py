@@ -64,7 +64,7 @@ class Worker:
         ] = {}  # entry id -> when this worker looks again at a job that it has left to others
 
     async def run(self) -> None:
-        """Work off jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
+        """Process jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._settings.concurrency):
                 group.create_task(self._loop())
@@ -118,7 +118,7 @@ class Worker:
                 delivery.message, ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail)
             )
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
-        # False: another worker was first, or the trainer purged the job. None: Redis was away when the worker had to stop.
+        # False: another worker was first, or the trainer purged the job. None: Redis was unavailable when the worker had to stop.
         outcome = _outcome(trajectory) if published else "superseded" if published is False else "unpublished"
         self._parts.metrics.groups.labels(outcome).inc()
         _log.info(
@@ -210,7 +210,7 @@ class Worker:
                 _log.warning("heartbeat failed: %s", error)
 
     async def _redis(self, command: Callable[..., T], *arguments: object) -> T | None:
-        """Call Redis, again and again while it is away; None where the worker is told to stop meanwhile."""
+        """Call Redis, again and again while it is unavailable; None where the worker is told to stop meanwhile."""
         pause = 0.1
         while True:
             try:

@@ -14,7 +14,7 @@ _HALF_LIFE = 10.0  # busy seconds after which a measurement counts half
 
 
 class Admission:
-    """Bounds on samples and bytes in flight over all requests and both faces. For use on one event loop."""
+    """Bounds on samples and bytes in flight over all requests and both protocols. For use on one event loop."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Admission:
             seconds = (
                 max(self._drain(over, self._done), self._drain(over_bytes, self._done_bytes)) if self._done else 1.0
             )
-            # Spread over half as long again, or all who were turned away come back at once.
+            # Spread over half as long again, or all who were rejected retry at once.
             seconds = min(30.0, max(0.1, seconds)) * (1 + self._jitter() / 2)
             raise RequestRejectedError(
                 RejectionCode.OVERLOADED, f"no room for more samples, try again in {seconds:.1f} s", retry_after=seconds

@@ -32,7 +32,7 @@ class HttpServer:
     def __init__(
         self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused
     ) -> None:
-        """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is turned away."""
+        """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is rejected."""
         config = uvicorn.Config(
             BearerGate(app, tokens, refused) if tokens else app,
             ssl_certfile=settings.tls_cert_file,
@@ -87,7 +87,7 @@ def _yield_rarely() -> None:
 
 
 def listen(settings: FaceSettings) -> socket.socket:
-    """The socket of the HTTP face; raises OSError."""
+    """The socket of the HTTP API; raises OSError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
     # asyncio sees to this only for sockets that name their protocol. Without it the body of an answer, sent after its head, waits

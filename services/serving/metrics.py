@@ -39,14 +39,14 @@ class Metrics:
     def __init__(self, reward: str, in_flight: Callable[[], int]) -> None:
         self._registry = new_registry()
         self._reward = reward
-        requests = self._counter("varl_requests", "Score requests by face and outcome.", "face", "outcome")
+        requests = self._counter("varl_requests", "Score requests by protocol and outcome.", "protocol", "outcome")
         failures = self._counter("varl_failures", "Samples without a score, by reason.", "reason")
-        duration = self._histogram("varl_request_seconds", "Time from admission to answer.", _SECONDS, "face")
+        duration = self._histogram("varl_request_seconds", "Time from admission to answer.", _SECONDS, "protocol")
         self._samples = self._counter("varl_samples", "Samples that got a score.").labels(reward)
         # Looking a child up by its labels costs more than counting does.
-        self._request = cache(lambda face, outcome: requests.labels(reward, face, outcome))
+        self._request = cache(lambda protocol, outcome: requests.labels(reward, protocol, outcome))
         self._failure = cache(lambda reason: failures.labels(reward, reason))
-        self._duration = cache(lambda face: duration.labels(reward, face))
+        self._duration = cache(lambda protocol: duration.labels(reward, protocol))
         self._decode = self._histogram(
             "varl_decode_seconds", "Time that decoding one image takes.", _SHORT_SECONDS
         ).labels(reward)
@@ -89,13 +89,13 @@ class Metrics:
 
         batcher.observe = observe
 
-    def request(self, face: str, outcome: str) -> None:
+    def request(self, protocol: str, outcome: str) -> None:
         """Count a request: outcome "ok" or the code of its rejection."""
-        self._request(face, outcome).inc()
+        self._request(protocol, outcome).inc()
 
-    def duration(self, face: str, seconds: float) -> None:
+    def duration(self, protocol: str, seconds: float) -> None:
         """Record how long an admitted request took."""
-        self._duration(face).observe(seconds)
+        self._duration(protocol).observe(seconds)
 
     def decoded(self, seconds: float) -> None:
         """Record how long decoding an image took; from any thread."""

@@ -1,4 +1,4 @@
-"""The seam between the faces and whatever answers them: a service with one model, or a gateway over several rewards."""
+"""The seam between the protocols and whatever answers them: a service with one model, or a gateway over several rewards."""
 
 from __future__ import annotations
 

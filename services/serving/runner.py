@@ -10,9 +10,9 @@ from functools import partial
 from fastapi import APIRouter
 
 from varl.services.serving.access import BearerInterceptor, read_tokens
-from varl.services.serving.grpc.face import SERVICE_NAME, build_server
 from varl.services.serving.grpc.health import Health
-from varl.services.serving.http.face import build_app
+from varl.services.serving.grpc.server import SERVICE_NAME, build_server
+from varl.services.serving.http.app import build_app
 from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
 from varl.services.serving.scoring import Scorer, StartError
 from varl.services.serving.service import ScoringService, State
@@ -24,7 +24,7 @@ Routes = Callable[[ScoringService], APIRouter]
 
 
 def run(settings: ServingSettings, scorer: Scorer, routes: Routes | None = None) -> int:
-    """Serve a scorer until SIGTERM or SIGINT; the process's exit code: 0, or 1 where it could not start or a face ended by itself.
+    """Serve a scorer until SIGTERM or SIGINT; the process's exit code: 0, or 1 where it could not start or a server ended by itself.
 
     ``routes`` are what this reward offers over HTTP beside the rest.
     Prints one line on stdout, {"event": "ready", "http_port": …, "grpc_port": …}, once requests are taken. Everything else goes to stderr.
@@ -68,5 +68,5 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         await service.close()
 
 
-def _refused(service: ScoringService, face: str) -> Callable[[], None]:
-    return partial(service.metrics.request, face, RejectionCode.UNAUTHENTICATED)
+def _refused(service: ScoringService, protocol: str) -> Callable[[], None]:
+    return partial(service.metrics.request, protocol, RejectionCode.UNAUTHENTICATED)

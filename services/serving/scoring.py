@@ -117,7 +117,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ScoreBatch:
-    """A request as both faces hand it on; formula "" is the service's default, ``deadline`` is on the monotonic clock."""
+    """A request as both protocols hand it on; formula "" is the service's default, ``deadline`` is on the monotonic clock."""
 
     samples: tuple[RawSample, ...]
     formula: str = ""

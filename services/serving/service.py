@@ -1,4 +1,4 @@
-"""The face-less service: what HTTP and gRPC both do with a request."""
+"""The service without its protocols: what HTTP and gRPC both do with a request."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-# What befalls one sample of a request and would befall the others as well: the request is turned away whole.
+# What befalls one sample of a request and would befall the others as well: the request is rejected whole.
 _REJECTIONS: Mapping[type[Exception], tuple[RejectionCode, float | None]] = {
     LateError: (RejectionCode.DEADLINE_EXCEEDED, None),
     QueueFullError: (RejectionCode.OVERLOADED, 1.0),
@@ -112,19 +112,19 @@ class ScoringService:
         await self.scorer.close()
 
     @contextmanager
-    def counted(self, face: str) -> Iterator[None]:
-        """Count what happens to one request on ``face`` ("http", "grpc"), from reading it to answering it."""
+    def counted(self, protocol: str) -> Iterator[None]:
+        """Count what happens to one request on ``protocol`` ("http", "grpc"), from reading it to answering it."""
         began = time.monotonic()
         try:
             yield
         except RequestRejectedError as rejection:
-            self.metrics.request(face, rejection.code)
+            self.metrics.request(protocol, rejection.code)
             raise
         except (asyncio.CancelledError, ClientDisconnect):
-            self.metrics.request(face, "client_gone")
+            self.metrics.request(protocol, "client_gone")
             raise
-        self.metrics.request(face, "ok")
-        self.metrics.duration(face, time.monotonic() - began)
+        self.metrics.request(protocol, "ok")
+        self.metrics.duration(protocol, time.monotonic() - began)
 
     async def score(self, batch: ScoreBatch) -> BatchResult:
         """One outcome per sample; raises RequestRejectedError where nothing can be scored."""

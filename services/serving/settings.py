@@ -22,7 +22,7 @@ T = TypeVar("T", bound="FaceSettings")
 
 
 class FaceSettings(BaseSettings):
-    """The HTTP face and the limits on what it takes in, with a model behind it or other services."""
+    """The HTTP API and the limits on what it takes in, with a model behind it or other services."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -98,7 +98,7 @@ class FaceSettings(BaseSettings):
 
 
 class ServingSettings(FaceSettings):
-    """Faces and limits of a reward service."""
+    """Protocols and limits of a reward service."""
 
     grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")
     tls_client_ca_file: Path | None = Field(
@@ -122,7 +122,7 @@ class ServingSettings(FaceSettings):
         return self
 
     def grpc_files(self) -> ServerFiles:
-        """Certificates of the gRPC face; raises ValueError where they contradict each other."""
+        """Certificates of the gRPC API; raises ValueError where they contradict each other."""
         return ServerFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     def batch_limits(

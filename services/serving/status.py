@@ -1,4 +1,4 @@
-"""Why a whole request is turned away, and what both faces answer then: the one table of statuses."""
+"""Why a whole request is rejected, and what both protocols answer then: the one table of statuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 
 
 class RejectionCode(StrEnum):
-    """Why a whole request was turned away."""
+    """Why a whole request was rejected."""
 
     MALFORMED = "malformed"
     INVALID_REQUEST = "invalid_request"
@@ -27,7 +27,7 @@ class RejectionCode(StrEnum):
 
 
 class Status(NamedTuple):
-    """What the two faces answer; ``retryable``: the same request may succeed later."""
+    """What the two protocols answer; ``retryable``: the same request may succeed later."""
 
     http: HTTPStatus
     grpc: grpc.StatusCode

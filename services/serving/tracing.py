@@ -44,7 +44,7 @@ def own_tracer() -> trace.Tracer | None:
 
 
 def server_span(name: str, metadata: Callable[[], Iterable[Any] | None]) -> AbstractContextManager[None]:
-    """A span around one gRPC request whose metadata can be had as pairs; a rejection is noted by its code alone."""
+    """A span around one gRPC request whose metadata is read as pairs; a rejection is noted by its code alone."""
     return _server_span(name, dict(metadata() or ())) if _on else nullcontext()
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.gateway_rig import Rig, gateway
 from varl.services.gateway.messages import BadAnswerError, batch_result
-from varl.services.serving.grpc.face import SERVICE_NAME
 from varl.services.serving.grpc.health import Health
+from varl.services.serving.grpc.server import SERVICE_NAME
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, SampleScore
 from varl.v1 import reward_pb2, reward_pb2_grpc
 

@@ -1,4 +1,4 @@
-"""The gateway before real services: answers apart by reward, one that is away or overloaded, what is refused."""
+"""The gateway before real services: answers apart by reward, one that is unavailable or overloaded, what is refused."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_bad_request_is_a_problem(rig: Rig, change: dict[str, Any], stat
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (status, code, False)
     assert answer.headers["content-type"] == "application/problem+json"
     metrics = (await rig.http.get("/metrics")).text
-    assert f'varl_gateway_requests_total{{face="http",outcome="{code}"}} 1.0' in metrics
+    assert f'varl_gateway_requests_total{{outcome="{code}",protocol="http"}} 1.0' in metrics
 
 
 async def test_a_reward_that_is_down_leaves_the_other_alone_and_serves_again_when_it_is_back(

@@ -174,5 +174,5 @@ def test_a_refused_token_is_counted_and_has_no_duration(tmp_path: Path, ocr_serv
         assert httpx.post(f"{url}/v1/score", json={}).status_code == 401
         assert httpx.post(f"{url}/v1/score", json={}, headers={"authorization": "Bearer secret"}).status_code == 422
         metrics = httpx.get(f"{url}/metrics").text
-    assert 'varl_gateway_requests_total{face="http",outcome="unauthenticated"} 1.0' in metrics
+    assert 'varl_gateway_requests_total{outcome="unauthenticated",protocol="http"} 1.0' in metrics
     assert "varl_gateway_request_seconds_count 1.0" in metrics

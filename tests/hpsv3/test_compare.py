@@ -18,7 +18,7 @@ from varl.services.hpsv3.compare import preference_probability, routes
 from varl.services.hpsv3.scorer import HPSv3Scorer
 from varl.services.hpsv3.settings import HPSv3Settings
 from varl.services.serving.batching.queue import BatchLimits
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.service import ScoringService
 
 finite = st.floats(-30, 30)

@@ -1,4 +1,4 @@
-"""The HPSv3 service as a process on a tiny checkpoint: both faces, good and bad input."""
+"""The HPSv3 service as a process on a tiny checkpoint: both protocols, good and bad input."""
 
 from __future__ import annotations
 

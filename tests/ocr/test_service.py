@@ -1,4 +1,4 @@
-"""The OCR service as a process: both faces, good and bad input."""
+"""The OCR service as a process: both protocols, good and bad input."""
 
 from __future__ import annotations
 
@@ -331,12 +331,12 @@ def test_metrics_count_requests_samples_and_failures_by_reason(ocr_service: OCRP
     post(ocr_service, {"samples": []})
     after = counters(ocr_service)
     expected = {
-        'varl_requests_total{face="http",outcome="ok",reward="ocr"}': 1,
-        'varl_requests_total{face="http",outcome="invalid_request",reward="ocr"}': 1,
+        'varl_requests_total{outcome="ok",protocol="http",reward="ocr"}': 1,
+        'varl_requests_total{outcome="invalid_request",protocol="http",reward="ocr"}': 1,
         'varl_samples_total{reward="ocr"}': 1,
         'varl_failures_total{reason="no_target",reward="ocr"}': 1,
         'varl_failures_total{reason="bad_image",reward="ocr"}': 1,
-        'varl_request_seconds_count{face="http",reward="ocr"}': 1,
+        'varl_request_seconds_count{protocol="http",reward="ocr"}': 1,
     }
     assert {name: after[name] - before.get(name, 0) for name in expected} == expected
     assert after['varl_samples_in_flight{reward="ocr"}'] == 0

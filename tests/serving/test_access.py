@@ -1,4 +1,4 @@
-"""Tokens and TLS of a real service process, on both faces."""
+"""Tokens and TLS of a real service process, on both protocols."""
 
 from __future__ import annotations
 

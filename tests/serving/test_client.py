@@ -13,8 +13,8 @@ from tests.support.certificates import self_signed
 from tests.support.ocr_builders import grpc_sample
 from varl.services.serving.credentials import Credentials
 from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
-from varl.services.serving.grpc.face import SERVICE_NAME
 from varl.services.serving.grpc.health import Health
+from varl.services.serving.grpc.server import SERVICE_NAME
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 Context = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]

@@ -15,7 +15,7 @@ import pytest
 from tests.support.compat_rig import PATIENCE, ToyScorer
 from tests.support.ocr_builders import png, render
 from varl.services.hpsv3.compare import routes as compare_routes
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.scoring import ScorerSample
 from varl.services.serving.service import ScoringService
 from varl.services.serving.settings import ServingSettings
@@ -69,7 +69,7 @@ async def test_a_request_whose_client_hung_up_is_dropped(path: str) -> None:
         metrics = (await client.get("/metrics")).text
     assert 'varl_samples_in_flight{reward="toy"} 0.0' in metrics
     if path.startswith("/v1"):
-        assert 'varl_requests_total{face="http",outcome="client_gone",reward="toy"} 1.0' in metrics
+        assert 'varl_requests_total{outcome="client_gone",protocol="http",reward="toy"} 1.0' in metrics
     scorer.go.set()
     await service.close()
 

@@ -159,10 +159,10 @@ JUNK = [
 ]
 
 
-@pytest.mark.parametrize("face", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
-def test_junk_on_the_socket(service: ToyProcess, face: str, junk: bytes) -> None:
-    port = service.http_port if face == "http" else service.grpc_port
+def test_junk_on_the_socket(service: ToyProcess, protocol: str, junk: bytes) -> None:
+    port = service.http_port if protocol == "http" else service.grpc_port
     with socket.create_connection(("127.0.0.1", port), timeout=240) as connection:
         try:
             connection.sendall(junk)

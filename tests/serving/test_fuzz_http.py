@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from benchmarks.serving.toy_service import ToyScorer, ToySettings
 from tests.support.toy_process import ToyProcess, toy_service
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.service import ScoringService
 
 _SETTINGS = ToySettings.model_validate({})

@@ -1,4 +1,4 @@
-"""The HTTP face of one service: what it offers beside the reward's own tests."""
+"""The HTTP API of one service: what it offers beside the reward's own tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fastapi import APIRouter
 
 from tests.support.compat_rig import ToyScorer, base64_of, grey
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.service import ScoringService, State
 from varl.services.serving.settings import ServingSettings
 from varl.services.serving.status import STATUS, RejectionCode
@@ -31,7 +31,7 @@ def extra(service: ScoringService) -> APIRouter:
 
 
 @asynccontextmanager
-async def face(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, ScoringService]]:  # noqa: ANN401
+async def serving(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, ScoringService]]:  # noqa: ANN401
     service = ScoringService(ServingSettings(**changes), ToyScorer("toy"))
     await service.start()
     transport = httpx.ASGITransport(build_app(service, extra), raise_app_exceptions=False)
@@ -41,22 +41,22 @@ async def face(**changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Scoring
 
 
 async def test_a_reward_can_offer_routes_of_its_own() -> None:
-    async with face() as (http, _):
+    async with serving() as (http, _):
         assert (await http.get("/v1/extra")).json() == {"reward": "toy"}
         assert (await http.post("/v1/score", json={"samples": [SAMPLE]})).json()["results"][0]["value"] == 1.0
         assert "/v1/extra" in (await http.get("/openapi.json")).json()["paths"]
 
 
 async def test_trainers_formats_are_served_beside() -> None:
-    async with face() as (http, _):
+    async with serving() as (http, _):
         assert (await http.get("/compat/unirl/rewards")).json() == {"rewards": ["toy"]}
         assert (await http.post("/compat/flow_grpo/geneval", content=b"")).status_code == 404
-    async with face(compat_pickle=True) as (http, _):
+    async with serving(compat_pickle=True) as (http, _):
         assert (await http.post("/compat/flow_grpo/geneval", content=b"")).status_code != 404
 
 
 async def test_every_status_is_documented() -> None:
-    async with face() as (http, _):
+    async with serving() as (http, _):
         paths = (await http.get("/openapi.json")).json()["paths"]
     for path, statuses in {
         "/v1/score": {"400", "401", "413", "415", "422", "429", "500", "503", "504"},
@@ -71,14 +71,14 @@ async def test_every_status_is_documented() -> None:
 
 
 async def test_a_passed_deadline_may_be_tried_again() -> None:
-    async with face(request_seconds=1e-9) as (http, _):
+    async with serving(request_seconds=1e-9) as (http, _):
         answer = await http.post("/v1/score", json={"samples": [SAMPLE]})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (504, "deadline_exceeded", True)
 
 
 @pytest.mark.parametrize("state", [State.LOADING, State.DRAINING])
 async def test_until_ready_and_while_draining_nothing_is_taken(state: State) -> None:
-    async with face() as (http, service):
+    async with serving() as (http, service):
         service.state = state
         for answer in (await http.get("/readyz"), await http.post("/v1/score", json={"samples": [SAMPLE]})):
             assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "not_ready", "1")
@@ -94,13 +94,13 @@ async def test_a_big_file_in_a_form_needs_no_disk(monkeypatch: pytest.MonkeyPatc
         "request": (None, json.dumps({"samples": [{"id": "a", "prompt": "p"}]})),
         "a": ("a", b"x" * 3 * 2**20),
     }
-    async with face() as (http, _):
+    async with serving() as (http, _):
         answer = await http.post("/v1/score", files=files)
     assert answer.json()["results"][0]["error"]["code"] == "bad_image"
 
 
 async def test_what_breaks_a_request_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with face() as (http, service):
+    async with serving() as (http, service):
         monkeypatch.setattr(service, "score", None)
         answer = await http.post("/v1/score", json={"samples": [SAMPLE]})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (500, "internal", False)

@@ -120,7 +120,7 @@ def test_a_client_that_hangs_up_over_http_gives_its_room_back(ocr_model_cache: P
             httpx.post(f"{service.http}/v1/score", json=slow_body(64), timeout=httpx.Timeout(PATIENCE, read=1.0))
         until(lambda: in_flight(service) == 0)
         metrics = httpx.get(f"{service.http}/metrics").text
-        assert 'varl_requests_total{face="http",outcome="client_gone",reward="ocr"} 1.0' in metrics
+        assert 'varl_requests_total{outcome="client_gone",protocol="http",reward="ocr"} 1.0' in metrics
         assert (
             float(next(line for line in metrics.splitlines() if line.startswith("varl_inferences_total{")).split()[-1])
             < 60

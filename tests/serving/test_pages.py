@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.compat_rig import ToyScorer
 from varl.services.gateway.gateway import Gateway
-from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.http_app import build_gateway_app
 from varl.services.gateway.settings import GatewaySettings
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.service import ScoringService
 from varl.services.serving.settings import ServingSettings
 

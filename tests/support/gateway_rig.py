@@ -1,4 +1,4 @@
-"""Real reward services over gRPC that can be stopped and started again, and a real gateway's HTTP face before them, on one event loop."""
+"""Real reward services over gRPC that can be stopped and started again, and a real gateway's HTTP API before them, on one event loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import uvicorn
 from tests.support.compat_rig import ToyScorer, base64_of, grey
 from varl.launch.ports import reserve_port
 from varl.services.gateway.gateway import Gateway
-from varl.services.gateway.http_face import build_gateway_app
+from varl.services.gateway.http_app import build_gateway_app
 from varl.services.gateway.settings import GatewaySettings
-from varl.services.serving.grpc.face import SERVICE_NAME, build_server
 from varl.services.serving.grpc.health import Health
+from varl.services.serving.grpc.server import SERVICE_NAME, build_server
 from varl.services.serving.scoring import ScorerSample
 from varl.services.serving.service import ScoringService
 from varl.services.serving.settings import ServingSettings

@@ -145,7 +145,7 @@ def test_what_is_shown_is_published_once(tmp_path: Path, updater: Updater) -> No
     shown = publisher.publish_average(0)
     before = shown.path.stat()
     assert publisher.current(0) is shown and shown.path.stat().st_ino == before.st_ino
-    assert publisher.publish(0).path.stat().st_ino != before.st_ino  # asked for anew: a worker could not read it
+    assert publisher.publish(0).path.stat().st_ino != before.st_ino  # asked for again: a worker could not read it
     assert publisher.current(1).version == 1
 
 

@@ -99,7 +99,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
         problem = damage(path)
         if problem is None:
             return path
-        logger.error("checkpoint %s is damaged and left aside: %s", path, problem)
+        logger.error("checkpoint %s is damaged and skipped: %s", path, problem)
     return None
 
 

@@ -17,14 +17,14 @@ class StorageError(RuntimeError):
 
 
 class Storage:
-    """Patience with a disk that is full or a store that is away; ``refusals`` counts the writes that failed."""
+    """Patience with a disk that is full or a store that is unavailable; ``refusals`` counts the writes that failed."""
 
     def __init__(self, patience_s: float = 0.0) -> None:
         self._patience_s = patience_s
         self.refusals = 0
 
     def keep_trying(self, what: str, write: Callable[[], T]) -> T:
-        """Return what ``write`` returns, calling it again after each OSError; it must bear being called again.
+        """Return what ``write`` returns, calling it again after each OSError; it must be idempotent.
 
         Raises:
             StorageError: it was still refused when the patience was over.

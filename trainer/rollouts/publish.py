@@ -40,7 +40,7 @@ class Publisher:
         self._newest: PublishedWeights | None = None  # of the policy's own weights
 
     def publish(self, version: int) -> PublishedWeights:
-        """Publish the policy's weights as this version, anew where they lie there already."""
+        """Publish the policy's weights as this version, again where they are there already."""
         self._newest = self._storage.keep_trying(f"weights {version}", lambda: self._publish(version))
         return self._newest
 

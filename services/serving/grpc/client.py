@@ -87,7 +87,7 @@ class RewardClient:
             target: a gRPC target, for example "127.0.0.1:50051" or "dns:///ocr:50051".
             timeout_s: bounds each request in seconds, retries included.
             credentials: its token is sent with each request; TLS, and mutual TLS, where they name an authority and a certificate.
-            patient: wait for a service that is away, and come again to one that is overloaded; else fail at once.
+            patient: wait for a service that is unavailable, and retry one that is overloaded; else fail at once.
 
         """
         self._timeout_s, self._patient = timeout_s, patient

@@ -1,4 +1,4 @@
-"""The JSON shapes of the HTTP face."""
+"""The JSON shapes of the HTTP API."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_ping_enqueue_pull(rig: Rig) -> None:
         }
         assert body["type"] == reward
         assert float(body["duration"]) >= float(body["decoded_duration"]) >= 0
-    assert pull(rig, name, "toy")["scores"]["toy"] == [0.2, 1.0]  # an answer lost on its way can be had again
+    assert pull(rig, name, "toy")["scores"]["toy"] == [0.2, 1.0]  # an answer lost on its way can be fetched again
 
 
 def test_an_array_in_fortran_order_is_the_same_images(rig: Rig) -> None:

@@ -17,7 +17,7 @@ from benchmarks.serving.toy_service import ToyScorer as Toy
 from benchmarks.serving.toy_service import ToySettings
 from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, serving
 from varl.services.serving.access import OPEN_PATHS
-from varl.services.serving.http.face import build_app
+from varl.services.serving.http.app import build_app
 from varl.services.serving.service import ScoringService
 
 _SETTINGS = ToySettings.model_validate({})

@@ -19,7 +19,7 @@ from varl.services.gateway.http_models import (
     answer_body,
     reward_info,
 )
-from varl.services.serving.http.face import finish_app, json_response, new_app, read_samples
+from varl.services.serving.http.app import finish_app, json_response, new_app, read_samples
 from varl.services.serving.http.openapi import INFO_STATUSES, SCORE_STATUSES, BareRoute, problem_responses, score_body
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import ScoreBatch
@@ -29,7 +29,7 @@ _STATUSES = sorted({*SCORE_STATUSES, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_GATEWA
 
 
 def build_gateway_app(gateway: Gateway) -> FastAPI:
-    """The HTTP face of a gateway."""
+    """The HTTP API of a gateway."""
     app = new_app("varl gateway", JsonGatewayRequest, MultipartGatewayRequest)
     app.include_router(_score_routes(gateway))
 
@@ -53,7 +53,7 @@ def _score_routes(gateway: Gateway) -> APIRouter:
         "/score", response_model=GatewayResponseBody, responses=problem_responses(*_STATUSES), openapi_extra=body
     )
     async def score(request: Request) -> Response:
-        """Score samples by several rewards; a reward that is away or overloaded has its error and leaves the others alone."""
+        """Score samples by several rewards; a reward that is unavailable or overloaded has its error and leaves the others alone."""
         with gateway.counted("http"):
             head, samples = await read_samples(request, JsonGatewayRequest, MultipartGatewayRequest, gateway.settings)
             names = gateway.rewards if head.rewards is None else tuple(dict.fromkeys(head.rewards))

@@ -42,7 +42,7 @@ F = TypeVar("F", bound=FormSamples)
 
 
 def build_app(service: ScoringService, routes: Callable[[ScoringService], APIRouter] | None = None) -> FastAPI:
-    """The HTTP face of a service; ``routes`` are what this reward offers beside the rest."""
+    """The HTTP API of a service; ``routes`` are what this reward offers beside the rest."""
     app = new_app(f"varl {service.scorer.reward} reward", JsonScoreRequest, MultipartScoreRequest)
     app.include_router(_score_routes(service))
     if routes is not None:
