@@ -1,7 +1,8 @@
 """What each measure of the native HPSv3 engine saves: the same work without and with it, in turns, on a small random model on the CPU.
 
-The ratios say how much work goes away, not how fast a GPU is. Forwards are timed in processor time on one thread, and those without a
-measure must give the numbers of those with it. Overlapping is wall time, with two threads for images and a forward that only waits.
+The ratios say how much work goes away, not how fast a GPU is. Forwards are timed in processor time on one thread, and
+those without a measure must give the numbers of those with it. Overlapping is wall time, with two threads for images
+and a forward that only waits.
 """
 
 from __future__ import annotations
@@ -158,7 +159,10 @@ def every_row(model: RewardModel, items: Sequence[NativeItem]) -> Work:
 
 
 def compare(measure: str, without: Work, with_it: Work, repeats: int) -> Row:
-    """Milliseconds of processor time of a batch, in turns; raises AssertionError where the two give different numbers."""
+    """Milliseconds of processor time of a batch, in turns.
+
+    Raises AssertionError where the two give different numbers.
+    """
     torch.testing.assert_close(without(), with_it(), atol=1e-4, rtol=1e-3)
     pairs = [(clock(without, time.process_time), clock(with_it, time.process_time)) for _ in range(repeats)]
     return row(measure, "CPU ms a batch", pairs)

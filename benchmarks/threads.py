@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/threads.py
 
-PyTorch brings GNU's libgomp, whose waiting thread spins GOMP_SPINCOUNT times before it sleeps: 300,000 unless told otherwise, some
-milliseconds, in which it keeps a core from the thread that it waits for as soon as others want the cores too. Settings take turns,
-each time in a process of its own, idle and then loaded, so that what else happens on the machine meets all of them. Idle samples are
-taken in the real-time class where this user may, ahead of all other work, and the least of them counts; of the loaded ones the median.
+PyTorch brings GNU's libgomp, whose waiting thread spins GOMP_SPINCOUNT times before it sleeps: 300,000 unless told
+otherwise, some milliseconds, in which it keeps a core from the thread that it waits for as soon as others want the
+cores too. Settings take turns, each time in a process of its own, idle and then loaded, so that what else happens on
+the machine meets all of them. Idle samples are taken in the real-time class where this user may, ahead of all other
+work, and the least of them counts; of the loaded ones the median.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ def measure(steps: int) -> None:
 
 
 def go_ahead_of_others(ahead: bool) -> None:
-    """Put all threads of this process into the real-time class, or back; without the right to, they stay where they are."""
+    """Put all threads of this process into the real-time class, or back.
+
+    Without the right to, they stay where they are.
+    """
     policy, priority = (os.SCHED_RR, 1) if ahead else (os.SCHED_OTHER, 0)
     with suppress(PermissionError):
         for thread in Path("/proc/self/task").iterdir():
@@ -140,7 +144,10 @@ def sample(updater: Updater, group: GroupBatch, steps: int) -> Sample:
 
 
 def group_of(policy: NextFlowPolicy) -> GroupBatch:
-    """Random candidates of whole images, half of them with a reward; stale, so that a step may move them off their log-probabilities."""
+    """Random candidates of whole images, half of them with a reward.
+
+    They are stale, so that a step may move them off their log-probabilities.
+    """
     steps = tuple(height * width for height, width in policy.grids)
     tokens = torch.randint(
         policy.config.tokenizer.codes, (CANDIDATES, sum(steps)), generator=torch.Generator().manual_seed(0)

@@ -21,10 +21,12 @@ UPDATE_DONE = r"update (\d+): (?!waiting|updating|guards|dropped)"
 
 @dataclass(frozen=True)
 class Record:
-    """Result of one fault. Seconds; at_s counts from the run's first line, part_s and run_s from the strike: None, where it never was.
+    """Result of one fault. Seconds.
 
-    hit: it met what it was meant for. part_s: until the part that it struck worked again. run_s: until the trainer had done an update
-    after that.
+    ``at_s`` counts from the run's first line, part_s and run_s from the strike: None, where it never was.
+
+    hit: it met what it was meant for. part_s: until the part that it struck worked again. run_s: until the trainer had
+    done an update after that.
     """
 
     index: int

@@ -46,7 +46,10 @@ class QueueLeft:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What one run did. metrics: a row an update. named: lines of its log that name a group which was replaced or dropped."""
+    """What one run did. metrics: a row an update.
+
+    ``named``: lines of its log that name a group which was replaced or dropped.
+    """
 
     status: int | None
     metrics: Sequence[Mapping[str, Any]]

@@ -75,7 +75,10 @@ def updates_once(evidence: Evidence) -> tuple[bool, str]:
 
 
 def groups_exact(evidence: Evidence) -> tuple[bool, str]:
-    """Each update used as many groups as were asked for; for each that is missing or another one's, the log names it."""
+    """Each update used as many groups as were asked for.
+
+    For each that is missing or another one's, the log names it.
+    """
     rows = [row for row in evidence.disturbed.metrics if row["update"] < evidence.updates]
     lacking = {row["update"]: row.get("groups/used") for row in rows if row.get("groups/used") != evidence.groups}
     changed = sum(row.get("groups/replaced", 0) + row.get("groups/dropped", 0) for row in rows)

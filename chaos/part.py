@@ -22,7 +22,10 @@ LONGEST_LINE = 2**22
 
 @dataclass(frozen=True)
 class Exit:
-    """One end of a process. status: as subprocess has it, negative for a signal. expected: the harness brought it about."""
+    """One end of a process. status: as subprocess has it, negative for a signal.
+
+    ``expected``: the harness brought it about.
+    """
 
     part: str
     status: int

@@ -78,7 +78,10 @@ async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
 
 
 async def _kill_holder(rig: Rig, entry: str) -> bool:
-    """Kill the worker that holds an entry; False where nobody alive does. A worker's name ends in its process id and a random part."""
+    """Kill the worker that holds an entry; False where nobody alive does.
+
+    A worker's name ends in its process id and a random part.
+    """
     held = cast(Any, await rig.redis.xpending_range(rig.key("jobs"), "workers", entry, entry, 1))
     pids = {int(row["consumer"].decode().rsplit("-", 2)[1]) for row in held}
     for worker in rig.workers:

@@ -52,7 +52,10 @@ class RunSpec(Home):
 
 
 class Rig:
-    """The parts of a run, and the ways between them. trainer_redis, worker_redis and ocr_link are proxies; ``redis`` goes around them."""
+    """The parts of a run, and the ways between them. trainer_redis, worker_redis and ocr_link are proxies.
+
+    ``redis`` goes around them.
+    """
 
     def __init__(
         self, spec: RunSpec, ports: list[int], trainer_redis: Link, worker_redis: Link, ocr_link: Link

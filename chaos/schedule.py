@@ -76,8 +76,8 @@ MEANING = {
 class Fault:
     """One planned fault.
 
-    due: update that the trainer must have begun. worker: which rollout worker, where the kind strikes one. delay_s: from its trigger to
-    the strike. lasts_s: how long what is stopped stays stopped.
+    due: update that the trainer must have begun. worker: which rollout worker, where the kind strikes one. delay_s:
+    from its trigger to the strike. lasts_s: how long what is stopped stays stopped.
     """
 
     index: int
@@ -89,8 +89,9 @@ class Fault:
 
 
 def schedule(seed: int, count: int, updates: int, kinds: Sequence[Kind] = USUAL, workers: int = 2) -> list[Fault]:
-    """``count`` faults over a run of ``updates``, every kind as often as any other but for one; the same for the same arguments.
+    """``count`` faults over a run of ``updates``, every kind as often as any other but for one.
 
+    The same for the same arguments.
     Raises ValueError where the run is too short to end in quiet, or there is no kind.
     """
     if updates <= QUIET_AT_THE_END or not kinds:

@@ -29,7 +29,8 @@ from varl.launch.supervisor import sigterm_as_exit
 SAMPLES = 240  # at least, however short the soak
 LONGEST_S = 5.0  # between samples
 TELL_EVERY_S = 30.0
-# The most that counts as flat, an hour, by quantity: over a week the memory of a part would grow by 2.6 GiB, and Redis by 0.7 GiB.
+# The most that counts as flat, an hour, by quantity: over a week the memory of a part would grow by 2.6 GiB, and Redis
+# by 0.7 GiB.
 ALLOWED = {"rss_mib": 16.0, "files": 4.0, "threads": 2.0, "in_hand": 4.0, "used_mib": 4.0}
 EXPECTED = {
     "http: status 200",
@@ -54,7 +55,10 @@ class SoakSettings(BaseSettings):
 
 
 async def soak(settings: SoakSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the load and write soak.json and soak.svg; returns what soak.json holds. Raises OSError where a part ended meanwhile."""
+    """Run the load and write soak.json and soak.svg; returns what soak.json holds.
+
+    Raises OSError where a part ended meanwhile.
+    """
     started, seconds = datetime.now(UTC), 60 * settings.minutes
     out = (settings.out or Path("runs/soak") / started.strftime("%Y%m%d-%H%M%S")).resolve()
     say("starting Redis, OCR, HPSv3, gateway and a rollout worker")

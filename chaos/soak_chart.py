@@ -19,7 +19,10 @@ PANELS = {
 
 
 def write_chart(series: Mapping[str, Sequence[float]], file: Path) -> None:
-    """A panel for each quantity with a line for each part, over minutes; the half that slopes are taken from is shaded."""
+    """A panel for each quantity with a line for each part, over minutes.
+
+    The half that slopes are taken from is shaded.
+    """
     minutes = np.asarray(series["seconds"]) / 60
     shown = {
         quantity: title for quantity, title in PANELS.items() if any(name.endswith(f" {quantity}") for name in series)

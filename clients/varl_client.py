@@ -1,4 +1,6 @@
-"""Scores images by a varl reward service or gateway. One file, to be copied anywhere: it needs Python 3.10 or newer and httpx.
+"""Scores images by a varl reward service or gateway.
+
+One file, to be copied anywhere: it needs Python 3.10 or newer and httpx.
 
 A failure is never a number: each image has a ``Score`` or a ``ScoreError``, and a call that cannot be answered raises.
 """
@@ -32,7 +34,10 @@ class RewardError(Exception):
 
 
 class UnavailableError(RewardError):
-    """No answer within the attempts and the time; the same call may succeed later. ``retry_after``: seconds, as the service said."""
+    """No answer within the attempts and the time; the same call may succeed later.
+
+    ``retry_after``: seconds, as the service said.
+    """
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -180,7 +185,8 @@ class _Plan:
         return Scores(tuple(found[index] for index in range(self.images)), tuple(models))
 
 
-# What a call does, apart from I/O: it yields requests, or seconds to wait, and is sent the response or why there is none.
+# What a call does, apart from I/O: it yields requests, or seconds to wait, and is sent the response or why there is
+# none.
 _Flow = Generator[_Call | float, httpx.Response | Exception | None, T]
 
 
@@ -315,13 +321,15 @@ class RewardClient(_Core[httpx.Client]):
         Args:
             images: whole PNG, JPEG or WebP files.
             prompts: one for each image.
-            target_words: OCR: the words wanted in each image; default, also for an empty entry: the quoted parts of its prompt.
+            target_words: OCR: the words wanted in each image; default, also for an empty entry: the quoted parts of its
+                prompt.
             metadata: what a reward needs of each image beside its prompt, a JSON object of at most 16 KiB.
             rewards: names out of ``info``; default: all.
             formulas: name of the formula by name of the reward; default: the service's own.
 
         Returns:
-            The scores by the reward's name. A reward that stayed away while others answered has a retryable ScoreError for each image.
+            The scores by the reward's name. A reward that stayed away while others answered has a retryable ScoreError
+            for each image.
 
         Raises:
             RejectedError: the service refuses the call as it is, for example without a valid token.

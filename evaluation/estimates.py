@@ -21,8 +21,8 @@ class Estimate:
 def pooled_ratio(sums: Array, counts: Array) -> Estimate:
     """Ratio of totals, sum(sums) / sum(counts), with the standard error of a ratio of cluster totals.
 
-    sums, counts: float64 [P], each prompt's total and what it is a total of; sum(counts) > 0. Cochran, Sampling Techniques, eq. 6.13
-    without the finite-population term: Var = P/(P-1) * sum_p (s_p - r n_p)^2 / (sum_p n_p)^2.
+    sums, counts: float64 [P], each prompt's total and what it is a total of; sum(counts) > 0. Cochran, Sampling
+    Techniques, eq. 6.13 without the finite-population term: Var = P/(P-1) * sum_p (s_p - r n_p)^2 / (sum_p n_p)^2.
 
     Raises:
         ValueError: lengths differ, or the counts add up to nothing.
@@ -34,7 +34,8 @@ def pooled_ratio(sums: Array, counts: Array) -> Estimate:
 def paired_change(before: tuple[Array, Array], after: tuple[Array, Array]) -> Estimate:
     """Change of a pooled ratio from ``before`` to ``after``, each (sums, counts) of the same prompts in the same order.
 
-    The standard error takes the difference of each prompt's two residuals, so what both sides share (an easy prompt) cancels.
+    The standard error takes the difference of each prompt's two residuals, so what both sides share (an easy prompt)
+    cancels.
 
     Raises:
         ValueError: the sides have different numbers of prompts, or counts that add up to nothing.

@@ -1,7 +1,7 @@
 """What the rewards measure on held-out prompts, through the same rollout and reward services that training uses.
 
-The images of prompt i are drawn from a seed of (evaluation seed, i) alone, so two evaluations of the same prompts differ in the weights
-and in nothing else, and their difference may be taken prompt by prompt.
+The images of prompt i are drawn from a seed of (evaluation seed, i) alone, so two evaluations of the same prompts
+differ in the weights and in nothing else, and their difference may be taken prompt by prompt.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def evaluate(
     Raises:
         EvaluationError: every group failed.
         varl.trajectories.collect.RolloutTimeoutError: nothing arrived for ``settings.patience.timeout_s``.
-        ValueError: OCR is one of the rewards and a prompt has no target word, so that what was read can be compared with nothing.
+        ValueError: OCR is one of the rewards and a prompt has no target word, so that what was read can be compared
+            with nothing.
     """
     jobs = evaluation_jobs(prompts, settings, weight_path, weight_version, tag)
     collected = collect(queue, jobs, settings.layout, settings.patience, progress)

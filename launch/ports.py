@@ -1,7 +1,8 @@
 """Ports to listen on later, or again: where a server cannot bind port 0 and say which port it got, because it must come back on the same.
 
-A port that the system picks (bind to 0) and that is closed again is anybody's: the next outgoing connection on the machine may get it.
-So these lie outside of the range that the system picks from, and each is reserved for as long as the process lives that took it.
+A port that the system picks (bind to 0) and that is closed again is anybody's: the next outgoing connection on the
+machine may get it. So these lie outside of the range that the system picks from, and each is reserved for as long as
+the process lives that took it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _reservations: list[socket.socket] = []  # open, and with that reserved, until t
 def reserve_port() -> int:
     """A TCP port of the loopback on which nobody listens and that no other caller gets, in any process, until this process ends.
 
-    Linux only: the reservation is a name in the abstract namespace of unix sockets, which each network namespace has one of, like its
-    ports, and which vanishes with the process.
+    Linux only: the reservation is a name in the abstract namespace of unix sockets, which each network namespace has
+    one of, like its ports, and which vanishes with the process.
 
     Raises:
         OSError: all ports outside of the ephemeral range are taken.

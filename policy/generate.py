@@ -24,7 +24,10 @@ class Step:
 
 
 def generate(policy: Policy, prompt: str, count: int, seed: int, params: SamplingParams) -> Pixels:
-    """``count`` images of a prompt, uint8 [count, H, W, 3]; image i is a function of (seed, i) and the sampler, whatever ``count``."""
+    """``count`` images of a prompt, uint8 [count, H, W, 3].
+
+    Image i is a function of (seed, i) and the sampler, whatever ``count``.
+    """
     state = policy.prefill(prompt, guided=params.cfg > 0)
     return policy.decode(policy.sample(state, len(policy.grids), image_seeds(seed, count), params)[1].tokens)
 
@@ -44,7 +47,10 @@ def image_seeds(seed: int, count: int) -> list[int]:
 
 
 def arrange(images: Pixels) -> Pixels:
-    """One picture uint8 [rows * H, columns * W, 3] of B images, row by row, nearly square; white where the last row is not full."""
+    """One picture uint8 [rows * H, columns * W, 3] of B images, row by row, nearly square.
+
+    White where the last row is not full.
+    """
     count, height, width, _ = images.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

@@ -1,7 +1,8 @@
 """From a model folder to a policy: config.json names the architecture, a registry or the caller names the code.
 
-A config.json is data that may come from anywhere, so it never decides what is imported: it names an architecture, and that name has to be
-one of varl's own or of a package installed here (entry-point group ``varl.policies``). Code by import path is named by the caller alone.
+A config.json is data that may come from anywhere, so it never decides what is imported: it names an architecture, and
+that name has to be one of varl's own or of a package installed here (entry-point group ``varl.policies``). Code by
+import path is named by the caller alone.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ def load(
 ) -> TrainablePolicy:
     """Load the model of a folder.
 
-    device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader (folder, device, dtype)
-    that is used whatever config.json says; it is imported, so it must come from whoever starts the program.
+    device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader
+    (folder, device, dtype) that is used whatever config.json says; it is imported, so it must come from whoever starts
+    the program.
 
     Raises:
-        ValueError: config.json names no known architecture, the plugin cannot be imported, or the files do not fit together.
+        ValueError: config.json names no known architecture, the plugin cannot be imported, or the files do not fit
+            together.
         OSError: a file is missing or cannot be read.
     """
     path = Path(folder)

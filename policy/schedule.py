@@ -10,8 +10,8 @@ from varl.policy.base import Grid
 SQUARE_SCALES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 BASE_SCALE = 16  # the entry of SQUARE_SCALES whose grid, at 256-pixel area, names an aspect ratio's row of the table
 
-# The (height, width) of the twelfth grid for the aspect ratios (height / width) up to square of arXiv 2601.02204, Table 14.
-# Rows wider than tall are printed as they are, taller ones are their transposes.
+# The (height, width) of the twelfth grid for the aspect ratios (height / width) up to square of arXiv 2601.02204, Table
+# 14. Rows wider than tall are printed as they are, taller ones are their transposes.
 PAPER_BASES: dict[float, Grid] = {
     0.250: (8, 32), 0.260: (8, 31), 0.267: (8, 30), 0.276: (8, 29), 0.295: (9, 28), 0.311: (9, 26), 0.333: (9, 27),
     0.345: (10, 25), 0.417: (10, 24), 0.478: (11, 23), 0.500: (11, 22), 0.524: (11, 21), 0.571: (12, 21), 0.600: (12, 20),
@@ -24,8 +24,8 @@ def scale_schedule(
 ) -> tuple[Grid, ...]:
     """Grids of every scale for an image whose grid at ``base_scale`` is ``base``.
 
-    Each side is round(side * s / base_scale), half to even, at least 1; the first grid is always (1, 1). The rule reproduces
-    the rows of arXiv 2601.02204, Table 14 from their twelfth grids.
+    Each side is round(side * s / base_scale), half to even, at least 1; the first grid is always (1, 1). The rule
+    reproduces the rows of arXiv 2601.02204, Table 14 from their twelfth grids.
 
     Raises:
         ValueError: a side is below 1, or scales are not strictly growing from 1.

@@ -18,9 +18,9 @@ Work = Callable[
 def by_slices(work: Work, step: int, by_site: Tensors, shared: Tensors) -> tuple[Tensor, ...]:
     """What ``work`` makes of all sites, each [sites]; at most ``step`` sites at a time unless all fit in one go.
 
-    by_site: tensors [sites, ...], the first of which is there. shared: tensors that all sites use. The gradient is exact: going backwards
-    each slice is computed again, and only its share of the gradients is kept. torch's own checkpoint would also keep every recomputed
-    tensor that no gradient passes through, until the last slice is done.
+    by_site: tensors [sites, ...], the first of which is there. shared: tensors that all sites use. The gradient is
+    exact: going backwards each slice is computed again, and only its share of the gradients is kept. torch's own
+    checkpoint would also keep every recomputed tensor that no gradient passes through, until the last slice is done.
     """
     if len(by_site[0]) <= step:  # little enough to be kept
         return work(by_site, shared)

@@ -1,7 +1,8 @@
 """Write requirements/<extra>.txt: every package an extra of pyproject.toml needs, pinned to what is installed here.
 
-Run with the project's own environment after changing a dependency (``make lock``). The pins are those of this environment, which
-the tests have run in; what a package needs only on another supported Python is followed too, so it must be installed as well.
+Run with the project's own environment after changing a dependency (``make lock``). The pins are those of this
+environment, which the tests have run in; what a package needs only on another supported Python is followed too, so it
+must be installed as well.
 """
 
 from __future__ import annotations

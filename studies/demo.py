@@ -255,7 +255,10 @@ def _run(
 
 
 def _others(recipe: Recipe, judge: _Judge, directory: Path, base: Path) -> list[SamplerPair]:
-    """Both weights with the recipe's other samplers; one weights after the other, since a worker holds one at a time."""
+    """Both weights with the recipe's other samplers.
+
+    One weights after the other, since a worker holds one at a time.
+    """
     samplers = recipe.evaluation.other_samplers()
     before, after = (
         [

@@ -34,7 +34,8 @@ def evaluate_samplers(
 ) -> list[SamplerReading]:
     """Evaluate every weights with every sampler on the recipe's first held-out prompts, by services started once for all of them.
 
-    weights: "base", or paths of safetensors files that fit the recipe's model. What the services leave is removed at the end.
+    weights: "base", or paths of safetensors files that fit the recipe's model. What the services leave is removed at
+    the end.
 
     Raises:
         what ``local_services`` and ``evaluate`` raise.

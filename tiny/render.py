@@ -33,8 +33,8 @@ class Style:
     down: float
 
 
-# The prompt decides the layout: scales of a few tokens are drawn token by token, and a 5-million-parameter base has no room to agree
-# with itself on a free one.
+# The prompt decides the layout: scales of a few tokens are drawn token by token, and a 5-million-parameter base has no
+# room to agree with itself on a free one.
 OBJECTS = {
     "sign": Style("DejaVuSans-Bold.ttf", 0.5, 0.5),
     "poster": Style("DejaVuSerif-Bold.ttf", 0.5, 0.0),
@@ -48,7 +48,8 @@ OBJECTS = {
 class Rendered:
     """One training image.
 
-    image: uint8 [64, 64, 3]; letters: uint8 [64, 64], 0 where no ink, else 1 + index in A-Z; words: what stands in the image.
+    image: uint8 [64, 64, 3]; letters: uint8 [64, 64], 0 where no ink, else 1 + index in A-Z; words: what stands in the
+    image.
     """
 
     prompt: str

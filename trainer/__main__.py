@@ -28,8 +28,8 @@ logger = logging.getLogger("trainer")
 def main(arguments: Sequence[str]) -> int:
     """Train by a recipe, or with --dry-run print the resolved recipe and what would run.
 
-    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, or a dry run of a recipe that
-    names a file which does not exist, 3 stopped by a guard, 130 Ctrl-C.
+    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, or a dry run of a
+    recipe that names a file which does not exist, 3 stopped by a guard, 130 Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:

@@ -31,7 +31,10 @@ def held_out_prompts(recipe: Recipe, count: int | None) -> list[PromptSpec]:
 
 
 def eval_settings(recipe: Recipe, layout: Layout, pictures: int = 0) -> EvalSettings:
-    """Settings of every evaluation of a run; ``layout`` is the policy's, ``pictures`` the prompts whose first image is kept."""
+    """Settings of every evaluation of a run.
+
+    ``layout`` is the policy's, ``pictures`` the prompts whose first image is kept.
+    """
     return EvalSettings(
         run_id=recipe.run.name,
         layout=layout,

@@ -38,10 +38,11 @@ class LocalServices:
 def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> Iterator[LocalServices]:
     """Start the parts that ``recipe`` names, each once the one before is ready; stop them in the opposite order.
 
-    A reward with an address is used where it is; one with ``serve`` is started from there; ocr and hpsv3 are known by name.
+    A reward with an address is used where it is; one with ``serve`` is started from there; ocr and hpsv3 are known by
+    name.
 
-    Redis is the recipe's, else REDIS_URL, else a private server that keeps its data in the run directory's redis/; logs go to its logs/.
-    ``say`` is told what comes up.
+    Redis is the recipe's, else REDIS_URL, else a private server that keeps its data in the run directory's redis/; logs
+    go to its logs/. ``say`` is told what comes up.
 
     Raises:
         varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.

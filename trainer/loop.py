@@ -86,7 +86,9 @@ class Run:
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
-        """Begin, or go on from the newest checkpoint; whatever the queue holds is dropped, for all of it is asked for again.
+        """Begin, or go on from the newest checkpoint.
+
+        Whatever the queue holds is dropped, for all of it is asked for again.
 
         Raises:
             RunInUseError: the directory holds a run and ``resume`` is False.
@@ -120,7 +122,8 @@ class Run:
             RolloutTimeoutError: workers went silent.
         """
         begin, number = time.monotonic(), progress.update
-        # Look at the weights as they stand, where an evaluation or a sample grid is due; the best checkpoint is known by it.
+        # Look at the weights as they stand, where an evaluation or a sample grid is due; the best checkpoint is known
+        # by it.
         metrics = {"weight_version": float(number), **self._watch(number)}
         self.checkpoint_manager.judge(progress, metrics)
         # Publish the weights and queue this update's jobs, unless an earlier update has queued them already.

@@ -57,7 +57,10 @@ def given_redis(recipe: Recipe) -> str:
 
 
 def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
-    """Open the trainer's side of the run's queue; raises ValueError and OSError where the credentials that the recipe names do not fit."""
+    """Open the trainer's side of the run's queue.
+
+    Raises ValueError and OSError where the credentials that the recipe names do not fit.
+    """
     given = recipe.rollout
     access = RedisAccess(
         redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file

@@ -18,8 +18,9 @@ LONGEST_PAUSE_S = 1.0
 class RedisAccess:
     """Address and credentials of a Redis server.
 
-    url: redis://[USER@]HOST:PORT/DB, rediss:// for TLS, or unix://PATH. The files: the password alone (white space around it is ignored);
-    PEM of the authority that signed the server's certificate (default: the system's); PEM of this client's certificate and of its key.
+    url: redis://[USER@]HOST:PORT/DB, rediss:// for TLS, or unix://PATH. The files: the password alone (white space
+    around it is ignored); PEM of the authority that signed the server's certificate (default: the system's); PEM of
+    this client's certificate and of its key.
     """
 
     url: str
@@ -35,10 +36,13 @@ class RedisAccess:
             raise ValueError("redis_ca_file and redis_cert_file are for TLS: the URL must begin with rediss://")
 
     def connect(self, socket_timeout_s: float = 30.0, patience_s: float = 0.0) -> redis.Redis:
-        """Open a client whose replies may take longer than any blocking read; redis-py's own limit of 5 s is below a long block.
+        """Open a client whose replies may take longer than any blocking read.
 
-        patience_s: how long commands go on trying, about, while Redis is unavailable, loading its data or out of memory. A command that was
-        carried out before its connection broke is then carried out twice, which every reader here has to bear anyway.
+        redis-py's own limit of 5 s is below a long block.
+
+        patience_s: how long commands go on trying, about, while Redis is unavailable, loading its data or out of
+        memory. A command that was carried out before its connection broke is then carried out twice, which every reader
+        here has to bear anyway.
 
         Raises:
             OSError: the password file cannot be read.

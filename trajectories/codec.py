@@ -40,10 +40,11 @@ def encode_trajectory(trajectory: trajectory_pb2.Trajectory) -> bytes:
 def decode_trajectory(data: bytes) -> trajectory_pb2.Trajectory:
     """Parse and check a trajectory.
 
-    Raises CodecError, whose ``reason`` says which kind of fault: not a Trajectory; a message of another schema; tokens or log-probs other
-    than the grids and the stage give; tokens beyond the codebook; candidates or continuations other than the job has; a required reward
-    missing, or an optional one on some images only; a number that is not finite; a polygon without corners; an image that is no PNG of
-    the group's size; more bytes, cells, regions or pixels than any message may have.
+    Raises CodecError, whose ``reason`` says which kind of fault: not a Trajectory; a message of another schema; tokens
+    or log-probs other than the grids and the stage give; tokens beyond the codebook; candidates or continuations other
+    than the job has; a required reward missing, or an optional one on some images only; a number that is not finite; a
+    polygon without corners; an image that is no PNG of the group's size; more bytes, cells, regions or pixels than any
+    message may have.
     """
     trajectory = trajectory_pb2.Trajectory()
     _parse(trajectory, data)

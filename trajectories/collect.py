@@ -34,8 +34,8 @@ class Patience:
 class Remedies:
     """What is done about groups that fail.
 
-    replace: another job in the place of one that failed for good, given how many have been put there with it (from 1), or None: the
-    group is dropped. repair: called before a job is queued again whose worker could not get its weights.
+    replace: another job in the place of one that failed for good, given how many have been put there with it (from 1),
+    or None: the group is dropped. repair: called before a job is queued again whose worker could not get its weights.
     """
 
     replace: Callable[[rollout_pb2.RolloutJob, int], rollout_pb2.RolloutJob | None] = lambda job, count: None
@@ -74,9 +74,11 @@ def collect(
 ) -> Collected:
     """Submit the jobs, but for those submitted ahead, and wait until each has a group or has failed for good.
 
-    A job fails for good after ``max_attempts`` attempts, or as a dead letter of the workers; it is then on the dead-letter stream.
+    A job fails for good after ``max_attempts`` attempts, or as a dead letter of the workers; it is then on the
+    dead-letter stream.
 
-    layout: the trained policy's; a group of another model is a failure (bad_job). progress is told (groups settled, groups asked).
+    layout: the trained policy's; a group of another model is a failure (bad_job). progress is told (groups settled,
+    groups asked).
 
     Raises:
         RolloutTimeoutError: nothing was settled for ``timeout_s``.

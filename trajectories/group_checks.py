@@ -1,4 +1,7 @@
-"""What makes a group trainable. A group without a problem here goes through the trainer without an error that has no name."""
+"""What makes a group trainable.
+
+A group without a problem here goes through the trainer without an error that has no name.
+"""
 
 from __future__ import annotations
 

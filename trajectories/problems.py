@@ -70,7 +70,10 @@ def polygon_problem(polygon: Sequence[float]) -> str | None:
 
 
 def png_problem(data: bytes, height: int, width: int) -> str | None:
-    """What is wrong with a PNG that must show an RGB image of height x width pixels, or None; decodes it only where its size fits."""
+    """What is wrong with a PNG that must show an RGB image of height x width pixels, or None.
+
+    Decodes it only where its size fits.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.size != (width, height) or image.mode != "RGB":

@@ -1,8 +1,8 @@
 """Jobs out, trajectories back, over two Redis streams of one run; needs nothing newer than Redis 6.2.
 
-At least once: a job stays pending until its trajectory is published (both in one script), and a trajectory stays pending until the
-trainer says that a checkpoint holds the update which used it. Publishing counts only while the job is still pending, so a job that
-two workers finished, or that a purge withdrew, is published once or not at all.
+At least once: a job stays pending until its trajectory is published (both in one script), and a trajectory stays
+pending until the trainer says that a checkpoint holds the update which used it. Publishing counts only while the job is
+still pending, so a job that two workers finished, or that a purge withdrew, is published once or not at all.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DEAD_LETTERS = 10_000  # kept of a run, about
 Key = tuple[str, int]
 
 # KEYS: stream that the entry is on, trajectories, dead letters.
-# ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", its payload, dead letters kept.
-# XACK answers 0 where another consumer settled the entry first: then nothing is added.
+# ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", its payload, dead letters
+# kept. XACK answers 0 where another consumer settled the entry first: then nothing is added.
 SETTLE = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[2])
@@ -75,9 +75,9 @@ def split_duplicates(
 class RunQueue:
     """The queue of one run, for its trainer (one at a time) or for one of its workers.
 
-    The worker's methods may be called from several threads; the trainer's from one. ``client`` gives bytes (no decode_responses; see
-    ``connect``); ``consumer`` is unique among all that work on the run; a job handed out more than ``max_deliveries`` times goes to the
-    dead-letter stream.
+    The worker's methods may be called from several threads; the trainer's from one. ``client`` gives bytes (no
+    decode_responses; see ``connect``); ``consumer`` is unique among all that work on the run; a job handed out more
+    than ``max_deliveries`` times goes to the dead-letter stream.
     """
 
     def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
@@ -116,7 +116,10 @@ class RunQueue:
         return wanted
 
     def take_ahead(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> tuple[set[str], list[TrajectoryDelivery]]:
-        """Return the ids of those jobs that were submitted ahead, and their results; from now on they are ordinary jobs."""
+        """Return the ids of those jobs that were submitted ahead, and their results.
+
+        From now on they are ordinary jobs.
+        """
         ids = {job.job_id for job in jobs if self._ahead.pop(job.job_id, None) is not None}
         arrived = [delivery for delivery in self._parked if job_of(delivery.message).job_id in ids]
         self._parked = [delivery for delivery in self._parked if job_of(delivery.message).job_id not in ids]
@@ -142,9 +145,9 @@ class RunQueue:
     def receive(self, count: int, block_ms: int) -> list[TrajectoryDelivery]:
         """Return up to ``count`` new trajectories, waiting up to ``block_ms`` for the first (0: no wait).
 
-        A repeat of one still unacknowledged is dropped. One that cannot be decoded goes to the dead-letter stream and is counted by its
-        reason in ``undecodable``. Where nothing is new, entries are handed out again whose delivery got lost on the way (a broken
-        connection) or that an earlier trainer left.
+        A repeat of one still unacknowledged is dropped. One that cannot be decoded goes to the dead-letter stream and
+        is counted by its reason in ``undecodable``. Where nothing is new, entries are handed out again whose delivery
+        got lost on the way (a broken connection) or that an earlier trainer left.
         """
         entries = self._results.read_new(count, block_ms)
         if entries or self._results.pending() <= len(self._held):
@@ -162,7 +165,10 @@ class RunQueue:
         return self._accept(self._results.claim(0, skip=self._held))
 
     def purge(self, from_version: int) -> int:
-        """Drop jobs and trajectories of ``weight_version`` >= ``from_version``; return how many. Work in hand on them is not published."""
+        """Drop jobs and trajectories of ``weight_version`` >= ``from_version``; return how many.
+
+        Work in hand on them is not published.
+        """
         jobs = [
             e.entry_id for e in self._jobs.scan() if _is_from(_decoded(e, decode_job, lambda job: job), from_version)
         ]
@@ -188,8 +194,8 @@ class RunQueue:
     ) -> Delivery[rollout_pb2.RolloutJob] | None:
         """Return a job that its worker left idle for ``min_idle_ms``, but for ``skip``, else a new one within ``block_ms``, else None.
 
-        A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told by a
-        GroupFailure wherever the job can still be named.
+        A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told
+        by a GroupFailure wherever the job can still be named.
         """
         for entry in self._jobs.claim(min_idle_ms, skip):
             delivery = self._open(entry)

@@ -28,7 +28,10 @@ def sampling_params(sampling: rollout_pb2.Sampling) -> SamplingParams:
 
 
 def log_probs_of(job: rollout_pb2.RolloutJob) -> LogProbs:
-    """Which log-probabilities a job wants; plain where it does not say. Raises ValueError for a kind that this version does not know."""
+    """Which log-probabilities a job wants; plain where it does not say.
+
+    Raises ValueError for a kind that this version does not know.
+    """
     if job.log_probs == rollout_pb2.LOG_PROBS_UNSPECIFIED:
         return "plain"
     for name, kind in KINDS.items():
@@ -38,5 +41,8 @@ def log_probs_of(job: rollout_pb2.RolloutJob) -> LogProbs:
 
 
 def trained_sampling(job: rollout_pb2.RolloutJob) -> SamplingParams | None:
-    """The sampling of which the trained distribution is: the job's, or None for the plain one. Raises ValueError as the others do."""
+    """The sampling of which the trained distribution is: the job's, or None for the plain one.
+
+    Raises ValueError as the others do.
+    """
     return sampling_params(job.sampling) if log_probs_of(job) == "sampled" else None

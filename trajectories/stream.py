@@ -31,7 +31,10 @@ def connect(url: str, socket_timeout_s: float = 30.0) -> redis.Redis:
 
 
 class GroupStream:
-    """A stream and a consumer group on it (both created if absent), seen by one consumer. Thread-safe: it keeps no state."""
+    """A stream and a consumer group on it (both created if absent), seen by one consumer.
+
+    Thread-safe: it keeps no state.
+    """
 
     def __init__(self, client: redis.Redis, key: str, group: str, consumer: str) -> None:
         self._client, self.key, self.group, self._consumer = client, key, group, consumer
@@ -54,7 +57,8 @@ class GroupStream:
     def read_new(self, count: int, block_ms: int) -> list[Entry]:
         """Return up to ``count`` entries never handed out, waiting up to ``block_ms`` for the first.
 
-        The wait is cut to half the client's socket timeout: a longer one would end in a TimeoutError instead of an empty list.
+        The wait is cut to half the client's socket timeout: a longer one would end in a TimeoutError instead of an
+        empty list.
         """
         limit = self._client.get_connection_kwargs().get("socket_timeout", DEFAULT_SOCKET_TIMEOUT_S)
         block = block_ms if limit is None else min(block_ms, int(limit * 500))
@@ -75,7 +79,8 @@ class GroupStream:
     def claim(self, min_idle_ms: int, skip: Iterable[str] = ()) -> Iterator[Entry]:
         """Take over, one by one, entries that were handed out but not settled for ``min_idle_ms``, whoever holds them.
 
-        XPENDING + XCLAIM rather than XAUTOCLAIM, which on 6.2 tells neither the delivery count nor the ids of entries that are gone.
+        XPENDING + XCLAIM rather than XAUTOCLAIM, which on 6.2 tells neither the delivery count nor the ids of entries
+        that are gone.
         """
         skipped, start = set(skip), "-"
         while page := self._pending_page(start, min_idle_ms):
@@ -126,7 +131,10 @@ class GroupStream:
             return int(pipe.execute()[1])
 
     def position(self) -> str:
-        """Return the id of the newest entry that the stream has ever had; an older one than before means that Redis has lost entries."""
+        """Return the id of the newest entry that the stream has ever had.
+
+        An older one than before means that Redis has lost entries.
+        """
         return bytes(cast(Any, self._client.xinfo_stream(self.key))["last-generated-id"]).decode()
 
     def pending(self) -> int:
@@ -149,6 +157,9 @@ class GroupStream:
             start = f"({page[-1][0].decode()}"
 
     def leave(self) -> None:
-        """Remove this consumer's name from the group if it holds nothing; a busy name stays until others have its entries."""
+        """Remove this consumer's name from the group if it holds nothing.
+
+        A busy name stays until others have its entries.
+        """
         if not self._client.xpending_range(self.key, self.group, "-", "+", 1, consumername=self._consumer):
             self._client.xgroup_delconsumer(self.key, self.group, self._consumer)

@@ -1,7 +1,7 @@
 """The files of a published version on any URL that fsspec reads: safetensors and a manifest with their digest.
 
-The manifest is written last, so that a reader who sees it sees all that it names. A delta names the whole version that it lies on and
-holds only the tensors that differ from it.
+The manifest is written last, so that a reader who sees it sees all that it names. A delta names the whole version that
+it lies on and holds only the tensors that differ from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class Base(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What one published version consists of; ``file`` and ``base`` lie beside it. tensors: of a delta, digest of both together."""
+    """What one published version consists of; ``file`` and ``base`` lie beside it.
+
+    ``tensors``: of a delta, digest of both together.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,7 @@
-"""WeightStore: published weights between trainer and workers. The trainer puts and prunes versions, a worker gets them."""
+"""WeightStore: published weights between trainer and workers.
+
+The trainer puts and prunes versions, a worker gets them.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class WeightStore:
         return f"{self._url}/{name}"
 
     def _delta(self, path: Path, tensors: dict[str, Tensor]) -> tuple[Base, Path] | None:
-        """The whole version below and a file with what differs from it; None where most of it does, or nothing lies there yet."""
+        """The whole version below and a file with what differs from it.
+
+        None where most of it does, or nothing lies there yet.
+        """
         if self._base is None or self._base[0].manifest == path.with_suffix(".json").name:
             return None
         base, below = self._base
@@ -96,8 +102,9 @@ def read_manifest(url: str) -> Manifest:
 
 
 def fetch(url: str, manifest: Manifest, cache: Path) -> Path:
-    """Return a file with all weights of a version, its digest verified; what is not on this machine is kept in ``cache``.
+    """Return a file with all weights of a version, its digest verified.
 
+    What is not on this machine is kept in ``cache``.
     Raises WeightsUnavailable.
     """
     if manifest.base is None:

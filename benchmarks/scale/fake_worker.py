@@ -36,7 +36,10 @@ def main() -> None:
 
 
 def work(url: str, run_id: str, template: bytes, seconds: float, stagger: float, index: int) -> None:
-    """Take a job, sleep, publish the template as its group, again and again; the first time after ``stagger`` seconds."""
+    """Take a job, sleep, publish the template as its group, again and again.
+
+    The first time after ``stagger`` seconds.
+    """
     name = f"fake-{index}"
     queue, trajectory = RunQueue(connect(url), run_id, name), decode_trajectory(template)
     time.sleep(stagger)

@@ -1,4 +1,7 @@
-"""FLOPs and memory traffic of single passes of the models, after policy/nextflow's own code. A multiply-add counts as two FLOPs."""
+"""FLOPs and memory traffic of single passes of the models, after policy/nextflow's own code.
+
+A multiply-add counts as two FLOPs.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ from varl.policy.nextflow.transformer import NextFlowTransformer
 class Pass:
     """One run of the transformer.
 
-    rows: sequences; new: positions of each that are computed; seen: positions before them in the cache; head: positions of a row that the
-    visual head reads; visual: whether the positions are codes, which pass through the adapter, or text.
+    rows: sequences; new: positions of each that are computed; seen: positions before them in the cache; head: positions
+    of a row that the visual head reads; visual: whether the positions are codes, which pass through the adapter, or
+    text.
     """
 
     rows: int

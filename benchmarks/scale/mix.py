@@ -66,13 +66,19 @@ class Forecast:
 
 
 def distribution_seconds(workers: int) -> float:
-    """Time from the end of an update until all rollout GPUs hold its weights; the GPUs of a node read the file once, through its cache."""
+    """Time from the end of an update until all rollout GPUs hold its weights.
+
+    The GPUs of a node read the file once, through its cache.
+    """
     size, nodes = weight_bytes(), ceil(workers / given.GPUS_A_NODE)
     return size / given.STORE_WRITE + max(size / given.NODE_READ, nodes * size / given.STORE_READ)
 
 
 def phases(need: Demand, prompts: int, mix: Mix) -> Phases:
-    """One update of a stage. A group is one job on one GPU, so groups come in whole waves, and candidates in whole passes."""
+    """One update of a stage.
+
+    A group is one job on one GPU, so groups come in whole waves, and candidates in whole passes.
+    """
     waves, passes = ceil(prompts / mix.rollout), ceil(prompts * need.group / mix.trainer)
     scoring = prompts * need.hpsv3 / mix.hpsv3 if mix.hpsv3 else 0.0
     return Phases(max(waves * need.rollout, scoring), passes * need.candidate, distribution_seconds(mix.rollout))

@@ -1,5 +1,6 @@
 """Which passes a group takes in the rollout worker, and a candidate in the trainer: the loops of services/rollout/generation and of
-varl.policy.nextflow's ``draw`` and ``distribution``, counted instead of run. tests/deploy/test_scale_flops.py holds them to the real ones.
+varl.policy.nextflow's ``draw`` and ``distribution``, counted instead of run. tests/deploy/test_scale_flops.py holds
+them to the real ones.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Task:
 
 
 def drawing(cells: Sequence[int], task: Task, batch: int, texts: Sequence[int]) -> list[Pass]:
-    """Passes of a group with ``batch`` sequences drawn together; ``texts``: tokens of the text of each branch (two under guidance)."""
+    """Passes of a group with ``batch`` sequences drawn together.
+
+    ``texts``: tokens of the text of each branch (two under guidance).
+    """
     return [run for text in texts for run in (Pass(1, text, 0, 0, visual=False), *_branch(cells, task, batch, text))]
 
 

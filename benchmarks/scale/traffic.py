@@ -65,7 +65,10 @@ TASKS = {kind: _task(kind) for kind in KINDS}
 
 
 def trajectory_of(job: rollout_pb2.RolloutJob) -> trajectory_pb2.Trajectory:
-    """A group of random codes, log-probs and readings, the same on every call. Both codebooks share one index: a token is one number."""
+    """A group of random codes, log-probs and readings, the same on every call.
+
+    Both codebooks share one index: a token is one number.
+    """
     grids, rng = given.NEXTFLOW_7B.grids, np.random.default_rng(0)
     counts = cells(grids)
     trained = sum(counts[scale] for scale in optimised_scales(job, len(counts)))

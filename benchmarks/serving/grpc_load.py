@@ -18,7 +18,10 @@ def request(image: bytes, prompt: str = "a") -> reward_pb2.ScoreRequest:
 async def closed_loop(
     port: int, requests: Sequence[reward_pb2.ScoreRequest], count: int, clients: int, token: str = ""
 ) -> None:
-    """``count`` requests, turn about from ``requests``, each client with one in flight; every sample must get a score."""
+    """``count`` requests, turn about from ``requests``, each client with one in flight.
+
+    Every sample must get a score.
+    """
     numbers = iter(range(count))
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -30,7 +30,10 @@ Round = Callable[[int], float]  # so many images: seconds
 
 
 def measure(images: int, rounds: int) -> list[Row]:
-    """All servers run, and take turns; a row of the middle rate for each, then what ours reach of the engine and of the others."""
+    """All servers run, and take turns.
+
+    A row of the middle rate for each, then what ours reach of the engine and of the others.
+    """
     with ExitStack() as stack:
         servers = [stack.enter_context(running(module)) for module in (_OURS, _LITSERVE, _FLASK)]
         offline = stack.enter_context(_offline())

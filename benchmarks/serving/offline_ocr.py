@@ -1,7 +1,7 @@
 """The OCR engine without a server: reads images one after the other and says how long that took.
 
-Each line on stdin, a number of images, their side in pixels, and "files" or "pixels", is answered on stdout with the seconds: with
-those of decoding the files, or from decoded images.
+Each line on stdin, a number of images, their side in pixels, and "files" or "pixels", is answered on stdout with the
+seconds: with those of decoding the files, or from decoded images.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ __all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load"]
 
 
 def build(config: NextFlowConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
-    """A model with fresh weights out of torch's global random state; ``dtype`` is the transformer's, the tokenizer stays float32."""
+    """A model with fresh weights out of torch's global random state.
+
+    ``dtype`` is the transformer's, the tokenizer stays float32.
+    """
     return NextFlowPolicy(
         config, Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype), device
     )

@@ -35,7 +35,10 @@ class TokenizerConfig(_Frozen):
 
 
 class TransformerConfig(_Frozen):
-    """Decoder-only transformer over bytes and visual codes; names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2)."""
+    """Decoder-only transformer over bytes and visual codes.
+
+    Names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2).
+    """
 
     dim: int = 256
     depth: int = 6

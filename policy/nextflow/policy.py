@@ -39,7 +39,8 @@ from varl.policy.tensor_files import save_tensors
 class NextFlowPolicy:
     """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
 
-    The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other codes.
+    The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other
+    codes.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class NextFlowPolicy:
         """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.sample).
 
         Raises:
-            ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance lacks its branch.
+            ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance
+                lacks its branch.
         """
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
@@ -154,7 +156,10 @@ class NextFlowPolicy:
         _save(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, policy.safetensors and tokenizer.safetensors; floats as ``dtype``, read back as the reader wants them."""
+        """Write config.json, policy.safetensors and tokenizer.safetensors.
+
+        Floats as ``dtype``, read back as the reader wants them.
+        """
         folder = Path(model_dir)
         self.config.write(folder)
         _save(self.tokenizer, folder / "tokenizer.safetensors", dtype)

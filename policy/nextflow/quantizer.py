@@ -17,8 +17,9 @@ from varl.policy.nextflow.config import TokenizerConfig
 class SelfCorrection:
     """While encoding, a share of codes is sampled from the nearest few instead of taken as the nearest (arXiv 2601.02204, section 2).
 
-    fraction: share of the tokens of every scale that are sampled, in [0, 1]; top_k: among how many nearest, >= 1; temperature: of the
-    multinomial over negative squared distances, > 0 (the paper names neither; at 1.0 half of the tiny tokenizer's targets move).
+    fraction: share of the tokens of every scale that are sampled, in [0, 1]; top_k: among how many nearest, >= 1;
+    temperature: of the multinomial over negative squared distances, > 0 (the paper names neither; at 1.0 half of the
+    tiny tokenizer's targets move).
     """
 
     fraction: float = 0.6

@@ -18,8 +18,8 @@ def text_positions(length: int, start: int = 0) -> Tensor:
 def visual_positions(grids: Sequence[Grid], first_scale: int, counter: float, extent: float) -> Tensor:
     """float32 [sum of h*w, 3]: (p_s, C / sqrt(hw) (i + 1/2), C / sqrt(hw) (j + 1/2)) for every cell of the given grids.
 
-    ``first_scale`` is the index of grids[0] within its image and ``counter`` the position of <boi>; the running counter p_s
-    grows by one a scale, and the 1x1 grid, which is not an input, takes none. ``extent`` is C.
+    ``first_scale`` is the index of grids[0] within its image and ``counter`` the position of <boi>; the running counter
+    p_s grows by one a scale, and the 1x1 grid, which is not an input, takes none. ``extent`` is C.
     """
     rows = []
     for offset, (h, w) in enumerate(grids):
@@ -33,9 +33,9 @@ def visual_positions(grids: Sequence[Grid], first_scale: int, counter: float, ex
 def rotation(positions: Tensor, sections: tuple[int, int, int], theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 [..., 2 * sum(sections)], of positions [..., 3].
 
-    Every axis (scale, row, column) owns a section of the pairs with frequencies from 1 down to 1 / theta of its own. One spectrum
-    cut into three, as Qwen2.5-VL has it, would leave the columns frequencies too low to tell neighbours apart; the paper does not
-    say how the head is split.
+    Every axis (scale, row, column) owns a section of the pairs with frequencies from 1 down to 1 / theta of its own.
+    One spectrum cut into three, as Qwen2.5-VL has it, would leave the columns frequencies too low to tell neighbours
+    apart; the paper does not say how the head is split.
     """
     frequency = torch.cat([theta ** (-torch.arange(n, dtype=torch.float32) / n) for n in sections]).to(positions.device)
     axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(positions.device)

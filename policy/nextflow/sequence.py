@@ -21,8 +21,8 @@ def prompt_tokens(prompt: str, text_size: int) -> list[int]:
 def padded_prompts(prompts: Sequence[str], text_size: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts padded on the left to one length N, a multiple of ``multiple`` (few lengths suit a compiled pass).
 
-    Returns tokens int64 [B, N], real bool [B, N] (False on padding) and positions float32 [B, N, 3], which count from the first
-    real token.
+    Returns tokens int64 [B, N], real bool [B, N] (False on padding) and positions float32 [B, N, 3], which count from
+    the first real token.
     """
     rows = [prompt_tokens(prompt, text_size) for prompt in prompts]
     width = -(-max(len(row) for row in rows) // multiple) * multiple
@@ -36,7 +36,8 @@ def padded_prompts(prompts: Sequence[str], text_size: int, multiple: int = 1) ->
 def code_inputs(quantizer: DualQuantizer, scales: Sequence[Tensor], grids: Sequence[Grid]) -> Tensor:
     """Input vectors float32 [B, cells of scales 1 … t, C] out of the indices of scales 0 … t-1.
 
-    The input of a scale is the residual code of the scale before, looked up and upsampled to this scale's grid, not accumulated.
+    The input of a scale is the residual code of the scale before, looked up and upsampled to this scale's grid, not
+    accumulated.
     """
     parts = []
     for index, grid in zip(scales, grids[1 : len(scales) + 1], strict=True):

@@ -19,7 +19,10 @@ class Branch:
     scales: tuple[Segment, ...] = ()
 
     def fork(self, copies: int) -> Branch:
-        """Repeat the visual part for every candidate; what all candidates share (the text, a common prefix) stays one row."""
+        """Repeat the visual part for every candidate.
+
+        What all candidates share (the text, a common prefix) stays one row.
+        """
         return replace(self, scales=tuple(_spread(segment, copies) for segment in self.scales))
 
 

@@ -31,7 +31,10 @@ class ResidualBlock(nn.Module):
 
 
 def build_encoder(levels: Levels, stem: int, out: int) -> nn.Sequential:
-    """Images [B, 3, H, W] to features [B, out, H / stride, W / stride]; each level after the first halves the resolution."""
+    """Images [B, 3, H, W] to features [B, out, H / stride, W / stride].
+
+    Each level after the first halves the resolution.
+    """
     layers: list[nn.Module] = [nn.Conv2d(3, levels[0][0], stem, stride=stem)]
     for i, (channels, blocks) in enumerate(levels):
         if i:
@@ -41,7 +44,10 @@ def build_encoder(levels: Levels, stem: int, out: int) -> nn.Sequential:
 
 
 def build_decoder(levels: Levels, stem: int, source: int) -> nn.Sequential:
-    """Features [B, source, h, w] to images [B, 3, h * stride, w * stride]; each level after the first doubles the resolution."""
+    """Features [B, source, h, w] to images [B, 3, h * stride, w * stride].
+
+    Each level after the first doubles the resolution.
+    """
     layers: list[nn.Module] = [nn.Conv2d(source, levels[0][0], 3, padding=1)]
     for i, (channels, blocks) in enumerate(levels):
         if i:

@@ -77,7 +77,8 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() and mask is not None and self.heads == self.kv_heads:
-            # Short sequences on a CPU: written out, the compiler fuses this into a third of the time of the kernel's backward pass.
+            # Short sequences on a CPU: written out, the compiler fuses this into a third of the time of the kernel's
+            # backward pass.
             scale: float = self.size**-0.5
             scores = (q * scale) @ k.transpose(-1, -2)
             return scores.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
@@ -144,8 +145,9 @@ class NextFlowTransformer(nn.Module):
     ) -> tuple[list[Tensor], list[Segment]]:
         """One job, whole: stretches one after another, each seeing the cached ``past`` and the stretches before it.
 
-        A prompt, a scale that is sampled and a teacher-forced pass are each one call, the place where FSDP2 and torch.compile attach.
-        A stretch of one row is shared by all rows of those after it. Returns the normalised outputs [B, N, dim] and the cache of each.
+        A prompt, a scale that is sampled and a teacher-forced pass are each one call, the place where FSDP2 and
+        torch.compile attach. A stretch of one row is shared by all rows of those after it. Returns the normalised
+        outputs [B, N, dim] and the cache of each.
         """
         outputs, caches = list[Tensor](), list[Segment]()
         for part in stretches:
@@ -156,7 +158,10 @@ class NextFlowTransformer(nn.Module):
         return outputs, caches
 
     def run(self, x: Tensor, turn: KeyValue, past: Sequence[Segment], mask: Tensor | None) -> tuple[Tensor, Segment]:
-        """All blocks over x [B, N, dim]; ``past`` holds, per earlier segment, one (keys, values) a layer. Normalised output."""
+        """All blocks over x [B, N, dim]; ``past`` holds, per earlier segment, one (keys, values) a layer.
+
+        Returns the normalised output and the new segment.
+        """
         cache = []
         for index, layer in enumerate(self.layers):
             x, kv = layer(x, turn, [segment[index] for segment in past], mask)

@@ -22,7 +22,8 @@ _log = logging.getLogger("varl.gateway")
 async def serve(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code: 0, or 1 where it could not start or the server ended by itself.
 
-    Prints one line on stdout, {"event": "ready", "http_port": …}, once a reward can score. Everything else goes to stderr.
+    Prints one line on stdout, {"event": "ready", "http_port": …}, once a reward can score. Everything else goes to
+    stderr.
     """
     stopping = asyncio.create_task(stop_event().wait())
     try:

@@ -53,7 +53,10 @@ def _score_routes(gateway: Gateway) -> APIRouter:
         "/score", response_model=GatewayResponseBody, responses=problem_responses(*_STATUSES), openapi_extra=body
     )
     async def score(request: Request) -> Response:
-        """Score samples by several rewards; a reward that is unavailable or overloaded has its error and leaves the others alone."""
+        """Score samples by several rewards.
+
+        A reward that is unavailable or overloaded has its error and leaves the others alone.
+        """
         with gateway.counted("http"):
             head, samples = await read_samples(request, JsonGatewayRequest, MultipartGatewayRequest, gateway.settings)
             names = gateway.rewards if head.rewards is None else tuple(dict.fromkeys(head.rewards))

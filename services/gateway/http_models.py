@@ -39,7 +39,10 @@ class JsonGatewayRequest(JsonSamples, GatewayRequest):
 
 
 class MultipartGatewayRequest(FormSamples, GatewayRequest):
-    """The field ``request`` of a gateway's ``POST /v1/score`` as multipart/form-data; image files are parts named by their samples' ids."""
+    """The field ``request`` of a gateway's ``POST /v1/score`` as multipart/form-data.
+
+    Image files are parts named by their samples' ids.
+    """
 
 
 class RewardResults(BaseModel):

@@ -42,7 +42,9 @@ def sample_messages(samples: Sequence[RawSample]) -> list[reward_pb2.Sample]:
 
 
 def batch_result(response: reward_pb2.ScoreResponse, samples: Sequence[RawSample]) -> BatchResult:
-    """The outcomes in the order of the samples; an image that failed here keeps that error, whatever the service says of it.
+    """The outcomes in the order of the samples.
+
+    An image that failed here keeps that error, whatever the service says of it.
 
     Raises:
         BadAnswerError: the results are not those of the samples.

@@ -49,7 +49,8 @@ class CompareResponse(BaseModel):
 def preference_probability(a: Components, b: Components) -> float:
     """Probability in [0, 1] that a is preferred: the mean of the logistic function over the normal difference of the two.
 
-    The model was trained on samples of that mean; this is its usual approximation, with a factor of pi/8 on the variance.
+    The model was trained on samples of that mean; this is its usual approximation, with a factor of pi/8 on the
+    variance.
     """
     variance = math.exp(2 * a["log_sigma"]) + math.exp(2 * b["log_sigma"])
     scaled = (a["mu"] - b["mu"]) / math.sqrt(1 + math.pi / 8 * variance)

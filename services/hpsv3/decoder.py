@@ -1,8 +1,8 @@
 """The text half of Qwen2-VL: a causal decoder over image and text tokens that answers for one position of each row.
 
-Positions count 0, 1, 2, … through image and text alike: HPSv3 was trained that way, and Qwen2-VL's own three-axis positions give
-other scores. Rows are padded on the right, which causal attention never sees, so that no mask is needed. Parameters have the
-names of the checkpoint.
+Positions count 0, 1, 2, … through image and text alike: HPSv3 was trained that way, and Qwen2-VL's own three-axis
+positions give other scores. Rows are padded on the right, which causal attention never sees, so that no mask is needed.
+Parameters have the names of the checkpoint.
 """
 
 from __future__ import annotations

@@ -47,7 +47,10 @@ class HPSv3Engine(Protocol[Item]):
         """Why a prompt is not taken, before any work is spent on it."""
 
     def prepare(self, pixels: Pixels, prompt: str) -> Item:
-        """An item of uint8 [H, W, 3] RGB pixels and a prompt that is not refused; raises ValueError for an image that is too long."""
+        """An item of uint8 [H, W, 3] RGB pixels and a prompt that is not refused.
+
+        Raises ValueError for an image that is too long.
+        """
 
     def score(self, items: Sequence[Item]) -> list[Preference]:
         """One preference per item; an item's preference depends on the others by rounding alone.

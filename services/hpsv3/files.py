@@ -15,7 +15,10 @@ HUB_WEIGHTS, HUB_BASE = "MizzenAI/HPSv3", "Qwen/Qwen2-VL-7B-Instruct"
 
 @dataclass(frozen=True)
 class Files:
-    """``base`` holds CONFIG and TOKENIZER; ``revision`` is the hub's commit, or twelve digits of the weights' SHA-256."""
+    """``base`` holds CONFIG and TOKENIZER.
+
+    ``revision`` is the hub's commit, or twelve digits of the weights' SHA-256.
+    """
 
     weights: Path
     base: Path

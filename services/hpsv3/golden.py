@@ -15,7 +15,8 @@ from varl.services.serving.scoring import Pixels
 FILE = "golden.json"  # beside the checkpoint
 PROMPT = "a smooth colour gradient"
 SIDE = 256  # pixels
-# In mu and in log sigma. float32 kernels differ in rounding alone; bfloat16 keeps three digits of every intermediate number.
+# In mu and in log sigma. float32 kernels differ in rounding alone; bfloat16 keeps three digits of every intermediate
+# number.
 TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
 
 

@@ -55,7 +55,8 @@ class RewardModel(nn.Module):
 
         Args:
             images: uint8 [3, H, W] each, on any device, sides multiples of 28; sizes may differ.
-            token_ids: one row per image that ends at the reward token, with as many image tokens as the image has (H·W / 28²).
+            token_ids: one row per image that ends at the reward token, with as many image tokens as the image has (H·W
+                / 28²).
 
         Returns:
             float32 [B, 2]: mu, unbounded, the higher the better liked; and log sigma.

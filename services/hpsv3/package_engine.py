@@ -1,5 +1,6 @@
-"""The package engine: the hpsv3 package as it is, to hold the native engine against. It needs an environment with its pins.
+"""The package engine: the hpsv3 package as it is, to hold the native engine against.
 
+It needs an environment with its pins.
 Nothing of the package is imported before the engine is built.
 """
 

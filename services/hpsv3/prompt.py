@@ -1,7 +1,7 @@
 """The text around a prompt and its token ids.
 
-The instruction that HPSv3 was trained with is not ours to ship: it is read, as data, from the source of the installed hpsv3 package,
-which is never imported for it (that would need a trainer's dependencies).
+The instruction that HPSv3 was trained with is not ours to ship: it is read, as data, from the source of the installed
+hpsv3 package, which is never imported for it (that would need a trainer's dependencies).
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class Prompts:
     def refusal(self, prompt: str, max_tokens: int) -> SampleError | None:
         """Why a prompt is not taken: it holds a control token, or has more than ``max_tokens`` tokens.
 
-        A control token in a prompt would be read as one: a second reward token moves the place where the answer is read, an image
-        token takes the place of the picture.
+        A control token in a prompt would be read as one: a second reward token moves the place where the answer is
+        read, an image token takes the place of the picture.
         """
         control = next((token for token in self._controls if token in prompt), None)
         if control is not None:

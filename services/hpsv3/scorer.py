@@ -31,8 +31,9 @@ class _Raw(NamedTuple):
 class HPSv3Scorer:
     """A ``Scorer`` over one engine.
 
-    Images are resized and prompts tokenised on ``threads`` threads while the engine's own thread is in a forward. A batch's cost is
-    its tokens. ``golden_folder`` is where a golden file may stand; without one the golden pictures must have finite scores.
+    Images are resized and prompts tokenised on ``threads`` threads while the engine's own thread is in a forward. A
+    batch's cost is its tokens. ``golden_folder`` is where a golden file may stand; without one the golden pictures must
+    have finite scores.
     """
 
     reward = "hpsv3"

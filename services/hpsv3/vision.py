@@ -1,7 +1,7 @@
 """The vision half of Qwen2-VL: patches to image tokens. Attention stays within each image without any mask.
 
-Images of one size go through as a batch [B, P, …]: nothing of one image can reach another, and the attention kernels that take
-no mask can be used. Parameters have the names of the checkpoint.
+Images of one size go through as a batch [B, P, …]: nothing of one image can reach another, and the attention kernels
+that take no mask can be used. Parameters have the names of the checkpoint.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ class VisionTower(nn.Module):
         self.merger = Merger(config)
 
     def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Image tokens [H·W / CELL², D], one tensor for each image uint8 [3, H, W], in their order; sizes may differ."""
+        """Image tokens [H·W / CELL², D], one tensor for each image uint8 [3, H, W], in their order.
+
+        Sizes may differ.
+        """
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(tuple(image.shape), []).append(index)
@@ -129,7 +132,10 @@ class VisionTower(nn.Module):
         return [found[index] for index in range(len(images))]
 
     def _equal(self, images: Tensor) -> Tensor:
-        """Images of one size [B, 3, H, W] to [B, H·W / CELL², D]. The bytes go to the device, the numbers are made there."""
+        """Images of one size [B, 3, H, W] to [B, H·W / CELL², D].
+
+        The bytes go to the device, the numbers are made there.
+        """
         weight = self.patch_embed.proj.weight
         x = self.patch_embed(patchify(images.to(weight.device), weight.dtype))
         rotation = self._rotation(images.shape[-2] // CELL, images.shape[-1] // CELL)
@@ -139,7 +145,10 @@ class VisionTower(nn.Module):
         return out
 
     def _rotation(self, rows: int, columns: int) -> Rotation:
-        """Half of each head turns with a patch's row, half with its column; float32, patches in the order of ``patchify``."""
+        """Half of each head turns with a patch's row, half with its column.
+
+        Float32, patches in the order of ``patchify``.
+        """
         device = self.patch_embed.proj.weight.device
         half = self.config.embed_dim // self.config.num_heads // 2
         theta = float(self.config.rope_parameters["rope_theta"])  # type: ignore[index]

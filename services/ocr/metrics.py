@@ -17,9 +17,10 @@ def word_accuracy_counts(targets: Sequence[str], read: Sequence[str]) -> tuple[i
 
 
 def ned_values(targets: Sequence[str], read: Sequence[str]) -> list[float]:
-    """For every target word, 1 - edit distance / (longer length + 1e-5) to the word read that difflib ranks nearest; each in [0, 1].
+    """For every target word, 1 - edit distance / (longer length + 1e-5) to the word read that difflib ranks nearest.
 
-    Nothing read counts as one empty word, as in the script. Note that difflib's ratio picks the match and the edit distance judges it.
+    Each in [0, 1]. Nothing read counts as one empty word, as in the script. Note that difflib's ratio picks the match
+    and the edit distance judges it.
     """
     seen = _words(read) or [""]
     return [_ned(word, difflib.get_close_matches(word, seen, n=1, cutoff=0.0)[0]) for word in _words(targets)]

@@ -107,7 +107,8 @@ def comp_sim_pen_symmetric(targets: Sequence[str], read: Sequence[Recognized]) -
 def flow_grpo(targets: Sequence[str], read: Sequence[Recognized]) -> Reward:
     """The OCR reward of the flow_grpo trainer: 1 - capped edit distance / target length on the joined texts, in [0, 1].
 
-    A target that occurs inside what was read scores 1 whatever else stands there. Words count in reading order; confidence does not.
+    A target that occurs inside what was read scores 1 whatever else stands there. Words count in reading order;
+    confidence does not.
 
     Raises:
         ValueError: there is no target, or an empty one.

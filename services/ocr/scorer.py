@@ -40,8 +40,8 @@ def golden_image() -> Image:
 class OCRScorer:
     """A ``Scorer`` over OCR engines, one per lane: OCR pipelines are not thread-safe (PaddleOCR#18268).
 
-    ``limits`` bound how many images a lane is handed at a time, which it reads one after the other. ``strict``: weights that misread
-    the golden word are refused, not just reported.
+    ``limits`` bound how many images a lane is handed at a time, which it reads one after the other. ``strict``: weights
+    that misread the golden word are refused, not just reported.
     """
 
     reward = "ocr"

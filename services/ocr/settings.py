@@ -37,6 +37,7 @@ class OCRSettings(ServingSettings):
 
     def reading_limits(self) -> BatchLimits:
         """Half of each worker's part of the queue at most: the rest is there for whoever is free."""
-        # An engine reads one image after the other, so that a batch saves nothing of its own time, but the event loop's work for
-        # images that come and go together is half of what it is for one at a time: their code and data stay in the core's caches.
+        # An engine reads one image after the other, so that a batch saves nothing of its own time, but the event loop's
+        # work for images that come and go together is half of what it is for one at a time: their code and data stay in
+        # the core's caches.
         return self.batch_limits(8, max_cost=2**20, share=0.5 / self.workers)

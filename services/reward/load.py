@@ -52,7 +52,10 @@ def _import_name(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file under its own name, modules beside it being importable from it; last in line, so that they shadow nothing."""
+    """Import a file under its own name, modules beside it being importable from it.
+
+    They come last in the search path, so that they shadow nothing.
+    """
     path = path.resolve()
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))

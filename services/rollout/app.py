@@ -51,9 +51,10 @@ START_ERRORS = (
 
 
 def run(settings: RolloutServiceSettings) -> int:
-    """Work until SIGTERM or SIGINT, then finish the jobs in hand; the exit code: 0, or 1 where it could not start or the device failed.
+    """Work until SIGTERM or SIGINT, then finish the jobs in hand.
 
-    Prints one line on stdout, {"event": "ready", "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
+    The exit code: 0, or 1 where it could not start or the device failed. Prints one line on stdout, {"event": "ready",
+    "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
     """
     configure_logs(settings.log_level)
     return asyncio.run(Service(settings).serve())

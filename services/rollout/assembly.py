@@ -44,7 +44,10 @@ def build_group(
     worker: str,
     timings: Timings,
 ) -> trajectory_pb2.Group | ScoringFailure:
-    """Assemble the group; a ScoringFailure where two models answered for the same reward, whose values must not be compared."""
+    """Assemble the group.
+
+    A ScoringFailure where two models answered for the same reward, whose values must not be compared.
+    """
     answers = {name: [batch.required[name] for batch in batches] for name in job.rewards}
     for name, given in answers.items():
         if not _same_model(given):

@@ -30,7 +30,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class TokensStep:
-    """Tokens and log-probs of the next candidates, in order; prefix: the tokens that all candidates share (STAGE_SUFFIX)."""
+    """Tokens and log-probs of the next candidates, in order.
+
+    ``prefix``: the tokens that all candidates share (STAGE_SUFFIX).
+    """
 
     prefix: list[int]
     tokens: list[list[int]]
@@ -59,8 +62,8 @@ Step = TokensStep | ImagesStep
 def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Iterator[Step]:
     """Draw and decode a job's group; every step is one piece of model work.
 
-    Tokens depend on the weights, the prompt, the sampling and ``job.seed`` alone (limits change them no more than a batch size
-    changes rounding). Raises ValueError on a job that this policy cannot do.
+    Tokens depend on the weights, the prompt, the sampling and ``job.seed`` alone (limits change them no more than a
+    batch size changes rounding). Raises ValueError on a job that this policy cannot do.
     """
     params = sampling_params(job.sampling)
     _check_prompt(job.prompt, limits)

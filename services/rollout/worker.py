@@ -118,7 +118,8 @@ class Worker:
                 delivery.message, ScoringFailure(trajectory_pb2.FAILURE_CODE_BAD_JOB, error.detail)
             )
             published = await self._redis(self._parts.queue.publish, delivery, trajectory)
-        # False: another worker was first, or the trainer purged the job. None: Redis was unavailable when the worker had to stop.
+        # False: another worker was first, or the trainer purged the job. None: Redis was unavailable when the worker
+        # had to stop.
         outcome = _outcome(trajectory) if published else "superseded" if published is False else "unpublished"
         self._parts.metrics.groups.labels(outcome).inc()
         _log.info(
@@ -149,7 +150,8 @@ class Worker:
                 trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE, f"no service is configured for rewards {lacking}"
             )
         sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
-        # One job has the model at a time; its images are scored while the next ones are generated, and while the next job has it.
+        # One job has the model at a time; its images are scored while the next ones are generated, and while the next
+        # job has it.
         async with self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)
         batches = await asyncio.gather(*tasks)

@@ -41,7 +41,10 @@ class Tokens:
         return cls(tokens)
 
     def allow(self, header: bytes) -> bool:
-        """Whether an Authorization header is good; takes the same time wherever it differs, and looks at every token."""
+        """Whether an Authorization header is good.
+
+        Takes the same time wherever it differs, and looks at every token.
+        """
         return any([hmac.compare_digest(header, expected) for expected in self._expected])  # noqa: C419
 
 

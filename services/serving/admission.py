@@ -46,7 +46,8 @@ class Admission:
         """Hold room for a request of ``samples`` with ``size`` bytes of images.
 
         Raises:
-            RequestRejectedError: OVERLOADED, no room; DEADLINE_EXCEEDED, what is in flight will take until after ``deadline``.
+            RequestRejectedError: OVERLOADED, no room; DEADLINE_EXCEEDED, what is in flight will take until after
+                ``deadline``.
 
         """
         self._tick()

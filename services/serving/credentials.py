@@ -59,7 +59,10 @@ class ServerFiles:
             raise ValueError("tls_client_ca_file asks for TLS: set tls_cert_file and tls_key_file as well")
 
     def add_port(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        """Listen, with TLS where there is a certificate; the port. Raises OSError for a file and RuntimeError for the address."""
+        """Listen, with TLS where there is a certificate; the port.
+
+        Raises OSError for a file and RuntimeError for the address.
+        """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if self.cert is None or self.key is None:
             return server.add_insecure_port(address)

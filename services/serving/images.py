@@ -28,7 +28,10 @@ class ImageLimits:
 
 
 def decode_image(data: bytes, limits: ImageLimits) -> Pixels | SampleError:
-    """A PNG, JPEG or WebP file as uint8 [H, W, 3] RGB, turned as its EXIF says, transparency laid on white; or why not."""
+    """A PNG, JPEG or WebP file as uint8 [H, W, 3] RGB, turned as its EXIF says, transparency laid on white.
+
+    A SampleError where it cannot be one.
+    """
     if len(data) > limits.max_bytes:
         return SampleError(ErrorCode.IMAGE_TOO_LARGE, f"image: {len(data)} bytes, at most {limits.max_bytes} are taken")
     if not _has_magic(data):

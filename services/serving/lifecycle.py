@@ -27,7 +27,10 @@ _log = logging.getLogger("varl.serving")
 
 
 class HttpServer:
-    """An app on a socket that is bound already; takes requests from the moment it is made. Belongs to one event loop."""
+    """An app on a socket that is bound already; takes requests from the moment it is made.
+
+    Belongs to one event loop.
+    """
 
     def __init__(
         self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused
@@ -79,8 +82,8 @@ def run_process(settings: FaceSettings, name: str, serve: Callable[[], Coroutine
 def _yield_rarely() -> None:
     """Let a thread that wakes up wait for the one that runs to pause, on cores that this process has for itself alone.
 
-    gRPC's threads wake some six times for a request and would each time push the event loop or the model out of the core's caches.
-    Only Linux can be told so.
+    gRPC's threads wake some six times for a request and would each time push the event loop or the model out of the
+    core's caches. Only Linux can be told so.
     """
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -90,8 +93,8 @@ def listen(settings: FaceSettings) -> socket.socket:
     """The socket of the HTTP API; raises OSError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
-    # asyncio sees to this only for sockets that name their protocol. Without it the body of an answer, sent after its head, waits
-    # for the client to acknowledge the head: 40 ms with every request.
+    # asyncio sees to this only for sockets that name their protocol. Without it the body of an answer, sent after its
+    # head, waits for the client to acknowledge the head: 40 ms with every request.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -107,7 +110,10 @@ def stop_event() -> asyncio.Event:
 async def live(
     start: Coroutine[None, None, None], serving: Callable[[], Awaitable[None]], ends: Mapping[asyncio.Task[Any], int]
 ) -> int:
-    """Start, say so by ``serving``, wait for the first task of ``ends``; its exit code. Raises what ``start`` raises."""
+    """Start, say so by ``serving``, wait for the first task of ``ends``; its exit code.
+
+    Raises what ``start`` raises.
+    """
     starting = asyncio.create_task(start)
     await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

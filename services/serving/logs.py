@@ -1,4 +1,7 @@
-"""Logs as JSON, a line each, on stderr. What callers send must not get there: no line quotes an exception met while scoring."""
+"""Logs as JSON, a line each, on stderr.
+
+What callers send must not get there: no line quotes an exception met while scoring.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message; for an exception its type and where it came from, without its message, which may quote a prompt."""
+    """time, level, logger, message.
+
+    For an exception its type and where it came from, without its message, which may quote a prompt.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""

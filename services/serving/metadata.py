@@ -60,7 +60,10 @@ def _object(struct: Struct) -> dict[str, Any]:
 
 
 def _value(value: Value) -> object:
-    """A value as JSON would have it; whole numbers are integers again. protobuf itself bounds how deep messages nest."""
+    """A value as JSON would have it; whole numbers are integers again.
+
+    Protobuf itself bounds how deep messages nest.
+    """
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value

@@ -1,6 +1,7 @@
 """A reward of one's own: a class with a name and ``score``, which the whole service then stands around.
 
-``varl.reward`` has the names for users. The advanced seam is ``scoring.Scorer``, for rewards with several models or stages.
+``varl.reward`` has the names for users. The advanced seam is ``scoring.Scorer``, for rewards with several models or
+stages.
 """
 
 from __future__ import annotations
@@ -52,13 +53,16 @@ class Reward(ABC):
     def score(self, samples: Sequence[ScorerSample]) -> Sequence[float | SampleScore | SampleError]:
         """One answer a sample, in order: a number, a ``Score`` with components and regions, or a ``SampleError`` for that sample alone.
 
-        Each sample has ``pixels`` (uint8 [H, W, 3], RGB), ``prompt``, ``target_words``, ``metadata`` and ``id``. An exception, or an
-        answer that is not finite or of another type, is the sample's typed error and never a number; a batch that fails is halved
-        until the guilty sample stands alone.
+        Each sample has ``pixels`` (uint8 [H, W, 3], RGB), ``prompt``, ``target_words``, ``metadata`` and ``id``. An
+        exception, or an answer that is not finite or of another type, is the sample's typed error and never a number; a
+        batch that fails is halved until the guilty sample stands alone.
         """
 
     def golden(self) -> ScorerSample:
-        """The sample that is scored at the start, before anything is served; override it where ``score`` needs metadata."""
+        """The sample that is scored at the start, before anything is served.
+
+        Override it where ``score`` needs metadata.
+        """
         ramp = np.linspace(0, 255, 64).astype(np.uint8)
         pixels = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
         return ScorerSample(GOLDEN_PROMPT, pixels, ("READY",))

@@ -1,7 +1,7 @@
 """``python -m varl.services.serving.probe URL``: asks a process for its health, for containers that have no curl.
 
-http://HOST:PORT/PATH wants a 2xx answer, grpc://HOST:PORT the status SERVING of grpc.health.v1. Exit status 0 for healthy, 1 with a line on
-stderr for anything else, 2 for a URL of another kind. Neither protocol asks for a token.
+http://HOST:PORT/PATH wants a 2xx answer, grpc://HOST:PORT the status SERVING of grpc.health.v1. Exit status 0 for
+healthy, 1 with a line on stderr for anything else, 2 for a URL of another kind. Neither protocol asks for a token.
 """
 
 from __future__ import annotations

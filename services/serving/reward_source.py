@@ -22,7 +22,9 @@ class RewardSource(Protocol):
         """What each reward is doing: "ready", or why it cannot score ("loading", "draining", "unreachable")."""
 
     async def score_rewards(self, batch: ScoreBatch, rewards: Sequence[str]) -> Mapping[str, RewardAnswer]:
-        """One answer per name of ``rewards``, in their order; a reward that could not score the batch has its rejection for an answer.
+        """One answer per name of ``rewards``, in their order.
+
+        A reward that could not score the batch has its rejection for an answer.
 
         Raises:
             RequestRejectedError: the request itself is wrong, for example a name that is not on offer (NO_SUCH_REWARD).

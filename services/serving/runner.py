@@ -24,10 +24,11 @@ Routes = Callable[[ScoringService], APIRouter]
 
 
 def run(settings: ServingSettings, scorer: Scorer, routes: Routes | None = None) -> int:
-    """Serve a scorer until SIGTERM or SIGINT; the process's exit code: 0, or 1 where it could not start or a server ended by itself.
+    """Serve a scorer until SIGTERM or SIGINT.
 
-    ``routes`` are what this reward offers over HTTP beside the rest.
-    Prints one line on stdout, {"event": "ready", "http_port": …, "grpc_port": …}, once requests are taken. Everything else goes to stderr.
+    The process's exit code: 0, or 1 where it could not start or a server ended by itself. ``routes`` are what this
+    reward offers over HTTP beside the rest. Prints one line on stdout, {"event": "ready", "http_port": …, "grpc_port":
+    …}, once requests are taken. Everything else goes to stderr.
     """
     return run_process(settings, f"varl-{scorer.reward}", partial(_serve, settings, scorer, routes))
 

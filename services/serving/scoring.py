@@ -51,7 +51,10 @@ class ScoredWord:
 
 @dataclass(frozen=True)
 class Region:
-    """Where in the image something is that the reward depends on; polygon as in ``ScoredWord``, at least three corners."""
+    """Where in the image something is that the reward depends on.
+
+    ``polygon`` as in ``ScoredWord``, at least three corners.
+    """
 
     polygon: tuple[float, ...]
     label: str = ""
@@ -95,7 +98,8 @@ class RawSample:
 class ScorerSample:
     """A sample that passed every check, its image decoded; ``deadline`` is on the monotonic clock.
 
-    ``metadata`` is what the caller gave beside the prompt (varl.services.serving.metadata has its bounds), {} where nothing.
+    ``metadata`` is what the caller gave beside the prompt (varl.services.serving.metadata has its bounds), {} where
+    nothing.
     """
 
     prompt: str
@@ -117,7 +121,10 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ScoreBatch:
-    """A request as both protocols hand it on; formula "" is the service's default, ``deadline`` is on the monotonic clock."""
+    """A request as both protocols hand it on.
+
+    Formula "" is the service's default, ``deadline`` is on the monotonic clock.
+    """
 
     samples: tuple[RawSample, ...]
     formula: str = ""

@@ -152,7 +152,8 @@ def _is_loopback(host: str) -> bool:
 def parse_settings(cls: type[T], arguments: Sequence[str] | None = None) -> T:
     """Settings from command line and environment; ``arguments`` None takes those of the process.
 
-    A bad value ends the program with code 2 after one line per fault on stderr; --dry-run ends it with code 0 after printing the settings.
+    A bad value ends the program with code 2 after one line per fault on stderr; --dry-run ends it with code 0 after
+    printing the settings.
     """
     try:
         settings = parse(cls, arguments)

@@ -1,5 +1,6 @@
-"""Optional traces: a span for each request, in the trace that the caller's W3C traceparent header names. FastAPI makes those of HTTP.
+"""Optional traces: a span for each request, in the trace that the caller's W3C traceparent header names.
 
+FastAPI makes those of HTTP.
 Those of the model's batches are in ``batch_spans``.
 """
 
@@ -17,8 +18,9 @@ _on = False
 
 
 def configure_tracing(endpoint: str, service: str) -> Callable[[], None]:
-    """Send spans to ``endpoint``, an OTLP collector's URL for traces over HTTP, under the name ``service``; "" for none.
+    """Send spans to ``endpoint``, an OTLP collector's URL for traces over HTTP, under the name ``service``.
 
+    "" for none.
     Returns what sends the last spans when the process ends. Raises RuntimeError where the packages are missing.
     """
     global _on

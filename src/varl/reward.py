@@ -8,7 +8,8 @@
         def score(self, samples):
             return [float(sample.pixels.mean()) / 255 for sample in samples]
 
-``varl serve FILE.py:Brightness`` serves it, ``serve = "FILE.py:Brightness"`` in a recipe trains on it: docs/own_reward.md.
+``varl serve FILE.py:Brightness`` serves it, ``serve = "FILE.py:Brightness"`` in a recipe trains on it:
+docs/own_reward.md.
 """
 
 from __future__ import annotations

@@ -118,7 +118,10 @@ def test_the_functions_that_trainers_take(ocr_service: OCRProcess, folder: Path,
 
 
 def test_grpcurl_sends_a_request_that_the_service_takes(ocr_service: OCRProcess, folder: Path) -> None:
-    """grpcurl itself is in no package index; what is piped into it is JSON of the message that its last argument names."""
+    """grpcurl itself is in no package index.
+
+    What is piped into it is JSON of the message that its last argument names.
+    """
     ((_, text),) = EXAMPLES["grpcurl"]
     printed, _, command = text.partition("|")
     request = json_format.Parse(run(["bash", "-c", printed], folder), reward_pb2.ScoreRequest())

@@ -18,7 +18,10 @@ MOST_TRAINER_FILES = 12
 
 @cache
 def modules() -> Mapping[str, Path]:
-    """Files of varl by the names of their modules; what protoc generates is left out. Links are followed one by one: rglob does not."""
+    """Files of varl by the names of their modules; what protoc generates is left out.
+
+    Links are followed one by one: rglob does not.
+    """
     roots = [
         (PACKAGES, "varl"),
         *((entry, f"varl.{entry.name}") for entry in sorted(PACKAGES.iterdir()) if entry.is_dir()),

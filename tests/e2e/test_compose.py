@@ -1,4 +1,7 @@
-"""docker-compose.yml for real, as a user meets it: build, a reward server, a whole run with killed parts, down. Run by make e2e-compose."""
+"""docker-compose.yml for real, as a user meets it: build, a reward server, a whole run with killed parts, down.
+
+Run by make e2e-compose.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,10 @@ def test_each_word_of_a_line_has_its_own_polygon(engine: PipelineEngine) -> None
 
 
 def test_colours_are_rgb(engine: PipelineEngine) -> None:
-    """Blue ink on red ground has a fifth of the luma contrast of the reverse channel order's; both must reach the pipeline unswapped."""
+    """Blue ink on red ground has a fifth of the luma contrast of the reverse channel order's.
+
+    Both must reach the pipeline unswapped.
+    """
     image = render(["BREAD"], (128, 64), 28)
     seen: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
 

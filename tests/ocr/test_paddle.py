@@ -22,7 +22,10 @@ LETTERS = [chr(ord("a") + index) for index in range(26)]
 
 
 def save_models(folder: Path) -> tuple[Path, Path]:
-    """A detector that finds dark pixels and a recogniser with random weights; both in the folder layout of PP-OCRv5 mobile."""
+    """A detector that finds dark pixels and a recogniser with random weights.
+
+    Both in the folder layout of PP-OCRv5 mobile.
+    """
     import paddle
 
     paddle.seed(0)

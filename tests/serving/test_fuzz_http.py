@@ -34,7 +34,7 @@ def test_the_service_publishes_this_document(service: ToyProcess) -> None:
 @operations.parametrize()
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_documented(case: schemathesis.Case[Any], service: ToyProcess) -> None:
-    # What a document can say is less than what is asked for: equal lengths, unique ids, a real image. And the trainers' formats
-    # are taken as loosely as the trainers' own servers take them.
+    # What a document can say is less than what is asked for: equal lengths, unique ids, a real image. And the trainers'
+    # formats are taken as loosely as the trainers' own servers take them.
     loose = [negative_data_rejection] if case.path.startswith("/compat/") else []
     case.call_and_validate(base_url=service.http, timeout=240, excluded_checks=[positive_data_acceptance, *loose])

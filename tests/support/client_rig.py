@@ -1,4 +1,7 @@
-"""A real HTTP server that answers as a reward service or a gateway would, after what a script says; and both clients behind one call."""
+"""A real HTTP server that answers as a reward service or a gateway would, after what a script says.
+
+It also puts both clients behind one call.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,10 @@ _PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p
 
 
 def build_tokenizer(vocabulary: int = 1500) -> Tokenizer:
-    """Byte-level BPE of at most ``vocabulary`` tokens, then CONTROLS; the reward token is not among them, as in Qwen2-VL's files."""
+    """Byte-level BPE of at most ``vocabulary`` tokens, then CONTROLS.
+
+    The reward token is not among them, as in Qwen2-VL's files.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")

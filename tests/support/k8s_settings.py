@@ -35,7 +35,10 @@ OTHERS = {
 
 
 def module_of(one: Container, objects: Sequence[Object]) -> str | None:
-    """The module of a container that runs "python -m MODULE", else None; raises AssertionError where there is no such module."""
+    """The module of a container that runs "python -m MODULE", else None.
+
+    Raises AssertionError where there is no such module.
+    """
     command = one.command(objects)
     if command[:2] != ["python", "-m"] or one.image[0] == "varl-tensorboard":
         return None
@@ -44,7 +47,10 @@ def module_of(one: Container, objects: Sequence[Object]) -> str | None:
 
 
 def settings_of(one: Container, objects: Sequence[Object]) -> BaseSettings | None:
-    """The settings of a container's process, None for one that has none; raises as the process itself would refuse them."""
+    """The settings of a container's process, None for one that has none.
+
+    Raises as the process itself would refuse them.
+    """
     module = module_of(one, objects)
     if module is None:
         return None

@@ -1,7 +1,7 @@
 """Trainers that die by SIGKILL at a named call, one after another; takes RECIPE [MODULE:NAME:COUNT:before|after …].
 
-Every trainer is a process of its own (forked, so that torch is imported once) and goes on with --resume; after the deaths that are
-named comes one that is left alone. The exit statuses are printed as JSON.
+Every trainer is a process of its own (forked, so that torch is imported once) and goes on with --resume; after the
+deaths that are named comes one that is left alone. The exit statuses are printed as JSON.
 """
 
 from __future__ import annotations

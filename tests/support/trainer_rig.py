@@ -31,7 +31,10 @@ PROMPTS = [f"a red sign that says '{word}'" for word in ("BREAD", "OPEN", "MILK"
 
 
 class BrightnessReward:
-    """The mean brightness of the left half of the image, 0 to 1, with that half as its one box; prompts named in ``refused`` fail."""
+    """The mean brightness of the left half of the image, 0 to 1, with that half as its one box.
+
+    Prompts named in ``refused`` fail.
+    """
 
     def __init__(self, refused: Sequence[str] = ()) -> None:
         self.refused = refused
@@ -62,7 +65,10 @@ MODEL = reward_pb2.Model(engine="pixels", name="left-half", revision="1")
 def rollout_workers(
     redis_url: str, run_id: str, model_dir: Path, reward: BrightnessReward, count: int = 1, name: str = "brightness"
 ) -> Iterator[None]:
-    """Real rollout workers, each with its own copy of the model, on one event loop in a thread of its own; ``name`` is the reward's."""
+    """Real rollout workers, each with its own copy of the model, on one event loop in a thread of its own.
+
+    ``name`` is the reward's.
+    """
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(
         target=loop.run_until_complete,

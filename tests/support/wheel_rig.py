@@ -45,8 +45,8 @@ class Installed:
 def build_and_install(place: Path) -> Installed:
     """Build the sdist, the wheel out of it, and install that.
 
-    What varl depends on is gigabytes: the new environment sees the packages of this one by a line in a .pth file. Such a line is not
-    followed further, so this environment's own editable varl stays unseen, and the checkout with it.
+    What varl depends on is gigabytes: the new environment sees the packages of this one by a line in a .pth file. Such
+    a line is not followed further, so this environment's own editable varl stays unseen, and the checkout with it.
     """
     wheel = _wheel(place)
     environment, folder = place / "environment", place / "empty"

@@ -1,1 +1,4 @@
-"""Trains the tiny preference model: pairs of rendered pictures, HPSv3's loss. Its preferences are a script's, not people's."""
+"""Trains the tiny preference model: pairs of rendered pictures, HPSv3's loss.
+
+Its preferences are a script's, not people's.
+"""

@@ -62,7 +62,10 @@ def config_fields(tokenizer: Tokenizer) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids of what our prompts are made of, A-Z, colours and objects in the renderer's order; ``blank``, a space, is no letter's."""
+    """Token ids of what our prompts are made of, A-Z, colours and objects in the renderer's order.
+
+    ``blank``, a space, is no letter's.
+    """
 
     letters: tuple[int, ...]
     colours: tuple[int, ...]
@@ -104,7 +107,10 @@ def create(folder: Path, seed: int) -> Base:
 
 
 def load(folder: Path) -> Base:
-    """The model that ``create`` began and training saved; raises CheckpointError where the weights are absent or of another size."""
+    """The model that ``create`` began and training saved.
+
+    Raises CheckpointError where the weights are absent or of another size.
+    """
     base = _assemble(folder)
     load_checkpoint(base.model, folder / WEIGHTS)
     return base

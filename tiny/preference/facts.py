@@ -36,7 +36,8 @@ def read_prompt(prompt: str) -> PromptFacts:
 def matches(asked: str, shown: str | None) -> list[bool]:
     """Of the colour, the object, each letter and the ink (if named) that a prompt asks for, in this order, whether the picture has it.
 
-    ``shown`` is the prompt that the picture was rendered for, with as many words; None, if damage may have changed it, gives an empty list.
+    ``shown`` is the prompt that the picture was rendered for, with as many words; None, if damage may have changed it,
+    gives an empty list.
     """
     if shown is None:
         return []

@@ -1,8 +1,9 @@
 """First stage: the vision half learns to name what each of its tokens shows, in the decoder's own words.
 
-Qwen2-VL comes to HPSv3 able to read; a model of random weights has to be taught that first. The renderer knows every pixel's letter.
-There is no classifier to throw away: a token of the picture is compared with the embeddings of the words that prompts are made of,
-so that the decoder later finds "A" in a picture where it finds "A" in a prompt.
+Qwen2-VL comes to HPSv3 able to read; a model of random weights has to be taught that first. The renderer knows every
+pixel's letter.
+There is no classifier to throw away: a token of the picture is compared with the embeddings of the words that prompts
+are made of, so that the decoder later finds "A" in a picture where it finds "A" in a prompt.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ Labels = npt.NDArray[np.int64]
 class Seen:
     """What tokens show, int64 of one shape each.
 
-    letter, before: the letter and the one to its left, 1 + index in A-Z and 0 for none; colour: index of the ink's or, without ink, of the
-    ground's; thing: index of the object.
+    letter, before: the letter and the one to its left, 1 + index in A-Z and 0 for none; colour: index of the ink's or,
+    without ink, of the ground's; thing: index of the object.
     """
 
     letter: Labels
@@ -47,7 +48,10 @@ class Seen:
 
 
 def token_labels(item: Rendered) -> Seen:
-    """Of each token [16, 16]. A letter's cell begins at a multiple of PIXELS, so that no token has ink of two letters."""
+    """Of each token [16, 16].
+
+    A letter's cell begins at a multiple of PIXELS, so that no token has ink of two letters.
+    """
     letters = item.letters.reshape(GRID, PIXELS, GRID, PIXELS).max((1, 3)).astype(np.int64)
     band = GRID // len(item.words)
     left = np.concatenate([_left_letters(item, index)[None].repeat(band, 0) for index in range(len(item.words))])
@@ -59,7 +63,10 @@ def token_labels(item: Rendered) -> Seen:
 
 
 def _left_letters(item: Rendered, index: int) -> Labels:
-    """Of each column of tokens, int64 [16], the letter left of that of word ``index`` that stands there. Ink tells where the word is."""
+    """Of each column of tokens, int64 [16], the letter left of that of word ``index`` that stands there.
+
+    The ink shows where the word is.
+    """
     word, band = item.words[index], SIZE // len(item.words)
     pitch = max(p for p in PITCHES if p * len(word) <= SIZE) if len(item.words) == 1 else PITCHES[0]
     inked = np.flatnonzero(item.letters[index * band : (index + 1) * band].any(0))

@@ -1,8 +1,9 @@
 """Attention that has somewhere to look from the first step on: what a model of random weights takes longest to find.
 
-With rotary embeddings, the biases of queries and keys alone give a weight that depends on nothing but the distance between two positions.
-Setting them makes the vision half begin like a convolution, and the first layer of the decoder see the token before each; training moves
-them as it moves every weight. Heads of key-value groups are not asked for: each head has keys of its own.
+With rotary embeddings, the biases of queries and keys alone give a weight that depends on nothing but the distance
+between two positions. Setting them makes the vision half begin like a convolution, and the first layer of the decoder
+see the token before each; training moves them as it moves every weight. Heads of key-value groups are not asked for:
+each head has keys of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor
 from varl.services.hpsv3.model import RewardModel
 
 Offset = tuple[float, float]  # patches down, patches to the right
-# For each layer of the vision half, one offset for a head: strokes, parts of a letter, the letter, the letter to the left (6 or 8 away).
+# For each layer of the vision half, one offset for a head: strokes, parts of a letter, the letter, the letter to the
+# left (6 or 8 away).
 SIGHT: tuple[tuple[Offset, ...], ...] = (
     ((-1, 0), (1, 0), (0, -1), (0, 1)),
     ((-2, -2), (-2, 2), (2, -2), (2, 2)),

@@ -12,7 +12,8 @@ SAMPLES = 1000  # draws of the difference per pair, as HPSv3 takes them
 def uncertainty_loss(better: Tensor, worse: Tensor, noise: Tensor) -> Tensor:
     """Mean over pairs of -E[log sigmoid(z)], z ~ N(mu_b - mu_w, s_b² + s_w²) and s = exp(log sigma).
 
-    The draws are reparametrised, z = (mu_b - mu_w) + sqrt(s_b² + s_w²) · noise, so that both numbers of both images get a gradient.
+    The draws are reparametrised, z = (mu_b - mu_w) + sqrt(s_b² + s_w²) · noise, so that both numbers of both images get
+    a gradient.
 
     Args:
         better: float32 [B, 2], mu and log sigma of the preferred images.

@@ -1,4 +1,7 @@
-"""Pairs of pictures of the tiny task for one prompt, of which a script says that the first is better. No person was asked."""
+"""Pairs of pictures of the tiny task for one prompt, of which a script says that the first is better.
+
+No person was asked.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ CONTENT_SHARES = {"word": 0.35, "letter": 0.45, "scene": 0.2}
 class Pair:
     """Two pictures uint8 [64, 64, 3] for one prompt.
 
-    shown: the prompt that the worse picture was rendered for, or None where damage may have changed what can be seen; graded: the better
-    picture is damaged as well, only less.
+    shown: the prompt that the worse picture was rendered for, or None where damage may have changed what can be seen;
+    graded: the better picture is damaged as well, only less.
     """
 
     prompt: str
@@ -40,7 +43,10 @@ class Pair:
 
 
 def make_pair(kind: str, rng: np.random.Generator, held_out: bool = False) -> Pair:
-    """A pair of ``kind``; of held-out words or, as in training, of training words and random strings that are not held out."""
+    """A pair of ``kind``.
+
+    Of held-out words or, as in training, of training words and random strings that are not held out.
+    """
     asked = draw_words(rng, held_out_words() if held_out else training_words(), 0.0 if held_out else 0.5)
     seed = int(rng.integers(2**63))  # render draws the style before anything that depends on the words
     clean = render(asked, np.random.default_rng(seed))
@@ -65,7 +71,10 @@ def draw_pairs(count: int, rng: np.random.Generator, shares: Mapping[str, float]
 
 
 def mirrored(pair: Pair) -> Pair:
-    """The same pictures for the prompt of the worse one, which is then the better one; raises ValueError for a damaged picture."""
+    """The same pictures for the prompt of the worse one, which is then the better one.
+
+    Raises ValueError for a damaged picture.
+    """
     if pair.shown is None:
         raise ValueError(f"{pair.kind}: no prompt asks for a damaged picture")
     return Pair(pair.shown, pair.kind, pair.worse, pair.better, pair.prompt)

@@ -1,7 +1,7 @@
 """The tokenizer of small models in HPSv3's format: byte-level BPE whose tokens are never more than one word.
 
-Its vocabulary is made from the single words of the wording that the installed hpsv3 package brings, so that the instruction around a
-prompt stays short; none of its sentences is in the file.
+Its vocabulary is made from the single words of the wording that the installed hpsv3 package brings, so that the
+instruction around a prompt stays short; none of its sentences is in the file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Second and third stage: the decoder, then the whole model, learn to prefer the better picture of a pair, by HPSv3's loss.
 
-Beside that, a classifier that is thrown away afterwards asks of each colour, object and letter in the prompt whether the picture shows it.
-A preference says once per pair what this says ten times; without it, the model takes no notice of words in the time it has here. A
-third term asks the first layer for the letter before each letter of the prompt, in the code in which the vision half gives it.
+Beside that, a classifier that is thrown away afterwards asks of each colour, object and letter in the prompt whether
+the picture shows it. A preference says once per pair what this says ten times; without it, the model takes no notice of
+words in the time it has here. A third term asks the first layer for the letter before each letter of the prompt, in the
+code in which the vision half gives it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class PromptProbe(nn.Module):
         return keep
 
     def match_loss(self, rows: Sequence[Sequence[int]], known: Sequence[Sequence[bool]]) -> tuple[Tensor, float]:
-        """Cross-entropy of whether the picture shows a token of the prompt, at the last layer's input; and the share that is right.
+        """Cross-entropy of whether the picture shows a token of the prompt, at the last layer's input.
+
+        Also the share that is right.
 
         Args:
             rows: token ids of the batch of the last forward.
@@ -72,7 +75,10 @@ class PromptProbe(nn.Module):
         return functional.binary_cross_entropy_with_logits(said, match.float()), right
 
     def before_loss(self, rows: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[Tensor, float]:
-        """Cross-entropy of the letter before each letter of the prompts, at the second layer's input; and the share that is right."""
+        """Cross-entropy of the letter before each letter of the prompts, at the second layer's input.
+
+        Also the share that is right.
+        """
         letters = set(self.vocabulary.letters)
         places = [place for i, ids in enumerate(rows) for place in self._places(rows, i) if ids[place[1]] in letters]
         row, place = (torch.tensor(part) for part in zip(*places, strict=True))
@@ -98,7 +104,10 @@ def forward(base: Base, images: Sequence[Pixels], texts: Sequence[str]) -> tuple
 
 
 def pair_loss(base: Base, probe: PromptProbe, pairs: Sequence[Pair], noise: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a batch, and its parts with the share of pairs in the right order; ``noise`` as ``uncertainty_loss`` takes it."""
+    """Loss of a batch, and its parts with the share of pairs in the right order.
+
+    ``noise`` as ``uncertainty_loss`` takes it.
+    """
     texts = [pair.prompt for pair in pairs]
     scores, rows = forward(base, [pair.better for pair in pairs] + [pair.worse for pair in pairs], 2 * texts)
     better, worse = scores.chunk(2)
@@ -115,8 +124,9 @@ def pair_loss(base: Base, probe: PromptProbe, pairs: Sequence[Pair], noise: Tens
 def train_words(base: Base, steps: int, batch: int, seed: int, log: Callable[[str], None]) -> None:
     """Train on ``batch`` pairs of right and wrong content a step.
 
-    The vision half stays as it is and most of the instruction is left out, which saves two thirds of the time.
-    Half of the pairs are the other half with prompts and places exchanged, so that only the prompt tells which picture is better.
+    The vision half stays as it is and most of the instruction is left out, which saves two thirds of the time. Half of
+    the pairs are the other half with prompts and places exchanged, so that only the prompt tells which picture is
+    better.
     """
     base.model.visual.requires_grad_(False)
     short = replace(base, prompts=base.short_prompts)
@@ -139,7 +149,10 @@ def train_pairs(
     check: Callable[[int], None],
     check_every: int,
 ) -> None:
-    """Train on ``batch`` pairs of every kind a step; ``check(step)`` runs every ``check_every`` steps and after the last one."""
+    """Train on ``batch`` pairs of every kind a step.
+
+    ``check(step)`` runs every ``check_every`` steps and after the last one.
+    """
     for step in _steps(base, "pairs", lambda rng: draw_pairs(batch, rng), steps, PAIRS_LR, seed, log):
         if step % check_every == 0 or step == steps:
             check(step)

@@ -12,7 +12,10 @@ import torch
 def cosine_lr(
     optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 50, floor: float = 0.05
 ) -> float:
-    """Linear warm-up, then a cosine from ``peak`` to ``floor * peak``; sets and returns the learning rate of this step."""
+    """Linear warm-up, then a cosine from ``peak`` to ``floor * peak``.
+
+    Sets and returns the learning rate of this step.
+    """
     ramp = min(1.0, (step + 1) / warmup)
     lr = peak * ramp * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
     for group in optimizer.param_groups:

@@ -19,7 +19,8 @@ from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Rendered, render_batch
 from varl.trainer.objectives.panw import step_weights, token_weights
 
-# Scale reweighting exponent of arXiv 2601.02204, Eq. 2. The paper's 0.9 is for 18 scales; here letters sit in the last two.
+# Scale reweighting exponent of arXiv 2601.02204, Eq. 2. The paper's 0.9 is for 18 scales; here letters sit in the last
+# two.
 ALPHA = 0.5
 DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance
 TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
@@ -34,8 +35,8 @@ def forward_batch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Teacher-forced pass over a batch of different prompts.
 
-    inputs: code indices int64 [B, h, w] of every scale. Returns visual logits float32 [B, sum of h*w, codes], text logits
-    [B, text, vocabulary], the padded prompt tokens int64 [B, text] and which of them are real, bool [B, text].
+    inputs: code indices int64 [B, h, w] of every scale. Returns visual logits float32 [B, sum of h*w, codes], text
+    logits [B, text, vocabulary], the padded prompt tokens int64 [B, text] and which of them are real, bool [B, text].
     """
     module, grids = policy.module, policy.grids
     tokens, real, positions = padded_prompts(prompts, module.text_size, multiple=16 if run else 1)
@@ -97,8 +98,8 @@ def train_policy(
 ) -> None:
     """Train the transformer on rendered images of training words and random strings.
 
-    ``check(step)`` runs every ``check_every`` steps and after the last one; True ends the training. ``compiled`` halves the time of a
-    step on a CPU and needs a C++ compiler on the machine.
+    ``check(step)`` runs every ``check_every`` steps and after the last one; True ends the training. ``compiled`` halves
+    the time of a step on a CPU and needs a C++ compiler on the machine.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)

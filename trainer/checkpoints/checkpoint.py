@@ -94,7 +94,10 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint whose files are those that were sealed; damaged ones are named in the log and passed over."""
+    """The newest checkpoint whose files are those that were sealed.
+
+    Damaged ones are named in the log and passed over.
+    """
     for path in reversed(checkpoints(directory)):
         problem = damage(path)
         if problem is None:

@@ -38,9 +38,10 @@ class Best:
 
 
 class CheckpointManager:
-    """Saves and restores one run; trajectories are acknowledged only once a checkpoint holds the updates that used them.
+    """Saves and restores one run.
 
-    ``notes`` gives what a checkpoint says beside its tensors, ``files`` what else it keeps; ``storage`` writes down which one is best.
+    Trajectories are acknowledged only once a checkpoint holds the updates that used them. ``notes`` gives what a
+    checkpoint says beside its tensors, ``files`` what else it keeps; ``storage`` writes down which one is best.
     """
 
     def __init__(
@@ -66,7 +67,10 @@ class CheckpointManager:
         return bool(checkpoints(self.directory))
 
     def restore(self) -> Restored | None:
-        """Put the newest sound checkpoint's state in place; None where there is none. Leftovers of a crash are deleted."""
+        """Put the newest sound checkpoint's state in place; None where there is none.
+
+        Leftovers of a crash are deleted.
+        """
         sweep(self.directory)
         found = newest_checkpoint(self.directory)
         if found is None:
@@ -81,7 +85,10 @@ class CheckpointManager:
         self._used += entry_ids
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint, then acknowledge the trajectories of the updates that it holds. Raises OSError: nothing was acknowledged."""
+        """Write a checkpoint, then acknowledge the trajectories of the updates that it holds.
+
+        Raises OSError: nothing was acknowledged.
+        """
         logger.info("checkpoint %d: writing", progress.update)
         best = self.best()
         protect = {best.update} if best else set()
@@ -98,7 +105,10 @@ class CheckpointManager:
         logger.info("checkpoint %d: acknowledged", progress.update)
 
     def save_or_postpone(self, progress: Progress) -> bool:
-        """Save; False where the disk refuses, which is said and counted: the run goes on, and its trajectories stay in Redis."""
+        """Save.
+
+        False where the disk refuses, which is said and counted: the run goes on, and its trajectories stay in Redis.
+        """
         try:
             self.save(progress)
         except OSError as error:

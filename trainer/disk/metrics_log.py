@@ -22,8 +22,9 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class RunLog:
-    """Writes the metrics of a run directory from update ``first`` on; whatever an earlier, longer attempt wrote after it is dropped.
+    """Writes the metrics of a run directory from update ``first`` on.
 
+    Whatever an earlier, longer attempt wrote after it is dropped.
     ``storage`` (none: without patience) is asked for room for a line; its StorageError is raised where there is none.
     """
 
@@ -67,7 +68,10 @@ class RunLog:
 
 
 class _Events:
-    """TensorBoard's copy of the metrics. A writer that the disk has refused once never works again: the next update gets a new one."""
+    """TensorBoard's copy of the metrics.
+
+    A writer that the disk has refused once never works again: the next update gets a new one.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

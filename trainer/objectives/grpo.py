@@ -15,8 +15,8 @@ KlEstimator = Literal["exact", "k3"]
 def group_advantages(values: Tensor, eps: float) -> Tensor:
     """How many standard deviations each candidate lies above its group (arXiv 2601.02204, Eq. 4).
 
-    values: float [G], or of any other shape: the values of one prompt. Returns as many, (value - mean) / (population std + eps).
-    A group whose values are all equal gets zeros.
+    values: float [G], or of any other shape: the values of one prompt. Returns as many, (value - mean) / (population
+    std + eps). A group whose values are all equal gets zeros.
     """
     return (values - values.mean()) / (values.std(correction=0) + eps)
 
@@ -50,8 +50,8 @@ class Surrogate:
 def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Surrogate:
     """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), arXiv 2601.02204, Eq. 3.
 
-    log_ratios: [G, n], log pi_theta - log pi_old. advantages: [G], shared by all tokens of a candidate. rho = 1 throughout
-    on the first step after a rollout, so the clip is inert there.
+    log_ratios: [G, n], log pi_theta - log pi_old. advantages: [G], shared by all tokens of a candidate. rho = 1
+    throughout on the first step after a rollout, so the clip is inert there.
     """
     ratio = log_ratios.exp()
     advantage = advantages.unsqueeze(-1)

@@ -45,10 +45,12 @@ def token_loss(
 ) -> TokenLoss:
     """w_t (policy M + beta KL) / sum(n) of every token (arXiv 2601.02204 Eq. 3 with 2601.02256 Eq. 9 and section 3.5).
 
-    log_probs, old_log_probs, kl: float [G, n] over the n tokens of the trained grids. advantages: [G]. mask: bool [G, n].
-    weights: [n]. steps: tokens of each trained grid, summing to n. The policy term is masked, the KL only with ``mask_kl``, and
-    the divisor counts masked tokens too, so that a small mask gives a small gradient. A grid ratio is the product over the
-    masked tokens, and its surrogate is spread evenly over the grid, so that on-policy both granularities give one gradient.
+    log_probs, old_log_probs, kl: float [G, n] over the n tokens of the trained grids. advantages: [G]. mask: bool [G,
+    n].
+    weights: [n]. steps: tokens of each trained grid, summing to n. The policy term is masked, the KL only with
+    ``mask_kl``, and the divisor counts masked tokens too, so that a small mask gives a small gradient. A grid ratio is
+    the product over the masked tokens, and its surrogate is spread evenly over the grid, so that on-policy both
+    granularities give one gradient.
     """
     surrogate = clipped_surrogate(
         _log_ratios(log_probs, old_log_probs, mask, steps, settings.ratio),

@@ -1,7 +1,7 @@
 """Mask Propagation (arXiv 2601.02256, section 3.5): only tokens under what fixed the reward get its gradient.
 
-The paper says that the mask starts at the finest grid from, for instance, predicted boxes and goes back to the coarsest. The rules for
-rasterising, pooling, merging and empty masks are this project's choice (docs/method.md).
+The paper says that the mask starts at the finest grid from, for instance, predicted boxes and goes back to the
+coarsest. The rules for rasterising, pooling, merging and empty masks are this project's choice (docs/method.md).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ MaskPropagation = Literal["chained", "direct", "off"]
 def rasterise(polygons: Sequence[Polygon], grid: Grid, image_size: tuple[int, int]) -> Tensor:
     """The cells of a grid that any polygon touches: bool [h, w].
 
-    image_size: (height, width) in pixels. A cell is touched when it shares area with the polygon; a corner or an edge in common is not
-    enough. Parts outside of the image are cut off. Exact for convex polygons, a little wide for others.
+    image_size: (height, width) in pixels. A cell is touched when it shares area with the polygon; a corner or an edge
+    in common is not enough. Parts outside of the image are cut off. Exact for convex polygons, a little wide for
+    others.
     """
     mask = torch.zeros(grid, dtype=torch.bool)
     scale_x, scale_y = grid[1] / image_size[1], grid[0] / image_size[0]
@@ -38,8 +39,9 @@ def rasterise(polygons: Sequence[Polygon], grid: Grid, image_size: tuple[int, in
 
 
 def _touched(low: float, high: float, count: int) -> range:
-    """Unit cells 0 … count-1 that the interval covers; an interval without length still covers the cell that it lies in.
+    """Unit cells 0 … count-1 that the interval covers.
 
+    An interval without length still covers the cell that it lies in.
     Both bounds lie in 0 … count, so that they can be bounds of a slice, where a negative one would count from the end.
     """
     start = math.floor(low)
@@ -69,8 +71,8 @@ def propagate(
 ) -> Tensor:
     """One image's mask over all tokens, scale by scale, row by row: bool [sum of h*w].
 
-    ``chained`` rasterises on the finest grid and pools from each grid to the next coarser one; ``direct`` rasterises on every grid.
-    No polygons, or ``off``: every token is on.
+    ``chained`` rasterises on the finest grid and pools from each grid to the next coarser one; ``direct`` rasterises on
+    every grid. No polygons, or ``off``: every token is on.
     """
     if mode == "off" or not polygons:
         return torch.ones(sum(h * w for h, w in grids), dtype=torch.bool)

@@ -14,7 +14,10 @@ Combination = Literal["sum", "normalised_sum"]
 
 
 def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """sum_r w_r R_r: float [G, K] by reward give [G, K]. A reward of wide range drowns the others, whatever it is worth."""
+    """sum_r w_r R_r: float [G, K] by reward give [G, K].
+
+    A reward of wide range drowns the others, whatever it is worth.
+    """
     return torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
 
 
@@ -23,9 +26,10 @@ def combine(
 ) -> Tensor:
     """What the advantages are made of, before the continuations are joined: float [G, K] by reward give [G, K].
 
-    ``sum`` is ``weighted_sum``. ``normalised_sum`` first puts each reward on the scale of its own spread within the group, over all
-    G K images: (R - mean) / (population std + eps), so that weights say how much a reward counts and not how large its numbers
-    are. A reward that is the same for all images adds nothing.
+    ``sum`` is ``weighted_sum``. ``normalised_sum`` first puts each reward on the scale of its own spread within the
+    group, over all
+    G K images: (R - mean) / (population std + eps), so that weights say how much a reward counts and not how large its
+    numbers are. A reward that is the same for all images adds nothing.
     """
     if combination == "sum":
         return weighted_sum(rewards, weights)

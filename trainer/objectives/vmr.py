@@ -22,7 +22,8 @@ class Stage(Enum):
 def middle_value(rewards: Tensor, eta: float) -> Tensor:
     """V_m = eta log mean_k exp(R_k / eta), Eq. 10: rewards [..., K] of the continuations of one prefix give [...].
 
-    Lies between the mean and the maximum of the rewards, nearer to the maximum the smaller eta > 0 is; K = 1 gives the reward itself.
+    Lies between the mean and the maximum of the rewards, nearer to the maximum the smaller eta > 0 is; K = 1 gives the
+    reward itself.
     """
     return eta * ((rewards / eta).logsumexp(dim=-1) - math.log(rewards.shape[-1]))
 
@@ -35,7 +36,9 @@ def stage_of(update: int, stages: Stages, prefix_per_suffix: int) -> Stage:
 
 
 def trained_scales(stage: Stage, split_scale: int, scale_count: int) -> range:
-    """Indices (from 0) of the scales that a stage trains; the prefix is the first ``split_scale`` of ``scale_count`` scales.
+    """Indices (from 0) of the scales that a stage trains.
+
+    The prefix is the first ``split_scale`` of ``scale_count`` scales.
 
     Raises:
         ValueError: the split leaves one side without a scale.

@@ -138,7 +138,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
-    """Command and recipe from command-line arguments; raises as ``load_recipe`` does, and pydantic_settings.SettingsError: a bad flag."""
+    """Command and recipe from command-line arguments.
+
+    Raises as ``load_recipe`` does, and pydantic_settings.SettingsError: a bad flag.
+    """
     return parse(Command, _with_resume_value(arguments))
 
 

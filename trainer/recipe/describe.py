@@ -17,7 +17,9 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _table(name: str, section: Mapping[str, Any]) -> str:
-    """A TOML table, its sub-tables and its arrays of tables; JSON spells strings, numbers, booleans and their lists as TOML does.
+    """A TOML table, its sub-tables and its arrays of tables.
+
+    JSON spells strings, numbers, booleans and their lists as TOML does.
 
     TOML has no null: a setting without a value is left out.
     """

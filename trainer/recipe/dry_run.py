@@ -11,7 +11,10 @@ from varl.trainer.recipe.describe import describe, to_toml
 
 
 def dry_run(recipe: Recipe) -> str:
-    """The resolved recipe as TOML and, as comments, what would run; raises MissingFilesError where a file that it names is absent."""
+    """The resolved recipe as TOML and, as comments, what would run.
+
+    Raises MissingFilesError where a file that it names is absent.
+    """
     check_files(recipe)
     return "\n".join([to_toml(recipe), *(f"# {line}" for line in describe(recipe).splitlines()), ""])
 

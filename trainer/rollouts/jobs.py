@@ -25,7 +25,10 @@ TRAIN, SAMPLES, REPLACEMENTS = 0, 1, 2  # keep the seeds of the purposes apart
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A weight file and the manifest by which workers find it; the version is the number of updates that it has been through."""
+    """A weight file and the manifest by which workers find it.
+
+    The version is the number of updates that it has been through.
+    """
 
     version: int
     path: Path
@@ -63,8 +66,8 @@ def replacement_job(
 ) -> rollout_pb2.RolloutJob:
     """The ``count``-th job (from 1) in the place of one of an update that failed for good: another prompt, another seed.
 
-    Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the unbroken one did.
-    Prompts that the update does not have anyway are taken first.
+    Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the
+    unbroken one did. Prompts that the update does not have anyway are taken first.
     """
     seed = group_seed(recipe.run.seed, REPLACEMENTS, failed.update, failed.group, count)
     drawn = {

@@ -1,7 +1,8 @@
 """Which jobs are asked for when: those of update u are drawn with the weights of version u - max_staleness, as soon as these exist.
 
-With max_staleness = 0 that is the update's own weights, and nothing overlaps. Otherwise the workers draw the next groups while the trainer
-updates. Which weights draw which group depends on no clock, so a run that is killed goes on exactly as if it had not been.
+With max_staleness = 0 that is the update's own weights, and nothing overlaps. Otherwise the workers draw the next
+groups while the trainer updates. Which weights draw which group depends on no clock, so a run that is killed goes on
+exactly as if it had not been.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ FILE = "behaviour-v{:06d}.safetensors"  # in a checkpoint
 
 
 class Prefetcher:
-    """Publishes weights and asks for groups, up to ``staleness`` updates before they are trained on; never beyond update ``last`` - 1."""
+    """Publishes weights and asks for groups, up to ``staleness`` updates before they are trained on.
+
+    Never beyond update ``last`` - 1.
+    """
 
     def __init__(
         self,
@@ -45,8 +49,9 @@ class Prefetcher:
         return {FILE.format(version): self._publisher.path(version) for version in self._behaviours(update)}
 
     def jobs_of(self, update: int) -> list[rollout_pb2.RolloutJob]:
-        """Publish the weights as they are before ``update`` and ask for what can be drawn with them; returns the jobs of this update.
+        """Publish the weights as they are before ``update`` and ask for what can be drawn with them.
 
+        Returns the jobs of this update.
         Without staleness the jobs are left to the caller to submit.
         """
         weights = self._publisher.current(update)

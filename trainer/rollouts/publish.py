@@ -20,8 +20,8 @@ from varl.trajectories.weights import WeightStore
 class Publisher:
     """Publishes versions of one run: whole in ``directory``, and at ``url`` (empty: nowhere) through a WeightStore.
 
-    ``keep`` versions stay. A version is a file and a manifest, the manifest last. The
-    oldest goes before a new one is written, so that a run which has published ``keep`` of them needs no more room for the next.
+    ``keep`` versions stay. A version is a file and a manifest, the manifest last. The oldest goes before a new one is
+    written, so that a run which has published ``keep`` of them needs no more room for the next.
 
     Whatever writes raises StorageError where ``storage`` (none: without patience) has lost its patience.
     """

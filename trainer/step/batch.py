@@ -24,8 +24,10 @@ from varl.v1 import trajectory_pb2
 class GroupBatch:
     """One group: G candidates of N tokens, the last n of which are trained.
 
-    tokens: int64 [G, N], scales 1 to the last trained one. reported: float32 [G, n], the sampler's log-probabilities. mask: bool [G, n].
-    rewards: by name, float64 [G, K]. total: float64 [G, K], their weighted sum. values: float64 [G], what the advantages are made of.
+    tokens: int64 [G, N], scales 1 to the last trained one. reported: float32 [G, n], the sampler's log-probabilities.
+    mask: bool [G, n].
+    rewards: by name, float64 [G, K]. total: float64 [G, K], their weighted sum. values: float64 [G], what the
+    advantages are made of.
     """
 
     prompt: str

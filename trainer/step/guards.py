@@ -24,7 +24,10 @@ class Alarm:
 
 
 class GuardError(ArithmeticError):
-    """A guard whose setting is "stop" saw something; the weights are as before the update. ``metrics`` is what was measured by then."""
+    """A guard whose setting is "stop" saw something; the weights are as before the update.
+
+    ``metrics`` is what was measured by then.
+    """
 
     def __init__(self, alarm: Alarm) -> None:
         super().__init__(f"guards.{alarm.guard}: {alarm.detail}")
@@ -52,7 +55,10 @@ def duplicate_share(tokens: Tensor) -> float:
 
 
 def first_ratio(deviation: float, tolerance: float) -> Alarm | None:
-    """Whether an on-policy ratio is further from 1 than rounding takes it; ``deviation``: the largest |ratio - 1|, NaN counts."""
+    """Whether an on-policy ratio is further from 1 than rounding takes it.
+
+    ``deviation``: the largest |ratio - 1|, NaN counts.
+    """
     if deviation <= tolerance:
         return None
     return Alarm(
@@ -71,7 +77,10 @@ def zero_spread(groups: int, without: int) -> Alarm | None:
 
 
 def exploding(norm: float, history: Sequence[float], factor: float) -> Alarm | None:
-    """Whether a gradient norm is more than ``factor`` times the median of those before it; silent while there are fewer than 8."""
+    """Whether a gradient norm is more than ``factor`` times the median of those before it.
+
+    Silent while there are fewer than 8.
+    """
     if len(history) < LEAST_HISTORY or not norm > factor * median(history):
         return None
     return Alarm(

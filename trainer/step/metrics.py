@@ -66,8 +66,8 @@ def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
 def rollout_metrics(groups: Sequence[trajectory_pb2.Group], weight_version: int) -> dict[str, float]:
     """What the group messages say of an update.
 
-    Age of the weights behind them in updates: mean, and groups by age; groups that lack an optional reward, by its name; the workers' own
-    seconds for generating and scoring, summed over groups.
+    Age of the weights behind them in updates: mean, and groups by age; groups that lack an optional reward, by its
+    name; the workers' own seconds for generating and scoring, summed over groups.
     """
     if not groups:
         return {}

@@ -74,8 +74,8 @@ def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> to
 class Updater:
     """Gradients and steps of one policy against one frozen reference policy.
 
-    ``norms``: gradient norms of the last steps by stage (its scales), which the guard against exploding ones compares with; part of a
-    checkpoint, as everything is that decides what an update does.
+    ``norms``: gradient norms of the last steps by stage (its scales), which the guard against exploding ones compares
+    with; part of a checkpoint, as everything is that decides what an update does.
     """
 
     def __init__(
@@ -98,8 +98,9 @@ class Updater:
     def update(
         self, groups: Sequence[GroupBatch], update: int, by_scale: bool
     ) -> tuple[UpdateOutcome, dict[str, float]]:
-        """Take one step on the groups of an update, all of one stage; ``by_scale`` also measures the gradient of each scale's loss.
+        """Take one step on the groups of an update, all of one stage.
 
+        ``by_scale`` also measures the gradient of each scale's loss.
         Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
 
         Raises:
@@ -166,7 +167,10 @@ class Updater:
     def _refused(
         self, used: Sequence[GroupBatch], measured: Sequence[Sequence[Measured]], norm: float, watch: Watch
     ) -> UpdateOutcome | None:
-        """Why no step may be taken on the gradients that lie ready, or None; a norm that passes joins those that later ones meet."""
+        """Why no step may be taken on the gradients that lie ready, or None.
+
+        A norm that passes joins those that later ones meet.
+        """
         ratios = [
             part.sampler_ratio
             for group, parts in zip(used, measured, strict=True)
@@ -211,7 +215,8 @@ class Updater:
         found = self._evaluate(group, tokens)
         log_probs, device = found.log_probs, found.log_probs.device
         reported, mask = group.reported[rows].to(device), group.mask[rows].to(device)
-        # A group of older weights is compared with the probabilities that drew it: recomputed ones would be those of newer weights.
+        # A group of older weights is compared with the probabilities that drew it: recomputed ones would be those of
+        # newer weights.
         old = log_probs.detach() if self._objective.old_log_probs == "recomputed" and not group.staleness else reported
         kl = found.kl if self._objective.kl_estimator == "exact" else k3_kl(log_probs, found.reference_log_probs)
         advantages = self._advantages(group)[rows].to(log_probs)
@@ -232,7 +237,10 @@ class Updater:
         return own.evaluate(tokens[:, -sum(group.steps) :], reference)
 
     def _gradient_norms(self, group: GroupBatch) -> dict[str, float]:
-        """Norm of the parameters' gradient of each scale's part of one group's loss; leaves accumulated gradients alone."""
+        """Norm of the parameters' gradient of each scale's part of one group's loss.
+
+        Leaves accumulated gradients alone.
+        """
         totals: list[list[Tensor | None]] = [[None] * len(self._parameters()) for _ in group.steps]
         for rows in self._passes(group):
             loss, _ = self._token_loss(group, rows)

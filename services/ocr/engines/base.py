@@ -13,7 +13,8 @@ Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Point = tuple[float, float]
 
 
-# What no requirement can say: rapidocr for its models alone, without a second OpenCV, and an OpenCV that needs no libGL.
+# What no requirement can say: rapidocr for its models alone, without a second OpenCV, and an OpenCV that needs no
+# libGL.
 INSTALL_REST = "pip install --no-deps --force-reinstall rapidocr==3.10.0 opencv-contrib-python-headless==4.10.0.84"
 
 

@@ -21,7 +21,8 @@ from varl.services.ocr.engines.pipeline import digest
 DETECTION, RECOGNITION = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
 _SOURCES = {DETECTION: "PP-OCRv6_det_small.onnx", RECOGNITION: "PP-OCRv6_rec_small.onnx"}
 # Least width that a line is padded to, at height 48. The models' own 320 makes short words cost twice as much and
-# reads no better: measured on 64 by 64 images, 96, 192 and 320 agree within noise on clean, noisy, blurred and faint words.
+# reads no better: measured on 64 by 64 images, 96, 192 and 320 agree within noise on clean, noisy, blurred and faint
+# words.
 _LEAST_WIDTH = 96
 _LAYOUT = f"1-{_LEAST_WIDTH}"  # part of the folder's name: another layout is another folder
 
@@ -62,7 +63,8 @@ def prepare(cache: Path) -> ModelFolders:
     """Model folders below ``cache``, made if absent; safe when several processes do it at once.
 
     Raises:
-        EngineUnavailableError: the weights are absent, the cache cannot be written, or a cached file is not what was put there.
+        EngineUnavailableError: the weights are absent, the cache cannot be written, or a cached file is not what was
+            put there.
 
     """
     weights = packaged_weights()
@@ -135,7 +137,10 @@ def _recognition_config(weights: Path) -> dict[str, Any]:
 
 
 def _alphabet(weights: Path) -> list[str]:
-    """The recogniser's characters, from its ONNX metadata; its outputs are these with a blank before and a space after."""
+    """The recogniser's characters, from its ONNX metadata.
+
+    Its outputs are these with a blank before and a space after.
+    """
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(weights), providers=["CPUExecutionProvider"])

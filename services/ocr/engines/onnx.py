@@ -12,7 +12,8 @@ from varl.services.ocr.engines.pipeline import PipelineEngine, build_pipeline
 def build_onnx(cache: Path | None = None, threads: int = 1) -> PipelineEngine:
     """The PaddleOCR pipeline with ``engine="onnxruntime"`` on the rapidocr wheel's models.
 
-    ``threads`` is ONNX Runtime's intra-op count: more than one gains little at these sizes and spins when cores are shared.
+    ``threads`` is ONNX Runtime's intra-op count: more than one gains little at these sizes and spins when cores are
+    shared.
 
     Raises:
         EngineUnavailableError: a package, a model file or the cache folder is missing.

@@ -22,7 +22,8 @@ def build_paddle(
     """PP-OCRv5 ``variant`` from local Paddle model folders, or by name from Paddle's hub where a folder is not given.
 
     Raises:
-        EngineUnavailableError: paddlepaddle is not installed, a folder holds no such model, or the hub cannot be reached.
+        EngineUnavailableError: paddlepaddle is not installed, a folder holds no such model, or the hub cannot be
+            reached.
 
     """
     if importlib.util.find_spec("paddle") is None:

@@ -38,7 +38,10 @@ def _is_vertical(line: Quad) -> bool:
 
 
 def _positions(text: str, line: Quad, items: Sequence[str], item_boxes: Sequence[Quad], vertical: bool) -> list[float]:
-    """Middle of every character as a fraction of the line's length, never decreasing; evenly spaced if the items do not fit."""
+    """Middle of every character as a fraction of the line's length, never decreasing.
+
+    Evenly spaced if the items do not fit.
+    """
     axis = 1 if vertical else 0
     start, end = line[0][axis], line[3 if vertical else 1][axis]
     if "".join(items) != text or len(items) != len(item_boxes) or end == start:

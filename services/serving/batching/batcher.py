@@ -26,14 +26,15 @@ from varl.services.serving.batching.spans import BatchSpans
 
 
 class Batcher(Generic[Item, Answer]):
-    """Runs a model over what requests submit. Belongs to one event loop; ``lanes`` threads each build, and alone use, one instance.
+    """Runs a model over what requests submit. Belongs to one event loop.
 
-    A model takes items and gives as many answers, in their order. What it raises says how the batch goes on:
-    MemoryError, it did not fit (run again in parts, and later batches are kept smaller); FatalModelError, the instance is
-    lost (``fatal`` is set, everything fails as unavailable); anything else, some item is bad (run again in halves until it stands alone).
+    ``lanes`` threads each build, and alone use, one instance. A model takes items and gives as many answers, in their
+    order. What it raises says how the batch goes on: MemoryError, it did not fit (run again in parts, and later batches
+    are kept smaller); FatalModelError, the instance is lost (``fatal`` is set, everything fails as unavailable);
+    anything else, some item is bad (run again in halves until it stands alone).
 
-    ``fatal`` is for whoever ends the process. ``observe`` is called on the loop with each forward. ``spans``, if set before the start,
-    traces the batches.
+    ``fatal`` is for whoever ends the process. ``observe`` is called on the loop with each forward. ``spans``, if set
+    before the start, traces the batches.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class Batcher(Generic[Item, Answer]):
     async def submit(self, item: Item, *, cost: float = 1.0, size: int = 0, deadline: float | None = None) -> Answer:
         """The model's answer to one item. Cancelling drops the item if no forward holds it yet.
 
-        ``cost`` is in the unit of the limits, ``size`` in bytes, ``deadline`` on the monotonic clock; an item that no forward has
-        by then gets none.
+        ``cost`` is in the unit of the limits, ``size`` in bytes, ``deadline`` on the monotonic clock; an item that no
+        forward has by then gets none.
 
         Raises:
             ItemFailedError: the model fails on this item; WrongLengthError: on how many answers it gave to its batch.

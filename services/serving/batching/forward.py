@@ -58,7 +58,10 @@ _ERRORS: Mapping[Result, type[Exception]] = {Result.WRONG_LENGTH: WrongLengthErr
 
 
 def forward(model: Model[Item, Answer], items: Sequence[Item]) -> list[Answer] | Fault:
-    """One forward. The exception itself is let go of: it would keep the model's tensors alive through the next forward."""
+    """One forward.
+
+    The exception itself is let go of: it would keep the model's tensors alive through the next forward.
+    """
     try:
         answers = list(model(items))
     except MemoryError as error:

@@ -51,10 +51,10 @@ class Failed:
 class BatchLimits:
     """Bounds of one batch and of the queue.
 
-    ``max_cost`` bounds the sum of the items' costs, in a unit of the model's choosing, for example pixels; an item that costs more
-    goes alone. ``share``, in (0, 1], is how much of what waits one batch may take, at least one item: for models whose time grows
-    with every item. ``max_wait`` is how many seconds a free model waits for a fuller batch, 0 takes what there is; an item whose
-    deadline comes sooner is late.
+    ``max_cost`` bounds the sum of the items' costs, in a unit of the model's choosing, for example pixels; an item that
+    costs more goes alone. ``share``, in (0, 1], is how much of what waits one batch may take, at least one item: for
+    models whose time grows with every item. ``max_wait`` is how many seconds a free model waits for a fuller batch, 0
+    takes what there is; an item whose deadline comes sooner is late.
     """
 
     max_items: int = 1
@@ -67,7 +67,10 @@ class BatchLimits:
 
 @dataclass(eq=False, slots=True)
 class Entry(Generic[Item, Answer]):
-    """An item on its way; ``deadline`` and ``submitted`` on the monotonic clock, ``origin`` the span of a traced request."""
+    """An item on its way.
+
+    ``deadline`` and ``submitted`` on the monotonic clock, ``origin`` the span of a traced request.
+    """
 
     item: Item
     cost: float
@@ -91,8 +94,8 @@ class BatchSpan:
 class Batch(Generic[Item, Answer]):
     """Entries for one forward.
 
-    ``again``: some forward with them failed; ``ceiling``: the ceiling before they ran out of memory; ``span``: shared with the batch that
-    they were cut out of, None where nothing is traced.
+    ``again``: some forward with them failed; ``ceiling``: the ceiling before they ran out of memory; ``span``: shared
+    with the batch that they were cut out of, None where nothing is traced.
     """
 
     entries: list[Entry[Item, Answer]]
@@ -107,10 +110,12 @@ class Batch(Generic[Item, Answer]):
 
 
 class BatchQueue(Generic[Item, Answer]):
-    """First come, first served; parts of a batch that failed take turns with fresh work, so that neither starves the other.
+    """First come, first served.
 
-    A failed batch is halved until the guilty items stand alone: at most 2·log2(n) + 1 forwards for one guilty item among n,
-    2·n - 1 whatever happens. Running out of memory lowers ``ceiling``, the cost that later batches keep to.
+    Parts of a batch that failed take turns with fresh work, so that neither starves the other.
+
+    A failed batch is halved until the guilty items stand alone: at most 2·log2(n) + 1 forwards for one guilty item
+    among n, 2·n - 1 whatever happens. Running out of memory lowers ``ceiling``, the cost that later batches keep to.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -159,7 +164,10 @@ class BatchQueue(Generic[Item, Answer]):
         return max(0.0, next(iter(self._fresh)).submitted + limits.max_wait - now)
 
     def take(self, now: float) -> tuple[Batch[Item, Answer] | None, list[Entry[Item, Answer]]]:
-        """The next batch if any, and the entries that were found late; those that nobody waits for any more are dropped."""
+        """The next batch if any, and the entries that were found late.
+
+        Those that nobody waits for any more are dropped.
+        """
         late: list[Entry[Item, Answer]] = []
         if self._again and not (self._fresh_next and self._fresh):
             self._fresh_next = True

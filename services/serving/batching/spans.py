@@ -1,7 +1,7 @@
 """Spans of the batcher's batches: one from a batch's first forward to its last, with links to the requests whose items it holds.
 
-A batch has as many parents as it has requests, so it is a trace of its own that links to theirs, as OpenTelemetry has it for messages
-that are handled together.
+A batch has as many parents as it has requests, so it is a trace of its own that links to theirs, as OpenTelemetry has
+it for messages that are handled together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from varl.services.serving.batching.queue import Batch, BatchSpan, Entry
 
 
 class BatchSpans:
-    """The spans of one batcher, which calls all but ``origin`` under its lock. A batch without a request that is traced has none.
+    """The spans of one batcher, which calls all but ``origin`` under its lock.
 
-    Attributes of a span: ``varl.batch.size`` (items), ``varl.batch.cost`` (in the unit of the batcher's limits), ``varl.batch.executions``
-    (forwards, the repeated ones of parts included), ``varl.batch.failed`` (items that the model failed on). Each forward is an
-    event "forward" with its items, result and seconds.
+    A batch without a request that is traced has none.
+
+    Attributes of a span: ``varl.batch.size`` (items), ``varl.batch.cost`` (in the unit of the batcher's limits),
+    ``varl.batch.executions`` (forwards, the repeated ones of parts included), ``varl.batch.failed`` (items that the
+    model failed on). Each forward is an event "forward" with its items, result and seconds.
     """
 
     def __init__(self, tracer: trace.Tracer) -> None:

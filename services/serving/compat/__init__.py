@@ -1,1 +1,4 @@
-"""Reward-server formats that other people's trainers already speak, one file each; docs/compat.md says what to configure."""
+"""Reward-server formats that other people's trainers already speak, one file each.
+
+docs/compat.md says what to configure.
+"""

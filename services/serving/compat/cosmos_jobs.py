@@ -25,7 +25,10 @@ class Job:
 
 
 class Jobs:
-    """Running jobs and kept results together stay within ``max_jobs`` and ``max_bytes``; a result is kept for ``keep_seconds`` at most."""
+    """Running jobs and kept results together stay within ``max_jobs`` and ``max_bytes``.
+
+    A result is kept for ``keep_seconds`` at most.
+    """
 
     def __init__(
         self, max_jobs: int, max_bytes: int, keep_seconds: float, clock: Callable[[], float] = time.monotonic

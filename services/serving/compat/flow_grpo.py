@@ -1,4 +1,7 @@
-"""flow_grpo's three reward servers. Its client tries again on status 500 alone, a thousand times, and unpickles any other answer."""
+"""flow_grpo's three reward servers.
+
+Its client tries again on status 500 alone, a thousand times, and unpickles any other answer.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,10 @@ def _groups(values: Sequence[float], tags: Sequence[str | None]) -> dict[str, li
 
 
 def _refusal(refusal: Refusal) -> Response:
-    """Plain text. 500 exactly where another try may help; the text starts with a letter that ends the client's unpickling at once."""
+    """Plain text. 500 exactly where another try may help.
+
+    The text starts with a letter that ends the client's unpickling at once.
+    """
     status = status_of(refusal)
     if retryable(refusal):
         status = HTTPStatus.INTERNAL_SERVER_ERROR

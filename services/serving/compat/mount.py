@@ -22,7 +22,10 @@ _PICKLE_PEERS = (flow_grpo, deepgen_rl, verl_omni)
 
 
 def mount_compat(app: FastAPI, source: RewardSource, settings: CompatSettings) -> None:
-    """Serve ``/compat/<peer>/…`` from a service or a gateway; the peers that send pickles only where the settings say so."""
+    """Serve ``/compat/<peer>/…`` from a service or a gateway.
+
+    The peers that send pickles only where the settings say so.
+    """
     app.add_exception_handler(SampleFailedError, sample_problem)
     for peer in (*_JSON_PEERS, *(_PICKLE_PEERS if settings.compat_pickle else ())):
         app.include_router(peer.routes(source, settings))

@@ -39,7 +39,10 @@ class CompatSettings(Protocol):
 
 
 def peer_router(path: str, tag: str | None = None) -> APIRouter:
-    """A router of one peer below /compat, whose endpoints end when the client hangs up; without a tag it is not in the API pages."""
+    """A router of one peer below /compat, whose endpoints end when the client hangs up.
+
+    Without a tag it is not in the API pages.
+    """
     return APIRouter(
         prefix=f"/compat/{path}",
         route_class=WatchedRoute,
@@ -70,7 +73,8 @@ def chosen_reward(source: RewardSource, named: str | None) -> str:
     """The reward that a URL names, or the only one.
 
     Raises:
-        RequestRejectedError: NO_SUCH_REWARD for an unknown name, INVALID_REQUEST where several are on offer and none is named.
+        RequestRejectedError: NO_SUCH_REWARD for an unknown name, INVALID_REQUEST where several are on offer and none is
+            named.
 
     """
     if named is not None:
@@ -134,7 +138,10 @@ def scores_of(outcomes: Sequence[Outcome]) -> list[SampleScore]:
 
 
 def image_file(text: str, name: str) -> bytes | SampleError:
-    """The bytes of an image given as Base64 or as a data: URL; ``name`` is the field, for the error. No other URL is looked at."""
+    """The bytes of an image given as Base64 or as a data: URL; ``name`` is the field, for the error.
+
+    No other URL is looked at.
+    """
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):

@@ -1,7 +1,8 @@
 """Pickled bodies and answers.
 
-Answers are pickles because the clients of these peers read nothing else: plain dicts, lists, strings and floats, which hold no code.
-This is the one place that writes a pickle; what comes in goes through ``unpickle``, never through the pickle module.
+Answers are pickles because the clients of these peers read nothing else: plain dicts, lists, strings and floats, which
+hold no code. This is the one place that writes a pickle; what comes in goes through ``unpickle``, never through the
+pickle module.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def body_of(media_type: str, schema: dict[str, Any], *, required: bool = True) -
 
 
 def refusals(*, body: bool = True, model_fails: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Problem details of a route that scores; ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500."""
+    """Problem details of a route that scores.
+
+    ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500.
+    """
     statuses = [
         *_ALWAYS,
         *(_BODY if body else ()),

@@ -1,8 +1,8 @@
 """Reads pickles of plain data without the power to call anything.
 
-The pickle module's own Unpickler, even with a closed ``find_class``, hashes what the pickle uses as dict keys, and hashing a deeply nested
-tuple ends the interpreter with a stack overflow. Hence an interpreter of its own for the thirty-odd opcodes that plain data needs, over
-the standard library's ``pickletools.genops``, which only reads.
+The pickle module's own Unpickler, even with a closed ``find_class``, hashes what the pickle uses as dict keys, and
+hashing a deeply nested tuple ends the interpreter with a stack overflow. Hence an interpreter of its own for the
+thirty-odd opcodes that plain data needs, over the standard library's ``pickletools.genops``, which only reads.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def _run(data: bytes) -> Any:  # noqa: ANN401
 
 
 def _check(value: object) -> None:
-    """Only finished plain data, nested no deeper than MAX_DEPTH. Each container is looked at once, however often it is referred to."""
+    """Only finished plain data, nested no deeper than MAX_DEPTH.
+
+    Each container is looked at once, however often it is referred to.
+    """
     level: dict[int, Any] = {id(value): value}
     seen: set[int] = set()
     for _ in range(MAX_DEPTH):

@@ -17,7 +17,10 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     @router.post("")
     @router.post("/")
     async def score(request: Request, reward: str | None = None) -> Response:
-        """Images and prompts in, scores out; the client tries 429 and 5xx again and takes any other status for final."""
+        """Images and prompts in, scores out.
+
+        The client tries 429 and 5xx again and takes any other status for final.
+        """
         return await answered(scores(source, settings, request, reward), _refusal)
 
     return router

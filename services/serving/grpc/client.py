@@ -63,7 +63,10 @@ class RewardUnavailable(Exception):  # noqa: N818
 
 
 class RewardRejected(Exception):  # noqa: N818
-    """The service answered, with ``code``, that the request as a whole is wrong; the same request will never succeed."""
+    """The service answered, with ``code``, that the request as a whole is wrong.
+
+    The same request will never succeed.
+    """
 
     def __init__(self, code: grpc.StatusCode, detail: str) -> None:
         super().__init__(f"{code.name}: {detail}")
@@ -86,7 +89,8 @@ class RewardClient:
         Args:
             target: a gRPC target, for example "127.0.0.1:50051" or "dns:///ocr:50051".
             timeout_s: bounds each request in seconds, retries included.
-            credentials: its token is sent with each request; TLS, and mutual TLS, where they name an authority and a certificate.
+            credentials: its token is sent with each request; TLS, and mutual TLS, where they name an authority and a
+                certificate.
             patient: wait for a service that is unavailable, and retry one that is overloaded; else fail at once.
 
         """
@@ -105,7 +109,9 @@ class RewardClient:
     async def score(
         self, samples: Sequence[reward_pb2.Sample], formula: str = "", timeout_s: float | None = None
     ) -> reward_pb2.ScoreResponse:
-        """Score a batch, within ``timeout_s`` seconds if that is less than the client's; errors of single samples stand in their results.
+        """Score a batch, within ``timeout_s`` seconds if that is less than the client's.
+
+        Errors of single samples stand in their results.
 
         Raises:
             RewardUnavailable: no answer within the timeout, or the service stayed overloaded.

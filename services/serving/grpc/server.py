@@ -23,7 +23,10 @@ SERVICE_NAME = "varl.v1.RewardService"
 
 
 def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
-    """Channel arguments. gRPC's own size limit lies above ours: its RESOURCE_EXHAUSTED would read as load, and be retried for ever."""
+    """Channel arguments.
+
+    gRPC's own size limit lies above ours: its RESOURCE_EXHAUSTED would read as load, and be retried for ever.
+    """
     return [
         ("grpc.max_receive_message_length", 2 * max_request_bytes),
         ("grpc.max_send_message_length", 2 * max_request_bytes),

@@ -1,7 +1,7 @@
 """Messages and refusals of gRPC methods that take their requests as bytes.
 
-Where gRPC parses a request itself, it answers UNKNOWN, with a traceback in the log, to what does not parse. It is the caller's mistake:
-INVALID_ARGUMENT.
+Where gRPC parses a request itself, it answers UNKNOWN, with a traceback in the log, to what does not parse. It is the
+caller's mistake: INVALID_ARGUMENT.
 """
 
 from __future__ import annotations

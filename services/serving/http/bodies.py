@@ -62,7 +62,10 @@ async def read_form(request: Request, max_bytes: int) -> dict[str, str]:
 
 
 async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tuple[bytes | str, Mapping[str, bytes]]:
-    """The part named ``request`` of a multipart/form-data body, and the files by the names of their parts; raises RequestRejectedError."""
+    """The part named ``request`` of a multipart/form-data body, and the files by the names of their parts.
+
+    Raises RequestRejectedError.
+    """
     chunks = _limited(request, max_bytes)
     parser = _InMemory(request.headers, chunks, max_files=max_files + 1, max_fields=1, max_part_size=max_bytes)  # type: ignore[arg-type]
     try:

@@ -36,7 +36,10 @@ async def until_hangup(handler: Handler, request: Request) -> Response:
 
 
 class _Watch:
-    """Hands on the messages of a request. After its body the next one can only be that of the disconnect: waits for it, and cancels."""
+    """Hands on the messages of a request.
+
+    After its body the next one can only be that of the disconnect: waits for it, and cancels.
+    """
 
     def __init__(self, receive: Receive, task: asyncio.Task[object]) -> None:
         self._receive, self._task = receive, task

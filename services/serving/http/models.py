@@ -56,7 +56,10 @@ class JsonSamples(Strict):
 
 
 class FormSamples(Strict):
-    """Samples in the field ``request`` of a body that is multipart/form-data; each image is a file part named by its sample's id."""
+    """Samples in the field ``request`` of a body that is multipart/form-data.
+
+    Each image is a file part named by its sample's id.
+    """
 
     samples: Annotated[list[SampleHead], Field(min_length=1)]
 
@@ -84,7 +87,10 @@ class JsonScoreRequest(JsonSamples, ScoreRequest):
 
 
 class MultipartScoreRequest(FormSamples, ScoreRequest):
-    """The field ``request`` of ``POST /v1/score`` as multipart/form-data; each image is a file part named by its sample's id."""
+    """The field ``request`` of ``POST /v1/score`` as multipart/form-data.
+
+    Each image is a file part named by its sample's id.
+    """
 
 
 def _bytes(text: str) -> bytes | SampleError:

@@ -38,7 +38,8 @@ class DocumentedApp(FastAPI):
     """An app whose schema holds ``shapes`` beside those that FastAPI finds in the routes."""
 
     def __init__(self, title: str, *shapes: type[BaseModel]) -> None:
-        # FastAPI makes the spans of HTTP requests itself once a tracer is set up; probes and scrapes would only drown the others.
+        # FastAPI makes the spans of HTTP requests itself once a tracer is set up; probes and scrapes would only drown
+        # the others.
         traces: Any = {"exclude": lambda scope: scope["path"] in OPEN_PATHS, "metrics": False, "logs": False}
         super().__init__(title=title, version="1", telemetry=traces, docs_url=None, redoc_url=None)
         self._shapes = shapes
@@ -62,10 +63,16 @@ class WatchedRoute(APIRoute):
 
 
 class BareRoute(APIRoute):
-    """A documented route of an endpoint that takes the request and gives a response: FastAPI does no work on either. Watched as well."""
+    """A documented route of an endpoint that takes the request and gives a response: FastAPI does no work on either.
+
+    A client that hangs up is noticed here as well.
+    """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the endpoint, without the exit stacks that FastAPI keeps for dependencies; other methods are refused as ever."""
+        """Call the endpoint, without the exit stacks that FastAPI keeps for dependencies.
+
+        Other methods are refused as before.
+        """
         if scope["method"] in (self.methods or ()):
             response = await until_hangup(self.endpoint, Request(scope, receive))
             await response(scope, receive, send)

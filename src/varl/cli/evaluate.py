@@ -25,7 +25,10 @@ from varl.trainer.setup import PROBLEMS
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate, print a table, write --out; the exit status: 0, 1 where a part fails, 2 for a bad flag, 130 for Ctrl-C."""
+    """Evaluate, print a table, write --out.
+
+    The exit status: 0, 1 where a part fails, 2 for a bad flag, 130 for Ctrl-C.
+    """
     parser = _parser()
     flags = parser.parse_args(arguments)
     recipe = _recipe(parser, flags)

@@ -22,7 +22,10 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw, write, print the paths; the exit status: 0, 1 where an image cannot be written, 2 for a bad flag, model or weights."""
+    """Draw, write, print the paths.
+
+    The exit status: 0, 1 where an image cannot be written, 2 for a bad flag, model or weights.
+    """
     parser = _parser()
     flags = parser.parse_args(arguments)
     policy = _policy(parser, flags)

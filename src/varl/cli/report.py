@@ -11,7 +11,10 @@ from varl.studies.report.report import write_report
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page and print its path; the exit status: 0, 1 where a file of the run is absent or damaged, 2 for a bad flag."""
+    """Write the page and print its path.
+
+    The exit status: 0, 1 where a file of the run is absent or damaged, 2 for a bad flag.
+    """
     parser = Parser("varl.cli.report", "Writes report.html of a run directory again, from the files that the run left.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a finished run's directory, such as runs/demo")
     directory: Path = parser.parse_args(arguments).run_dir

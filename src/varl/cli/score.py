@@ -21,7 +21,10 @@ URL = "http://127.0.0.1:8080"  # where varl serve listens unless it is told othe
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Score and print; the exit status: 0, 1 where an image has no score or nobody answers, 2 for a bad flag, 130 for Ctrl-C."""
+    """Score and print.
+
+    The exit status: 0, 1 where an image has no score or nobody answers, 2 for a bad flag, 130 for Ctrl-C.
+    """
     parser = _parser()
     flags = parser.parse_args(arguments)
     if flags.prompt is None and not flags.target:

@@ -2,9 +2,9 @@
 
     .venv-hpsv3/bin/python tests/support/oracle/hpsv3_package.py FOLDER
 
-FOLDER holds a tokenizer.json of Qwen2-VL's kind. It then has the checkpoint as well (HPSv3.safetensors beside config.json and what
-else a Qwen2-VL folder has), the pictures, and scores.json: a list of batches, each with the names of its images, its prompts, and
-its scores, [mu, log sigma] each.
+FOLDER holds a tokenizer.json of Qwen2-VL's kind. It then has the checkpoint as well (HPSv3.safetensors beside
+config.json and what else a Qwen2-VL folder has), the pictures, and scores.json: a list of batches, each with the names
+of its images, its prompts, and its scores, [mu, log sigma] each.
 """
 
 from __future__ import annotations

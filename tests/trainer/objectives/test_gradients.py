@@ -17,7 +17,10 @@ SIZE = CODES + CODES * STEPS[1] * CODES
 
 
 def _logits(parameters: Tensor, tokens: Tensor) -> Tensor:
-    """First grid: a table of logits; second grid: one table per token of the first. parameters [SIZE], tokens [G, 5] give [G, 5, CODES]."""
+    """First grid: a table of logits; second grid: one table per token of the first.
+
+    Parameters [SIZE], tokens [G, 5] give [G, 5, CODES].
+    """
     first = parameters[:CODES].expand(len(tokens), 1, CODES)
     second = parameters[CODES:].view(CODES, STEPS[1], CODES)[tokens[:, 0]]
     return torch.cat([first, second], dim=1)
