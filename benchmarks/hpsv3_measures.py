@@ -1,5 +1,6 @@
-"""What each measure of the native HPSv3 engine saves: the same work without and with it, in turns, on a small random model on the CPU.
+"""What each measure of the native HPSv3 engine saves.
 
+The same work without and with it, in turns, on a small random model on the CPU.
 The ratios say how much work goes away, not how fast a GPU is. Forwards are timed in processor time on one thread, and
 those without a measure must give the numbers of those with it. Overlapping is wall time, with two threads for images
 and a forward that only waits.
@@ -208,7 +209,10 @@ def bytes_to_device(repeats: int) -> list[Row]:
 
 
 class Waiting:
-    """An engine whose forward waits as for a GPU: what a wait overlaps with does not hang on how many cores this machine has to spare."""
+    """An engine whose forward waits as for a GPU.
+
+    What a wait overlaps with does not hang on how many cores this machine has to spare.
+    """
 
     model = ModelInfo("benchmark", "none", "0")
 
@@ -227,7 +231,10 @@ class Waiting:
 
 
 def overlapped(repeats: int) -> Row:
-    """Wall time of three batches of PNG files: decoded, resized and scored one after the other, or through the service."""
+    """Wall time of three batches of PNG files.
+
+    Decoded, resized and scored one after the other, or through the service.
+    """
     files = []
     for index in range(3 * BATCH):
         buffer = io.BytesIO()

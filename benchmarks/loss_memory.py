@@ -1,5 +1,6 @@
-"""Peak memory and values of the loss's log-probabilities, KL and entropy: whole log-softmaxes as before, and varl.policy.distributions.
+"""Peak memory and values of the loss's log-probabilities, KL and entropy.
 
+Whole log-softmaxes as before, and varl.policy.distributions.
 Each way runs in a process of its own, from the transformer's outputs to the gradients of outputs and head, and its peak
 is the process's largest resident set (which only grows, hence the processes) less what was resident before: weights,
 outputs and gradient buffers' places in torch are in the latter. tracemalloc would not see torch's memory. 1 stands for

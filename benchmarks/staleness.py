@@ -1,4 +1,7 @@
-"""Seconds an update with and without overlap of rollout and update, on the tiny recipe: ``python benchmarks/staleness.py``."""
+"""Seconds an update with and without overlap of rollout and update, on the tiny recipe.
+
+``python benchmarks/staleness.py``.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,10 @@ async def malformed_trajectory(field: Field, strike: Strike) -> None:
 
 
 async def weights_corrupt(field: Field, strike: Strike) -> None:
-    """Flip bytes of a weight file between its publication and the first look of a worker at it: workers are held back meanwhile."""
+    """Flip bytes of a weight file between its publication and the first look of a worker at it.
+
+    Workers are held back meanwhile.
+    """
     rig, log = field.rig, field.rig.trainer.log
     position, _ = await log.wait(r"update (\d+): (?!waiting|updating)", log.end())
     with rig.worker_redis.stalled():
@@ -60,7 +63,10 @@ async def weights_corrupt(field: Field, strike: Strike) -> None:
 
 
 async def disk_full(field: Field, strike: Strike) -> None:
-    """Let the trainer write no file as large as a checkpoint's: what a full disk does, without taking the disk from others."""
+    """Let the trainer write no file as large as a checkpoint's.
+
+    What a full disk does, without taking the disk from others.
+    """
     rig, log, every = field.rig, field.rig.trainer.log, field.rig.recipe.checkpoint.every
     number, position = 1, log.end()
     while number % every:

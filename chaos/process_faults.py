@@ -135,7 +135,10 @@ async def trainer_kill_unacknowledged(field: Field, strike: Strike) -> None:
 
 
 async def _checkpoint_begun(field: Field) -> tuple[int, int]:
-    """Position of the line that announces a checkpoint, and its number, once its folder is there: Redis has been asked by then."""
+    """Position of the line that announces a checkpoint, and its number, once its folder is there.
+
+    Redis has been asked by then.
+    """
     log = field.rig.trainer.log
     position, match = await log.wait(WRITING, log.end())
     part = field.rig.spec.directory / "checkpoints" / f".{int(match[1]):06d}.part"

@@ -28,7 +28,10 @@ def as_json(facts: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdic
 
 
 def by_kind(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each kind that was planned: how often it was tried, survived and lost, and seconds until part and run worked again."""
+    """A row for each kind that was planned.
+
+    How often it was tried, survived and lost, and seconds until part and run worked again.
+    """
     records = list(records)
     rows = []
     for kind in Kind:

@@ -63,7 +63,10 @@ class Sampler:
         return {"redis used_mib": int(cast(Any, await client.info("memory"))["used_memory"]) / MIB}
 
     async def _in_hand(self, http: httpx.AsyncClient) -> dict[str, float]:
-        """Requests and jobs that each part has in hand, by its own metrics: the tasks of its event loop that load brings about."""
+        """Requests and jobs that each part has in hand, by its own metrics.
+
+        The tasks of its event loop that load brings about.
+        """
         pages = {
             name: (await http.get(f"http://127.0.0.1:{port}/metrics")).text
             for name, port in self._rig.metrics_ports.items()

@@ -110,7 +110,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Scores:
-    """One reward's outcomes in the order of the images, and the models that gave them: values of two models must not be compared."""
+    """One reward's outcomes in the order of the images, and the models that gave them.
+
+    Values of two models must not be compared.
+    """
 
     outcomes: tuple[Outcome, ...]
     models: tuple[Model, ...]

@@ -1,4 +1,7 @@
-"""Means over prompts with their standard errors: images of one prompt are not independent, so the prompt is the sampling unit."""
+"""Means over prompts with their standard errors.
+
+Images of one prompt are not independent, so the prompt is the sampling unit.
+"""
 
 from __future__ import annotations
 

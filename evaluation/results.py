@@ -117,7 +117,10 @@ class Difference:
 
 
 def summarised(estimates: Mapping[str, Estimate]) -> Summary:
-    """Figures as they stand in eval.json: each with its error as NAME_se, rewards by name together under ``rewards``, ``rewards_se``."""
+    """Figures as they stand in eval.json.
+
+    Each with its error as NAME_se, rewards by name together under ``rewards``, ``rewards_se``.
+    """
     named = {name.removeprefix("reward/"): found for name, found in estimates.items() if name.startswith("reward/")}
     summary: Summary = {}
     for name, found in estimates.items():

@@ -1,1 +1,4 @@
-"""What starts processes on this machine: the supervisor, a private Redis, cores, threads, ports, and facts about the machine."""
+"""What starts processes on this machine.
+
+The supervisor, a private Redis, cores, threads, ports, and facts about the machine.
+"""

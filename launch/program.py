@@ -30,7 +30,9 @@ def started_as(command: str) -> Iterator[None]:
 
 
 def program(module: str) -> str:
-    """The words that started this process: those of ``started_as``, else ``python -m`` with ``module`` as its user wrote it.
+    """The words that started this process.
+
+    Those of ``started_as``, else ``python -m`` with ``module`` as its user wrote it.
 
     module: its whole name, such as "varl.trainer"; ``python -m trainer`` runs it from a checkout as well.
     """

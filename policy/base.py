@@ -1,4 +1,7 @@
-"""The Policy interface: what rollout workers and the trainer need of a next-scale image model, whatever its architecture."""
+"""The Policy interface.
+
+What rollout workers and the trainer need of a next-scale image model, whatever its architecture.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ class Categorical:
 
 
 class Bitwise:
-    """Independent bits at each site: a token's probability is the product over its bits, and 2^bits codes are never listed.
+    """Independent bits at each site.
+
+    A token's probability is the product over its bits, and 2^bits codes are never listed.
 
     logits: [B, n, bits], those of "1" less those of "0", or [B, n, bits, 2], those of "0" and "1". temperature: > 0.
     Tokens hold bit j as 1 << j, up to 64 bits (the 64th is the sign of an int64).

@@ -1,4 +1,7 @@
-"""Drawing tokens from logits: guidance, temperature, top-k, top-p, and one random stream per candidate (docs/method.md)."""
+"""Drawing tokens from logits.
+
+Guidance, temperature, top-k, top-p, and one random stream per candidate (docs/method.md).
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,9 @@ def guided(conditional: Tensor, unconditional: Tensor, t: float | Tensor) -> Ten
 
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Float32 [..., codes] that sum to 1: temperature, then the top_k largest, then the smallest set that reaches top_p.
+    """Float32 [..., codes] that sum to 1.
 
+    Temperature, then the top_k largest, then the smallest set that reaches top_p.
     Both cuts always keep the best code; ties at the k-th place are all kept.
     """
     logits = logits.float() / params.temperature
@@ -82,7 +86,10 @@ def uniforms(seeds: Sequence[int], scale: int, count: int) -> Tensor:
 
 
 def mix(seed: int, *keys: int) -> int:
-    """A 64-bit seed out of a seed and further keys: one splitmix64 step for each key, so that neighbours are unrelated."""
+    """A 64-bit seed out of a seed and further keys.
+
+    One splitmix64 step for each key, so that neighbours are unrelated.
+    """
     state = seed & _MASK64
     for key in keys:
         state = (state + 0x9E3779B97F4A7C15 * (key + 1)) & _MASK64

@@ -1,4 +1,7 @@
-"""Renders the tiny task's images: one or two words on a coloured object, with the prompt and which letter covers each pixel."""
+"""Renders the tiny task's images.
+
+One or two words on a coloured object, with the prompt and which letter covers each pixel.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Style:
-    """How an object carries its words: font file (they come with matplotlib), and where, 0 to 1 from the left and from the top."""
+    """How an object carries its words.
+
+    Font file (they come with matplotlib), and where, 0 to 1 from the left and from the top.
+    """
 
     font: str
     across: float

@@ -58,7 +58,10 @@ def all_words() -> list[str]:
 
 
 def is_held_out(word: str) -> bool:
-    """Whether a word is kept for evaluation: a quarter of all letter strings, by a hash that no seed or list order can move."""
+    """Whether a word is kept for evaluation.
+
+    A quarter of all letter strings, by a hash that no seed or list order can move.
+    """
     return hashlib.sha256(word.encode()).digest()[0] < 256 * HELD_OUT_SHARE
 
 

@@ -1,4 +1,7 @@
-"""Everything a run needs, on this machine: Redis, the reward services and a rollout worker, for the length of a ``with`` block."""
+"""Everything a run needs, on this machine.
+
+Redis, the reward services and a rollout worker, for the length of a ``with`` block.
+"""
 
 from __future__ import annotations
 

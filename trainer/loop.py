@@ -238,7 +238,10 @@ class Run:
         return replacement_job(self._recipe, self._prompts, failed, count)
 
     def _repair(self, job: rollout_pb2.RolloutJob) -> None:
-        """Write the weights again that a worker could not read: those of this update from memory, older ones from their file."""
+        """Write the weights again that a worker could not read.
+
+        Those of this update from memory, older ones from their file.
+        """
         logger.warning(
             "weights %d are published again: no worker could read them for %s", job.weight_version, job.job_id
         )

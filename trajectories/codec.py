@@ -1,4 +1,7 @@
-"""Bytes of a job or a trajectory, checked in both directions: what passes here can be trained on without another look."""
+"""Bytes of a job or a trajectory, checked in both directions.
+
+What passes here can be trained on without another look.
+"""
 
 from __future__ import annotations
 

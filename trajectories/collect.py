@@ -1,4 +1,7 @@
-"""Waiting for the groups of a batch of jobs: a failed group is queued again within a bound, then replaced or dropped, never a number."""
+"""Waiting for the groups of a batch of jobs.
+
+A failed group is queued again within a bound, then replaced or dropped, never a number.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,10 @@ def continuations_of(job: rollout_pb2.RolloutJob) -> int:
 
 
 def optimised_scales(job: rollout_pb2.RolloutJob, scales: int) -> range:
-    """Return the indices (from 0) of the scales whose tokens a candidate carries, of ``scales`` in all: the actions trained."""
+    """Return the indices (from 0) of the scales whose tokens a candidate carries, of ``scales`` in all.
+
+    The actions trained.
+    """
     if job.stage == rollout_pb2.STAGE_PREFIX:
         return range(job.split_scale)
     return range(job.split_scale if job.stage == rollout_pb2.STAGE_SUFFIX else 0, scales)

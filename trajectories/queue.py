@@ -54,7 +54,10 @@ TrajectoryDelivery = Delivery[trajectory_pb2.Trajectory]
 
 
 def job_key(job: rollout_pb2.RolloutJob) -> Key:
-    """Return (job_id, attempt), by which trajectories are duplicates: a job queued again by the trainer is another piece of work."""
+    """Return (job_id, attempt), by which trajectories are duplicates.
+
+    A job queued again by the trainer is another piece of work.
+    """
     return job.job_id, job.attempt
 
 
@@ -126,7 +129,10 @@ class RunQueue:
         return ids, arrived
 
     def lost(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> list[rollout_pb2.RolloutJob]:
-        """Return those of the jobs that are neither queued nor answered: a Redis that was killed may have lost its last second."""
+        """Return those of the jobs that are neither queued nor answered.
+
+        A Redis that was killed may have lost its last second.
+        """
         held = {
             job_key(decoded) for entry in self._jobs.scan() if (decoded := _decoded(entry, decode_job, lambda job: job))
         }

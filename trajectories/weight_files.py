@@ -76,7 +76,10 @@ def put_manifest(url: str, manifest: Manifest) -> None:
 
 
 def _place(url: str, write: Callable[[Any, str], None]) -> None:
-    """Have ``write`` fill a URL's file: an object appears once all of it is there, a file on this machine is renamed into its place."""
+    """Have ``write`` fill a URL's file.
+
+    An object appears once all of it is there, a file on this machine is renamed into its place.
+    """
     filesystem, path = fsspec.core.url_to_fs(url)
     if not isinstance(filesystem, LocalFileSystem):
         with store_errors(url):

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.scale paper | simulate``: the tables of docs/scale.md by arithmetic, and what is measured for them."""
+"""``python -m benchmarks.scale paper | simulate``.
+
+The tables of docs/scale.md by arithmetic, and what is measured for them.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ class Demand:
 
 
 def sequence_bytes(guided: bool = True) -> int:
-    """Memory of one sequence while its last scale is drawn: keys and values of every branch, the branches' logits and the probabilities."""
+    """Memory of one sequence while its last scale is drawn.
+
+    Keys and values of every branch, the branches' logits and the probabilities.
+    """
     branches = BRANCHES[guided]
     logits = (len(branches) + 1) * CELLS[-1] * CONFIG.tokenizer.codes * given.LOGIT_BYTES
     return sum(text + sum(CELLS[1:]) for text in branches) * cache_bytes(CONFIG) + logits

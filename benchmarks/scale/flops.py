@@ -96,7 +96,10 @@ def bandwidth_share(config: NextFlowConfig, runs: Iterable[Pass], card: given.Ca
 
 
 def decoder_flops(side: int = given.IMAGE_SIDE) -> float:
-    """FLOPs of decoding one square image: residual blocks of two 3x3 convolutions, one more convolution at every doubling."""
+    """FLOPs of decoding one square image.
+
+    Residual blocks of two 3x3 convolutions, one more convolution at every doubling.
+    """
     total, before = 0.0, given.DECODER_CHANNELS * given.DECODER_MULTIPLES[-1]
     for level, multiple in reversed(list(enumerate(given.DECODER_MULTIPLES))):
         pixels, width = (side >> level) ** 2, given.DECODER_CHANNELS * multiple

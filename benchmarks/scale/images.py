@@ -1,4 +1,7 @@
-"""Processor time and bytes that a 1024x1024 image costs outside the GPUs: its PNG file in the rollout worker, its reading in the OCR."""
+"""Processor time and bytes that a 1024x1024 image costs outside the GPUs.
+
+Its PNG file in the rollout worker, its reading in the OCR.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def measure() -> list[Row]:
 
 
 def photograph() -> Pixels:
-    """The photograph that comes with matplotlib, a 512-pixel square of it at twice its size: smoother than a picture made at 1024."""
+    """The photograph that comes with matplotlib, a 512-pixel square of it at twice its size.
+
+    Smoother than a picture made at 1024.
+    """
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as picture:
         square = picture.convert("RGB").crop((0, 40, 512, 552))
     return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS))

@@ -89,7 +89,10 @@ def weights_gpus() -> int:
 
 
 def polls_gpus(results: Results) -> float:
-    """Where idle polls fill one core, half of the workers being idle: a poll looks through all jobs in hand, so the cost is quadratic."""
+    """Where idle polls fill one core, half of the workers being idle.
+
+    A poll looks through all jobs in hand, so the cost is quadratic.
+    """
     few, many = (poll_us(results, jobs) for jobs in (FEW, MANY))
     slope = (many - few) / (MANY - FEW)
     fixed = few - slope * FEW

@@ -106,7 +106,10 @@ def sleep(case: str) -> float:
 
 
 def wave_rate(case: str, workers: int) -> float:
-    """Groups/s where an update's groups come in whole waves and nothing else takes time: the model of ``mix.phases``."""
+    """Groups/s where an update's groups come in whole waves and nothing else takes time.
+
+    The model of ``mix.phases``.
+    """
     prompts = int(case.split(", ")[2].removesuffix(" prompts an update"))
     return prompts / (ceil(prompts / workers) * sleep(case))
 

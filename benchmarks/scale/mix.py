@@ -1,4 +1,7 @@
-"""The mix of rollout, HPSv3 and trainer GPUs that makes the shortest update: an integer search over a model of the trainer's loop."""
+"""The mix of rollout, HPSv3 and trainer GPUs that makes the shortest update.
+
+An integer search over a model of the trainer's loop.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,10 @@ def best_mix(cluster: Cluster) -> Forecast:
 
 
 def _mixes(cluster: Cluster, group: int) -> Iterator[Mix]:
-    """All mixes worth a look: no more trainers than candidates, rollout GPUs than the waves need, HPSv3 than an eighth."""
+    """All mixes worth a look.
+
+    No more trainers than candidates, rollout GPUs than the waves need, HPSv3 than an eighth.
+    """
     for trainer in range(least_trainers(cluster.card), min(cluster.gpus, cluster.prompts * group + 1)):
         for hpsv3 in range(1, 1 + max(1, cluster.gpus // 8)) if cluster.hpsv3 else (0,):
             rollout = min(cluster.gpus - trainer - hpsv3, cluster.prompts)

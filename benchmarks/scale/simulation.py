@@ -1,4 +1,7 @@
-"""Groups per second of 1 to 64 fake workers on the real queue: in one stream, and update by update as the trainer collects them."""
+"""Groups per second of 1 to 64 fake workers on the real queue.
+
+In one stream, and update by update as the trainer collects them.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,10 @@ def _turn(trainer: RunQueue, run_id: str, kind: str) -> tuple[int, set[str]]:
 
 
 def updates(url: str, load: Load, prompts: int, count: int) -> Iterator[Row]:
-    """Rate over ``count`` updates of ``prompts`` groups, by the trainer's own ``collect``: none begins before the last one is whole."""
+    """Rate over ``count`` updates of ``prompts`` groups, by the trainer's own ``collect``.
+
+    None begins before the last one is whole.
+    """
     run_id = f"updates-{load.kind}-{prompts}-{load.workers}"
     trainer = RunQueue(connect(url), run_id, "trainer")
     jobs = [job_of_kind(load.kind, index, run_id) for index in range(prompts)]

@@ -63,7 +63,10 @@ def _chunks(count: int, size: int) -> Iterator[int]:
 
 
 def teaching(cells: Sequence[int], task: Task, text: int) -> list[Pass]:
-    """Forward passes of one candidate in the trainer, a candidate at a time: text, all scales it needs, head on those that are trained."""
+    """Forward passes of one candidate in the trainer, a candidate at a time.
+
+    Text, all scales it needs, head on those that are trained.
+    """
     first = task.split if task.stage == SUFFIX else 0
     whole = cells[: task.split] if task.stage == PREFIX else cells
     return [Pass(1, text, 0, 0, visual=False), Pass(1, sum(whole[1:]), text, sum(whole[first:]))]

@@ -84,7 +84,10 @@ async def _probe(server: Server, seconds: float) -> dict[str, list[float]]:
 
 
 async def _times(probe: Probe, seconds: float) -> list[float]:
-    """Seconds from when each probe was due to its answer: a probe that takes long delays those after it, and they say so."""
+    """Seconds from when each probe was due to its answer.
+
+    A probe that takes long delays those after it, and they say so.
+    """
     start, found = time.perf_counter(), list[float]()
     for index in range(int(seconds / _INTERVAL)):
         due = start + index * _INTERVAL

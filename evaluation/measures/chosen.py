@@ -10,7 +10,10 @@ from varl.evaluation.measures.reward import one_reward, total_reward
 
 
 def measures_of(weights: Mapping[str, float]) -> tuple[Measure, ...]:
-    """The measures of rewards with these weights, the headlines first: what was read where OCR is one of them, then every reward."""
+    """The measures of rewards with these weights, the headlines first.
+
+    What was read where OCR is one of them, then every reward.
+    """
     words = (WORD_ACCURACY, NED) if needs_words(weights) else ()
     return (*words, total_reward(weights), *map(one_reward, weights))
 

@@ -1,4 +1,7 @@
-"""NextFlow as a Policy: prefill, sampling with a KV cache that forks, decoding, and the trainer's teacher-forced pass."""
+"""NextFlow as a Policy.
+
+Prefill, sampling with a KV cache that forks, decoding, and the trainer's teacher-forced pass.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the sampler remembers: keys and values of the text and of the scales sampled so far, a pair for each layer, which fork."""
+"""What the sampler remembers.
+
+Keys and values of the text and of the scales sampled so far, a pair for each layer, which fork.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,10 @@ class Backend:
 
     @property
     def state(self) -> str:
-        """What the service does: "ready", or "connecting", "unavailable" (nobody is there who says it serves), "refusing"."""
+        """What the service does.
+
+        "ready", or "connecting", "unavailable" (nobody is there who says it serves), "refusing".
+        """
         return self._state
 
     async def watch(self) -> None:

@@ -1,4 +1,7 @@
-"""Several rewards as one source: each has an answer of its own, and one that is unavailable takes nothing from the others."""
+"""Several rewards as one source.
+
+Each has an answer of its own, and one that is unavailable takes nothing from the others.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class GatewaySettings(FaceSettings):
-    """One URL for several rewards: takes what a reward service takes over HTTP, and asks the services behind it over gRPC."""
+    """One URL for several rewards.
+
+    Takes what a reward service takes over HTTP, and asks the services behind it over gRPC.
+    """
 
     model_config = SettingsConfigDict(env_prefix="VARL_GATEWAY_", cli_prog_name="python -m varl.services.gateway")
 

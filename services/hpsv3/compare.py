@@ -47,8 +47,9 @@ class CompareResponse(BaseModel):
 
 
 def preference_probability(a: Components, b: Components) -> float:
-    """Probability in [0, 1] that a is preferred: the mean of the logistic function over the normal difference of the two.
+    """Probability in [0, 1] that a is preferred.
 
+    The mean of the logistic function over the normal difference of the two.
     The model was trained on samples of that mean; this is its usual approximation, with a factor of pi/8 on the
     variance.
     """

@@ -1,4 +1,7 @@
-"""Where the weights, the configuration and the tokenizer come from: local files, or the hub where the operator asks for it."""
+"""Where the weights, the configuration and the tokenizer come from.
+
+Local files, or the hub where the operator asks for it.
+"""
 
 from __future__ import annotations
 

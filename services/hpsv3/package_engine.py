@@ -129,7 +129,10 @@ def package_config(bundled: str, base: str, dtype: str) -> dict[str, Any]:
 
 
 def declare_torchvision_operators() -> None:
-    """Declare what torchvision's compiled part would: built for CUDA, it cannot be loaded beside a PyTorch that is built for the CPU."""
+    """Declare what torchvision's compiled part would.
+
+    Built for CUDA, it cannot be loaded beside a PyTorch that is built for the CPU.
+    """
     library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):

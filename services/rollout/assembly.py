@@ -80,7 +80,10 @@ def _same_model(answers: Sequence[reward_pb2.ScoreResponse]) -> bool:
 
 
 def _optional(name: str, batches: Sequence[ScoredBatch]) -> list[reward_pb2.ScoreResponse]:
-    """An optional reward's answers for all images of a group, or none where one lacks it: parts of a group could not be compared."""
+    """An optional reward's answers for all images of a group, or none where one lacks it.
+
+    Parts of a group could not be compared.
+    """
     found = [batch.optional[name] for batch in batches if name in batch.optional]
     return found if len(found) == len(batches) and _same_model(found) else []
 

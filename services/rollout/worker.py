@@ -104,7 +104,10 @@ class Worker:
             await self._publish(delivery, trajectory)
 
     async def _leave_to_others(self, delivery: JobDelivery, detail: str) -> None:
-        """Hand a job back whose weights cannot be had here: another worker may have them, and this one may have them later."""
+        """Hand a job back whose weights cannot be had here.
+
+        Another worker may have them, and this one may have them later.
+        """
         _log.warning("job %s (delivery %d) is left to others: %s", delivery.message.job_id, delivery.deliveries, detail)
         self._parts.metrics.groups.labels("left_to_others").inc()
         self._left[delivery.entry_id] = time.monotonic() + self._settings.min_idle_ms / 1000

@@ -1,1 +1,4 @@
-"""What every reward service shares: settings, gRPC and HTTP on one event loop, admission, image decoding, health, metrics."""
+"""What every reward service shares.
+
+Settings, gRPC and HTTP on one event loop, admission, image decoding, health, metrics.
+"""

@@ -78,7 +78,10 @@ class Admission:
             )
 
     def _check_deadline(self, deadline: float) -> None:
-        """With nothing in flight every request is taken: only work done can correct an estimate that became too long."""
+        """With nothing in flight every request is taken.
+
+        Only work done can correct an estimate that became too long.
+        """
         wait = self._drain(self._samples, self._done)
         if self._mark + wait > deadline:
             detail = f"what is in flight takes about {wait:.1f} s more, longer than until the deadline"

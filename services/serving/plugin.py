@@ -51,8 +51,9 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, samples: Sequence[ScorerSample]) -> Sequence[float | SampleScore | SampleError]:
-        """One answer a sample, in order: a number, a ``Score`` with components and regions, or a ``SampleError`` for that sample alone.
+        """One answer a sample, in order.
 
+        A number, a ``Score`` with components and regions, or a ``SampleError`` for that sample alone.
         Each sample has ``pixels`` (uint8 [H, W, 3], RGB), ``prompt``, ``target_words``, ``metadata`` and ``id``. An
         exception, or an answer that is not finite or of another type, is the sample's typed error and never a number; a
         batch that fails is halved until the guilty sample stands alone.
@@ -123,7 +124,10 @@ class RewardScorer:
 
 
 class _Model:
-    """What the batcher calls: answers are checked on the model's thread, where a tensor's value may have to be waited for."""
+    """What the batcher calls.
+
+    Answers are checked on the model's thread, where a tensor's value may have to be waited for.
+    """
 
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
@@ -139,7 +143,10 @@ def model_info(kind: type[Reward]) -> ModelInfo:
 
 
 def outcome(answer: object) -> Outcome:
-    """What a reward gave for one sample, checked: what is no finite number, sound score or error is ENGINE_FAILED or NOT_FINITE."""
+    """What a reward gave for one sample, checked.
+
+    What is no finite number, sound score or error is ENGINE_FAILED or NOT_FINITE.
+    """
     if isinstance(answer, SampleError):
         return SampleError(ErrorCode(answer.code), str(answer.detail))
     score = answer if isinstance(answer, SampleScore) else SampleScore(answer)  # type: ignore[arg-type] # judged below

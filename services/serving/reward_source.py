@@ -1,4 +1,7 @@
-"""The seam between the protocols and whatever answers them: a service with one model, or a gateway over several rewards."""
+"""The seam between the protocols and whatever answers them.
+
+A service with one model, or a gateway over several rewards.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ CHARTS = (
 
 
 def held_out_charts(measures: Sequence[str]) -> list[Chart]:
-    """Charts of an evaluation's measures while training: what was read in one, every reward in one of its own, for their units differ."""
+    """Charts of an evaluation's measures while training.
+
+    What was read in one, every reward in one of its own, for their units differ.
+    """
     note = "a fixed part of the held-out prompts, fixed seeds"
     words = tuple(f"eval/{name}" for name in ("word_accuracy", "ned") if name in measures)
     rewards = [name for name in measures if name.startswith("reward/") and not (words and name == "reward/ocr")]

@@ -1,4 +1,7 @@
-"""Base and trained weights under several samplers: what a colder sampler gives the base for nothing is no gain of training."""
+"""Base and trained weights under several samplers.
+
+What a colder sampler gives the base for nothing is no gain of training.
+"""
 
 from __future__ import annotations
 

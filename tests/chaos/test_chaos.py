@@ -1,4 +1,7 @@
-"""The shortened form of ``make chaos``: real processes under eight faults of different kinds, and a run that loses a group."""
+"""The shortened form of ``make chaos``.
+
+Real processes under eight faults of different kinds, and a run that loses a group.
+"""
 
 from __future__ import annotations
 

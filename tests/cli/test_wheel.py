@@ -1,4 +1,7 @@
-"""The wheel from a fresh environment, in an empty folder: what it installs, and that each kind of command works there."""
+"""The wheel from a fresh environment, in an empty folder.
+
+What it installs, and that each kind of command works there.
+"""
 
 from __future__ import annotations
 

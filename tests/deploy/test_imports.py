@@ -35,7 +35,10 @@ def modules() -> Mapping[str, Path]:
 
 
 def imported(path: Path, package: str) -> Iterator[str]:
-    """Names that a file imports anywhere in it, as they could be modules: the module itself and each name taken from it."""
+    """Names that a file imports anywhere in it, as they could be modules.
+
+    The module itself and each name taken from it.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,7 @@
-"""Names that must fit together: clients and Services, variables and settings, images and the Dockerfile, mounts and volumes."""
+"""Names that must fit together.
+
+Clients and Services, variables and settings, images and the Dockerfile, mounts and volumes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The demo as a user runs it: a real subprocess with real Redis, OCR service and rollout worker, on a small random model."""
+"""The demo as a user runs it.
+
+A real subprocess with real Redis, OCR service and rollout worker, on a small random model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The real PaddlePaddle path on two tiny models in Paddle's own format: dark is text, and its letters are arbitrary but fixed."""
+"""The real PaddlePaddle path on two tiny models in Paddle's own format.
+
+Dark is text, and its letters are arbitrary but fixed.
+"""
 
 from __future__ import annotations
 

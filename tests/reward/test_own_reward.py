@@ -1,4 +1,7 @@
-"""The example of docs/own_reward.md, copied into a folder outside the checkout: served, and trained on with its recipe."""
+"""The example of docs/own_reward.md, copied into a folder outside the checkout.
+
+Served, and trained on with its recipe.
+"""
 
 from __future__ import annotations
 

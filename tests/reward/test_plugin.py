@@ -1,4 +1,7 @@
-"""A reward's answers become outcomes: a sound one as it is, anything else a typed error, and none of them a number that nobody gave."""
+"""A reward's answers become outcomes.
+
+A sound one as it is, anything else a typed error, and none of them a number that nobody gave.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Strange image files through the real HTTP API: each has a score or a typed error, and never harms the sample beside it."""
+"""Strange image files through the real HTTP API.
+
+Each has a score or a typed error, and never harms the sample beside it.
+"""
 
 from __future__ import annotations
 

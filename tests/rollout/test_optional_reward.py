@@ -1,4 +1,7 @@
-"""Rewards that may be absent, and one that may not, with real services that fail: trained without it or not at all, never on a 0."""
+"""Rewards that may be absent, and one that may not, with real services that fail.
+
+Trained without it or not at all, never on a 0.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Spans of batches, by OpenTelemetry's own SDK: what they link to and say, however a batch goes, and that each of them ends."""
+"""Spans of batches, by OpenTelemetry's own SDK.
+
+What they link to and say, however a batch goes, and that each of them ends.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.settle()
 
     def busy(self) -> list[Lane]:
-        """In the order of what they hold: which thread took which batch is up to the scheduler, and must not decide what happens next."""
+        """In the order of what they hold.
+
+        Which thread took which batch is up to the scheduler, and must not decide what happens next.
+        """
         held = [(things[0].number, lane) for lane in self.rig.lanes if (things := lane.inside)]
         return [lane for _, lane in sorted(held, key=lambda each: each[0])]
 

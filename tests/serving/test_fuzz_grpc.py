@@ -1,4 +1,7 @@
-"""Bytes on the wire that are no request, nearly one, or no HTTP at all: each has a documented status, and the service goes on."""
+"""Bytes on the wire that are no request, nearly one, or no HTTP at all.
+
+Each has a documented status, and the service goes on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Requests made up from the service's own OpenAPI document, fitting and not: every answer is one that the document names."""
+"""Requests made up from the service's own OpenAPI document, fitting and not.
+
+Every answer is one that the document names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The service without its protocols over a scripted model: what becomes of a request when a sample, a deadline or the model fails."""
+"""The service without its protocols over a scripted model.
+
+What becomes of a request when a sample, a deadline or the model fails.
+"""
 
 from __future__ import annotations
 

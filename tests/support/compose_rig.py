@@ -1,4 +1,7 @@
-"""A Compose project of its own name on a real engine: commands by the docker CLI, everything looked at by the docker SDK."""
+"""A Compose project of its own name on a real engine.
+
+Commands by the docker CLI, everything looked at by the docker SDK.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ class Project:
         return bool(states) and all(state.get("Health", {}).get("Status") == "healthy" for state in states)
 
     def crash(self, container: Container) -> None:
-        """SIGKILL for what runs under the container's init, as the kernel does it when memory is short: restart policies apply."""
+        """SIGKILL for what runs under the container's init, as the kernel does it when memory is short.
+
+        Restart policies apply.
+        """
         code, output = run_in(container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
         assert code in (0, 137), output  # 137: the exec itself goes down with the container
 

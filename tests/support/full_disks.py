@@ -15,7 +15,10 @@ SMALL = 100_000  # bytes: enough for metrics and logs, too little for the weight
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file above ``size`` bytes: what a full disk does, without taking the disk from others."""
+    """Let this process write no file above ``size`` bytes.
+
+    What a full disk does, without taking the disk from others.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

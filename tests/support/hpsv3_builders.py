@@ -50,7 +50,10 @@ def build_tokenizer(vocabulary: int = 1500) -> Tokenizer:
 
 
 def build_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """A folder as ``--checkpoint`` takes it: random weights wide enough that scores differ between images and prompts."""
+    """A folder as ``--checkpoint`` takes it.
+
+    Random weights wide enough that scores differ between images and prompts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     tokenizer.save(str(folder / TOKENIZER))
@@ -67,7 +70,10 @@ def build_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def _config(tokenizer: Tokenizer) -> dict[str, object]:
-    """As Qwen2-VL's own config.json is laid out: the text half's numbers at the top, the table larger than the tokenizer."""
+    """As Qwen2-VL's own config.json is laid out.
+
+    The text half's numbers at the top, the table larger than the tokenizer.
+    """
     return {
         "model_type": "qwen2_vl",
         "vocab_size": tokenizer.get_vocab_size() + 64,

@@ -1,4 +1,7 @@
-"""Who may talk to whom, worked out from the NetworkPolicies as a cluster's network does: an edge needs leave at both of its ends."""
+"""Who may talk to whom, worked out from the NetworkPolicies as a cluster's network does.
+
+An edge needs leave at both of its ends.
+"""
 
 from __future__ import annotations
 

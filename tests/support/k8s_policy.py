@@ -130,7 +130,10 @@ def _stops_in_time(one: Container, objects: Sequence[Object]) -> list[str]:
 
 
 def drain_seconds(one: Container, objects: Sequence[Object]) -> float:
-    """How long the process may go on after SIGTERM: requests in flight, and for a worker the scores of the job in hand."""
+    """How long the process may go on after SIGTERM.
+
+    Requests in flight, and for a worker the scores of the job in hand.
+    """
     settings = settings_of(one, objects)
     assert settings is not None
     grace: float = getattr(settings, "grace_seconds")  # noqa: B009

@@ -1,5 +1,6 @@
-"""Strict validation of rendered objects: an unknown field is a fault, and so is a kind that nobody here has a schema for.
+"""Strict validation of rendered objects.
 
+An unknown field is a fault, and so is a kind that nobody here has a schema for.
 Kinds of Kubernetes by the schemas of its releases (kubernetes-validate), others by the models that their projects'
 client libraries have.
 """

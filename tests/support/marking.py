@@ -1,5 +1,6 @@
-"""Which tests start processes: found by reading what a test and its fixtures call, so that nobody has to keep marks up to date.
+"""Which tests start processes.
 
+Found by reading what a test and its fixtures call, so that nobody has to keep marks up to date.
 Names in the code of a function are looked up in the function's module; what they lead to is read in the same way, as
 far as it is code of this repository. What is reached by attributes of objects alone is not seen, so classes count with
 all of their methods.

@@ -1,4 +1,7 @@
-"""Everything that a training run needs, small and real: a model directory, prompt files, a recipe, rollout workers that score pixels."""
+"""Everything that a training run needs, small and real.
+
+A model directory, prompt files, a recipe, rollout workers that score pixels.
+"""
 
 from __future__ import annotations
 

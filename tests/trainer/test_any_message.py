@@ -1,4 +1,7 @@
-"""Whatever the codec lets through, the trainer can use: valid messages of any content, from their bytes to an update."""
+"""Whatever the codec lets through, the trainer can use.
+
+Valid messages of any content, from their bytes to an update.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A disk without room while a run goes on: waited for, then a typed end, and the resumed run equals an undisturbed one."""
+"""A disk without room while a run goes on.
+
+Waited for, then a typed end, and the resumed run equals an undisturbed one.
+"""
 
 from __future__ import annotations
 

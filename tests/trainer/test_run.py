@@ -1,4 +1,7 @@
-"""Whole runs on a real Redis with real rollout workers: learning, reproducibility, resuming, failures, acknowledgement."""
+"""Whole runs on a real Redis with real rollout workers.
+
+Learning, reproducibility, resuming, failures, acknowledgement.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`python -m varl.tiny.preference`: renders pairs, trains the tiny preference model on them, writes checkpoints/hpsv3-tiny-synthetic."""
+"""`python -m varl.tiny.preference`.
+
+Renders pairs, trains the tiny preference model on them, writes checkpoints/hpsv3-tiny-synthetic.
+"""
 
 from __future__ import annotations
 

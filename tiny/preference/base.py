@@ -1,4 +1,7 @@
-"""What the tiny preference model starts from: its size, its tokenizer, random weights, and the wording that it shares with HPSv3."""
+"""What the tiny preference model starts from.
+
+Its size, its tokenizer, random weights, and the wording that it shares with HPSv3.
+"""
 
 from __future__ import annotations
 

@@ -95,8 +95,9 @@ def shift(embeddings: Tensor) -> Tensor:
 
 
 def named(states: Tensor, table: Tensor, ids: Vocabulary, before_only: bool = False) -> dict[str, Tensor]:
-    """Logits of what states float32 [N, D] say: ``before`` [N, 27] and, unless that alone is wanted, ``letter``, ``colour``, ``thing``.
+    """Logits of what states float32 [N, D] say.
 
+    ``before`` [N, 27] and, unless that alone is wanted, ``letter``, ``colour``, ``thing``.
     ``table`` is the decoder's embeddings [V, D].
     """
     letters = table[[ids.blank, *ids.letters]]

@@ -48,7 +48,10 @@ def look_nearby(model: RewardModel) -> None:
 
 @torch.no_grad()
 def look_for_alike(model: RewardModel) -> None:
-    """Give the decoder's middle layers the same map for queries and keys: a token first looks at what resembles it, a letter at itself."""
+    """Give the decoder's middle layers the same map for queries and keys.
+
+    A token first looks at what resembles it, a letter at itself.
+    """
     for layer in model.model.layers[1:-1]:
         attention = layer.self_attn
         attention.q_proj.weight.mul_(LIKENESS)  # type: ignore[union-attr, operator]

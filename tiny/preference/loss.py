@@ -1,4 +1,7 @@
-"""HPSv3's loss on pairs: each score is a normal distribution, and the better image's should come out above the worse one's."""
+"""HPSv3's loss on pairs.
+
+Each score is a normal distribution, and the better image's should come out above the worse one's.
+"""
 
 from __future__ import annotations
 

@@ -111,7 +111,10 @@ def _other_scene(clean: Rendered, rng: np.random.Generator) -> Rendered:
 
 
 def soften(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Both pictures of a pair alike: the slight blur and grain that a decoder of codes leaves, so that these cost nothing."""
+    """Both pictures of a pair alike.
+
+    The slight blur and grain that a decoder of codes leaves, so that these cost nothing.
+    """
     soft = Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.5))))
     return _rounded(np.asarray(soft) + rng.normal(0, float(rng.uniform(0, 4)), image.shape))
 

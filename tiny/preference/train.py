@@ -1,5 +1,6 @@
-"""Second and third stage: the decoder, then the whole model, learn to prefer the better picture of a pair, by HPSv3's loss.
+"""Second and third stage.
 
+The decoder, then the whole model, learn to prefer the better picture of a pair, by HPSv3's loss.
 Beside that, a classifier that is thrown away afterwards asks of each colour, object and letter in the prompt whether
 the picture shows it. A preference says once per pair what this says ten times; without it, the model takes no notice of
 words in the time it has here. A third term asks the first layer for the letter before each letter of the prompt, in the

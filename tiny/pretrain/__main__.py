@@ -1,4 +1,7 @@
-"""`python -m varl.tiny.pretrain`: renders images, trains tokenizer and policy by likelihood, writes checkpoints/tiny and prompt files."""
+"""`python -m varl.tiny.pretrain`.
+
+Renders images, trains tokenizer and policy by likelihood, writes checkpoints/tiny and prompt files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trains the tiny tokenizer: the semantic teacher by which letter covers a cell, then both codebooks, pixel encoder and decoders."""
+"""Trains the tiny tokenizer.
+
+The semantic teacher by which letter covers a cell, then both codebooks, pixel encoder and decoders.
+"""
 
 from __future__ import annotations
 

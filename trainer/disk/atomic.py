@@ -22,7 +22,10 @@ def sync(path: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write a text beside its place, sync it, and rename it there: readers and crashes see the old text or the new one."""
+    """Write a text beside its place, sync it, and rename it there.
+
+    Readers and crashes see the old text or the new one.
+    """
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     sync(part)
@@ -31,7 +34,10 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def seal(part: Path, final: Path) -> None:
-    """Make a folder of files permanent as ``final``: every file synced, renamed, then marked with the digests of its files."""
+    """Make a folder of files permanent as ``final``.
+
+    Every file synced, renamed, then marked with the digests of its files.
+    """
     for file in part.iterdir():
         sync(file)
     sync(part)

@@ -27,7 +27,9 @@ def is_zero_std(values: Tensor, eps: float) -> bool:
 
 
 def grid_log_ratios(log_ratios: Tensor, steps: Sequence[int]) -> Tensor:
-    """Sum token log-ratios [..., n] over each grid and give the sum to its tokens: the ratio of whole grids, 2601.02204, Eq. 5.
+    """Sum token log-ratios [..., n] over each grid and give the sum to its tokens.
+
+    The ratio of whole grids, 2601.02204, Eq. 5.
 
     steps: number of tokens of each grid, summing to n.
     """
@@ -63,8 +65,9 @@ def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, clip_low: float, c
 
 
 def k3_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """The sampled estimate exp(d) - d - 1 with d = log pi_ref - log pi_theta of the drawn token: two [..., n] give [..., n], >= 0.
+    """The sampled estimate exp(d) - d - 1 with d = log pi_ref - log pi_theta of the drawn token.
 
+    Two [..., n] give [..., n], >= 0.
     Biased where tokens come from a guided, truncated sampler; the exact KL of varl.policy.distributions is not.
     """
     difference = reference_log_probs - log_probs

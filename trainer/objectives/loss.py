@@ -1,4 +1,7 @@
-"""The loss of one group (docs/method.md): weighted token losses over the number of trained tokens, mean over candidates."""
+"""The loss of one group (docs/method.md).
+
+Weighted token losses over the number of trained tokens, mean over candidates.
+"""
 
 from __future__ import annotations
 

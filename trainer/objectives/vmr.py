@@ -1,4 +1,7 @@
-"""Value as Middle Return (arXiv 2601.02256, section 3.3): one horizon split at scale m into a prefix and a suffix problem."""
+"""Value as Middle Return (arXiv 2601.02256, section 3.3).
+
+One horizon split at scale m into a prefix and a suffix problem.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def middle_value(rewards: Tensor, eta: float) -> Tensor:
 
 
 def stage_of(update: int, stages: Stages, prefix_per_suffix: int) -> Stage:
-    """The stage of an update counted from 0: ``prefix_per_suffix`` prefix updates, then one suffix update, and again."""
+    """The stage of an update counted from 0.
+
+    ``prefix_per_suffix`` prefix updates, then one suffix update, and again.
+    """
     if stages == "full":
         return Stage.FULL
     return Stage.SUFFIX if update % (prefix_per_suffix + 1) == prefix_per_suffix else Stage.PREFIX

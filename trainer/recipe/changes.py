@@ -26,7 +26,10 @@ def module_digest(module: torch.nn.Module) -> str:
 
 
 def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
-    """Digests of what a recipe only names: the base model, which is the first reference policy, the training prompts and own rewards."""
+    """Digests of what a recipe only names.
+
+    The base model, which is the first reference policy, the training prompts and own rewards.
+    """
     rewards = {
         f"reward {reward.name}": file_digest(reward.file)
         for reward in recipe.rollout.rewards
@@ -36,7 +39,7 @@ def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
 
 
 def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
-    """Keys in which ``recipe`` differs from the one that a run directory's config.toml was written by, as "key: old -> new".
+    """Keys in which ``recipe`` differs from the one of a run directory's config.toml, as "key: old -> new".
 
     A key that the older file lacks had its default. Raises ValueError where the file is no recipe.
     """

@@ -9,7 +9,10 @@ from varl.trainer.recipe.sections import ModelSettings, PromptSettings, RewardSe
 
 
 def locate(path: Path, folder: Path) -> Path:
-    """``path`` as it is found from the working directory: beside the recipe in ``folder``, else as varl.launch.resources.find has it."""
+    """``path`` as it is found from the working directory.
+
+    Beside the recipe in ``folder``, else as varl.launch.resources.find has it.
+    """
     beside = folder / path
     elsewhere = not path.is_absolute() and folder.resolve() != Path.cwd()
     return beside.resolve() if elsewhere and beside.exists() else find(path)

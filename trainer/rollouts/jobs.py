@@ -64,8 +64,9 @@ def training_jobs(
 def replacement_job(
     recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollout_pb2.RolloutJob, count: int
 ) -> rollout_pb2.RolloutJob:
-    """The ``count``-th job (from 1) in the place of one of an update that failed for good: another prompt, another seed.
+    """The ``count``-th job (from 1) in the place of one of an update that failed for good.
 
+    Another prompt, another seed.
     Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the
     unbroken one did. Prompts that the update does not have anyway are taken first.
     """

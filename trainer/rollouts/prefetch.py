@@ -1,5 +1,6 @@
-"""Which jobs are asked for when: those of update u are drawn with the weights of version u - max_staleness, as soon as these exist.
+"""Which jobs are asked for when.
 
+Those of update u are drawn with the weights of version u - max_staleness, as soon as these exist.
 With max_staleness = 0 that is the update's own weights, and nothing overlaps. Otherwise the workers draw the next
 groups while the trainer updates. Which weights draw which group depends on no clock, so a run that is killed goes on
 exactly as if it had not been.

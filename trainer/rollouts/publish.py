@@ -95,7 +95,10 @@ class Publisher:
         return PublishedWeights(version, path, address)
 
     def _prune(self, path: Path) -> None:
-        """Delete all but the newest versions here, one fewer than are kept: ``path`` is about to be written, whatever its number."""
+        """Delete all but the newest versions here, one fewer than are kept.
+
+        ``path`` is about to be written, whatever its number.
+        """
         files = sorted(
             found
             for found in self._directory.glob("v*.safetensors")

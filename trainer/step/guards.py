@@ -1,4 +1,7 @@
-"""What a number of training may never be, as pure functions, and what then happens: the run stops, the step is left out, or nothing."""
+"""What a number of training may never be, as pure functions, and what then happens.
+
+The run stops, the step is left out, or nothing.
+"""
 
 from __future__ import annotations
 

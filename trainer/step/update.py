@@ -49,7 +49,10 @@ class NonFiniteLossError(ArithmeticError):
 
 
 def learning_rate(settings: OptimizerSettings, update: int) -> float:
-    """The learning rate of an update counted from 0: linear from ``warmup_from`` to ``lr``, constant, linear to 0 at ``decay_until``."""
+    """The learning rate of an update counted from 0.
+
+    Linear from ``warmup_from`` to ``lr``, constant, linear to 0 at ``decay_until``.
+    """
     if update >= settings.warmup_updates:
         return settings.lr * _remaining(settings, update)
     return settings.warmup_from + (settings.lr - settings.warmup_from) * update / settings.warmup_updates

@@ -1,4 +1,7 @@
-"""A FastAPI handler with nothing around it: the least that an HTTP JSON request costs in this stack, safety left out."""
+"""A FastAPI handler with nothing around it.
+
+The least that an HTTP JSON request costs in this stack, safety left out.
+"""
 
 from __future__ import annotations
 

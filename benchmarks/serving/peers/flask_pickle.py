@@ -1,4 +1,7 @@
-"""The OCR reward as flow_grpo's reward servers are built: a Flask app under a gunicorn sync worker, pickles both ways."""
+"""The OCR reward as flow_grpo's reward servers are built.
+
+A Flask app under a gunicorn sync worker, pickles both ways.
+"""
 
 # mypy: disable-error-code="import-untyped,import-not-found"
 # The tests' environment has none of what the other servers are made of.

@@ -1,4 +1,7 @@
-"""The OCR reward in one call, for servers that are not ours: the same engine, decoding and formula without any check."""
+"""The OCR reward in one call, for servers that are not ours.
+
+The same engine, decoding and formula without any check.
+"""
 
 from __future__ import annotations
 

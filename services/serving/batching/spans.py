@@ -1,5 +1,6 @@
-"""Spans of the batcher's batches: one from a batch's first forward to its last, with links to the requests whose items it holds.
+"""Spans of the batcher's batches.
 
+One from a batch's first forward to its last, with links to the requests whose items it holds.
 A batch has as many parents as it has requests, so it is a trace of its own that links to theirs, as OpenTelemetry has
 it for messages that are handled together.
 """

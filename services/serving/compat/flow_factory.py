@@ -1,4 +1,7 @@
-"""Flow-Factory's remote reward models: it appends /compute and /health to one URL, so the reward's name may stand in the path."""
+"""Flow-Factory's remote reward models.
+
+It appends /compute and /health to one URL, so the reward's name may stand in the path.
+"""
 
 from __future__ import annotations
 

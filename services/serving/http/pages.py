@@ -1,4 +1,7 @@
-"""The API page at /docs, whole from here: FastAPI's own loads its script from elsewhere, which a closed network does not let through."""
+"""The API page at /docs, whole from here.
+
+FastAPI's own loads its script from elsewhere, which a closed network does not let through.
+"""
 
 from __future__ import annotations
 

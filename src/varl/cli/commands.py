@@ -1,4 +1,7 @@
-"""What ``varl`` can do: for each command the module whose ``main(arguments)`` does it, and the extra with its packages."""
+"""What ``varl`` can do.
+
+For each command the module whose ``main(arguments)`` does it, and the extra with its packages.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What every policy has to do, whatever its architecture: subclass ``PolicyConformance`` in a test file and say how to build yours."""
+"""What every policy has to do, whatever its architecture.
+
+Subclass ``PolicyConformance`` in a test file and say how to build yours.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Runs in the hpsv3 package's own environment: a tiny checkpoint made by the package's builder, and the package's scores.
+"""Runs in the hpsv3 package's own environment.
 
+A tiny checkpoint made by the package's builder, and the package's scores.
     .venv-hpsv3/bin/python tests/support/oracle/hpsv3_package.py FOLDER
 
 FOLDER holds a tokenizer.json of Qwen2-VL's kind. It then has the checkpoint as well (HPSv3.safetensors beside

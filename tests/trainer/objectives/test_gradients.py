@@ -1,4 +1,7 @@
-"""Autograd against central finite differences on a whole two-scale policy: one 1x1 grid, then a 2x2 grid that depends on its token."""
+"""Autograd against central finite differences on a whole two-scale policy.
+
+One 1x1 grid, then a 2x2 grid that depends on its token.
+"""
 
 from __future__ import annotations
 

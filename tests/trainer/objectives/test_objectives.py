@@ -1,4 +1,7 @@
-"""Each objective against a slow reference written here from the formulas: loops, float64, no call into the code under test."""
+"""Each objective against a slow reference written here from the formulas.
+
+Loops, float64, no call into the code under test.
+"""
 
 from __future__ import annotations
 
