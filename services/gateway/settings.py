@@ -10,12 +10,12 @@ from pydantic_settings import SettingsConfigDict
 
 from varl.services.serving.credentials import ClientFiles
 from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES
-from varl.services.serving.settings import FaceSettings
+from varl.services.serving.settings import HttpSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class GatewaySettings(FaceSettings):
+class GatewaySettings(HttpSettings):
     """One URL for several rewards.
 
     Takes what a reward service takes over HTTP, and asks the services behind it over gRPC.

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 from varl.services.serving.access import BearerGate, Refused, Tokens
 from varl.services.serving.logs import configure_logs
-from varl.services.serving.settings import FaceSettings
+from varl.services.serving.settings import HttpSettings
 from varl.services.serving.tracing import configure_tracing
 
 _log = logging.getLogger("varl.serving")
@@ -33,7 +33,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: FastAPI, listener: socket.socket, settings: FaceSettings, tokens: Tokens | None, refused: Refused
+        self, app: FastAPI, listener: socket.socket, settings: HttpSettings, tokens: Tokens | None, refused: Refused
     ) -> None:
         """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is rejected."""
         config = uvicorn.Config(
@@ -64,7 +64,7 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def run_process(settings: FaceSettings, name: str, serve: Callable[[], Coroutine[None, None, int]]) -> int:
+def run_process(settings: HttpSettings, name: str, serve: Callable[[], Coroutine[None, None, int]]) -> int:
     """Run ``serve`` to its end, with logs and traces as the settings say; the exit code."""
     configure_logs(settings.log_level)
     _yield_rarely()
@@ -89,7 +89,7 @@ def _yield_rarely() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def listen(settings: FaceSettings) -> socket.socket:
+def listen(settings: HttpSettings) -> socket.socket:
     """The socket of the HTTP API; raises OSError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)

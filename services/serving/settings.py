@@ -18,10 +18,10 @@ from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.credentials import ServerFiles, check_pair
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-T = TypeVar("T", bound="FaceSettings")
+T = TypeVar("T", bound="HttpSettings")
 
 
-class FaceSettings(BaseSettings):
+class HttpSettings(BaseSettings):
     """The HTTP API and the limits on what it takes in, with a model behind it or other services."""
 
     model_config = SettingsConfigDict(
@@ -97,7 +97,7 @@ class FaceSettings(BaseSettings):
         return self
 
 
-class ServingSettings(FaceSettings):
+class ServingSettings(HttpSettings):
     """Protocols and limits of a reward service."""
 
     grpc_port: Port = Field(50051, description="gRPC port; 0 picks a free one.")

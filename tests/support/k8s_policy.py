@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tests.support.k8s_rig import Container, Object, Workload, containers, of_kind, selects, workloads
 from tests.support.k8s_settings import settings_of
-from varl.services.serving.settings import FaceSettings
+from varl.services.serving.settings import HttpSettings
 
 Check = Callable[[Sequence[Object]], list[str]]
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
@@ -137,7 +137,7 @@ def drain_seconds(one: Container, objects: Sequence[Object]) -> float:
     settings = settings_of(one, objects)
     assert settings is not None
     grace: float = getattr(settings, "grace_seconds")  # noqa: B009
-    return grace if isinstance(settings, FaceSettings) else grace + float(getattr(settings, "score_timeout_s"))  # noqa: B009
+    return grace if isinstance(settings, HttpSettings) else grace + float(getattr(settings, "score_timeout_s"))  # noqa: B009
 
 
 def disruptable(objects: Sequence[Object]) -> list[str]:

@@ -34,7 +34,7 @@ from varl.services.serving.http.openapi import (
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, ScoreBatch
 from varl.services.serving.service import ScoringService, State
-from varl.services.serving.settings import FaceSettings
+from varl.services.serving.settings import HttpSettings
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 J = TypeVar("J", bound=JsonSamples)
@@ -101,7 +101,7 @@ def new_app(title: str, *shapes: type[BaseModel]) -> FastAPI:
     return app
 
 
-def finish_app(app: FastAPI, source: RewardSource, settings: FaceSettings, render: Callable[[], bytes]) -> FastAPI:
+def finish_app(app: FastAPI, source: RewardSource, settings: HttpSettings, render: Callable[[], bytes]) -> FastAPI:
     """Add liveness, the metrics that ``render`` gives, and the compat routes."""
 
     @app.get("/livez", tags=["probes"])
@@ -119,7 +119,7 @@ def finish_app(app: FastAPI, source: RewardSource, settings: FaceSettings, rende
 
 
 async def read_samples(
-    request: Request, json: type[J], form: type[F], settings: FaceSettings
+    request: Request, json: type[J], form: type[F], settings: HttpSettings
 ) -> tuple[J | F, tuple[RawSample, ...]]:
     """The request as JSON or as a form, whichever it declares, and its samples; raises RequestRejectedError."""
     match media_type(request):
