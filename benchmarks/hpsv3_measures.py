@@ -123,7 +123,7 @@ def whole_batch_vision(model: RewardModel, items: Sequence[NativeItem]) -> Work:
 
 
 def masked_decoder(model: RewardModel, items: Sequence[NativeItem]) -> Work:
-    """The forward with the causal and the padding mask written out, as a host that is handed an attention mask has them."""
+    """Forward with the causal and padding masks written out, as in a host that is handed an attention mask."""
     plain = functional.scaled_dot_product_attention
     lengths = torch.tensor([item.tokens for item in items])
 
@@ -144,7 +144,10 @@ def masked_decoder(model: RewardModel, items: Sequence[NativeItem]) -> Work:
 
 
 def every_row(model: RewardModel, items: Sequence[NativeItem]) -> Work:
-    """The forward with the tail after the reward token, and with the last layer, the norm and the head at every position."""
+    """Forward that keeps the tail after the reward token.
+
+    The last layer, the norm and the head run at every position.
+    """
     images, rows = [item.image for item in items], [[*item.token_ids, *[5] * TAIL] for item in items]
     last = torch.tensor([item.tokens - 1 for item in items])
 

@@ -115,7 +115,8 @@ def measure(sites: int, codes: int) -> list[Row]:
             gradients = max(gap / float(expected[key].abs().max()) for key, gap in gaps.items() if "gradient" in key)
             rows.append(
                 {
-                    "way": name, "peak MiB": found["peak"] / 2**20, "over the logits": found["peak"] / unit, "s": found["seconds"],
+                    "way": name, "peak MiB": found["peak"] / 2**20, "over the logits": found["peak"] / unit,
+                    "s": found["seconds"],
                     "values differ by": f"{values:.1e}", "gradients differ by": f"{gradients:.1e}",
                 }
             )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Processor time of the default OCR engine for a rendered 64x64 image of one or two words, on one thread, and what it reads."""
+"""Processor time of the default OCR engine on one thread, and what it reads.
+
+The pictures are rendered 64x64 images of one or two words.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ def main() -> None:
 
 
 def measure(engine: OcrEngine, words: int, images: int) -> Row:
-    """Milliseconds for each of ``images`` pictures of ``words`` words, read one at a time as the service does, and Word Accuracy."""
+    """Milliseconds per picture, and Word Accuracy, over ``images`` pictures of ``words`` words.
+
+    The pictures are read one at a time, as the service does.
+    """
     items = rendered(words, WARM_UP + images)
     for item in items[:WARM_UP]:
         read(engine, item)

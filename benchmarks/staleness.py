@@ -49,7 +49,8 @@ def main() -> None:
         found = {staleness: seconds_an_update(Path(directory), staleness) for staleness in (0, 1, 2)}
     for staleness, seconds in found.items():
         print(
-            f"max_staleness {staleness}: {seconds:.2f} s an update, {found[0] / seconds:.2f} times as fast as without overlap"
+            f"max_staleness {staleness}: {seconds:.2f} s an update, "
+            f"{found[0] / seconds:.2f} times as fast as without overlap"
         )
 
 

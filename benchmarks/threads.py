@@ -1,4 +1,6 @@
-"""Milliseconds of a training step of the tiny model for each way in which OpenMP's threads wait, on an idle machine and on a loaded one.
+"""Milliseconds of a training step of the tiny model for each way in which OpenMP's threads wait.
+
+It is measured on an idle machine and on a loaded one:
 
     .venv/bin/python benchmarks/threads.py
 
@@ -112,7 +114,10 @@ def busy_cores() -> Iterator[None]:
 
 
 def measure(steps: int) -> None:
-    """A sample of at most ``steps`` updates of the tiny model on one group for each line of stdin, the first update left out."""
+    """Print a sample of at most ``steps`` updates of the tiny model on one group for each line of stdin.
+
+    The first update is left out.
+    """
     torch.set_num_threads(THREADS)
     policy, reference = (varl.policy.nextflow.load(MODEL) for _ in range(2))
     updater = Updater(policy, reference, ObjectiveSettings(), OptimizerSettings())

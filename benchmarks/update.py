@@ -1,4 +1,7 @@
-"""Seconds of an update of the tiny recipe, split into generate, score and update, from a short run through the real services."""
+"""Seconds per update of the tiny recipe, split into generate, score and update.
+
+They are measured in a short run through the real services.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Faults on purpose: a short real run whose parts are killed, stopped, cut off and fed rubbish, and what must hold at its end."""
+"""Deliberate faults in a short real run, and what must hold at its end.
+
+Parts of the run are killed, stopped, cut off and fed rubbish.
+"""

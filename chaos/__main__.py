@@ -1,4 +1,4 @@
-"""``python -m chaos``: the exit status is 0 where every invariant holds, 1 where one does not, 2 for a bad flag, 130 for Ctrl-C."""
+"""``python -m chaos``: exits with 0 if every invariant holds, 1 if one does not, 2 for a bad flag, 130 for Ctrl-C."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def processes_left(spec: RunSpec) -> list[str]:
 
 
 def files_left(spec: RunSpec, undisturbed: RunSpec) -> list[str]:
-    """Half-written files anywhere below the run's folder, and temporary ones that the undisturbed run has not left as well."""
+    """Half-written files anywhere in the run's folder, and temporary files that the undisturbed run did not leave."""
     half = {path for pattern in HALF_WRITTEN for path in spec.out.rglob(pattern)}
     usual = {path.name for path in undisturbed.temporary.iterdir()}  # libraries keep a few small things there
     return sorted(

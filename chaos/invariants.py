@@ -92,7 +92,10 @@ def groups_exact(evidence: Evidence) -> tuple[bool, str]:
 
 
 def same_numbers(evidence: Evidence) -> tuple[bool, str]:
-    """Every metric of every update is that of the undisturbed run, up to the first one in which a group was replaced or dropped."""
+    """Every metric of every update equals that of the undisturbed run.
+
+    This holds up to the first update in which a group was replaced or dropped.
+    """
     others = {row["update"]: row for row in evidence.disturbed.metrics}
     rows = [(row["update"], _differences(row, others.get(row["update"], {}))) for row in evidence.calm.metrics]
     differing = [f"update {number}: {', '.join(names)}" for number, names in rows if names]
@@ -104,7 +107,10 @@ def same_numbers(evidence: Evidence) -> tuple[bool, str]:
 
 
 def same_weights(evidence: Evidence) -> tuple[bool, str]:
-    """The final weights are those of the undisturbed run, bit for bit, unless the log names a group that was replaced or dropped."""
+    """The final weights equal those of the undisturbed run, bit for bit.
+
+    They may differ only if the log names a group that was replaced or dropped.
+    """
     one, other = evidence.calm.final_digest, evidence.disturbed.final_digest
     return one == other or _excused(
         evidence, evidence.updates

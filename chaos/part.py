@@ -35,9 +35,9 @@ class Exit:
 
 
 class Part:
-    """Keeps a command running, with the same arguments each time, until it is told to stop or ends with a status of ``final``.
+    """Keeps a command running until it is told to stop or the command ends with a status of ``final``.
 
-    ready: pattern of the line by which the process says that it works.
+    The command has the same arguments each time. ready: pattern of the line by which the process says that it works.
     """
 
     def __init__(

@@ -91,7 +91,10 @@ def _row(row: dict[str, Any]) -> str:
         f"{seconds['median']:g} s; {seconds['longest']:g} s" if seconds else "never"
         for seconds in (row["part_s"], row["run_s"])
     ]
-    return f"| {MEANING[Kind(row['kind'])]} | {row['tried']} | {row['survived']} | {row['lost']} | {times[0]} | {times[1]} |"
+    return (
+        f"| {MEANING[Kind(row['kind'])]} | {row['tried']} | {row['survived']} | "
+        f"{row['lost']} | {times[0]} | {times[1]} |"
+    )
 
 
 def _cell(text: str) -> str:

@@ -54,7 +54,9 @@ MEANING = {
     Kind.TRAINER_KILL_WAITING: "SIGKILL of the trainer while it waits for groups",
     Kind.TRAINER_KILL_UPDATING: "SIGKILL of the trainer during an update",
     Kind.TRAINER_KILL_CHECKPOINT: "SIGKILL of the trainer while it writes a checkpoint",
-    Kind.TRAINER_KILL_UNACKNOWLEDGED: "SIGKILL of the trainer after a checkpoint, before it acknowledges the groups in it",
+    Kind.TRAINER_KILL_UNACKNOWLEDGED: (
+        "SIGKILL of the trainer after a checkpoint, before it acknowledges the groups in it"
+    ),
     Kind.REDIS_PAUSE: "Redis paused (CLIENT PAUSE)",
     Kind.REDIS_STOP: "Redis paused (SIGSTOP, SIGCONT)",
     Kind.REDIS_KILL: "SIGKILL of Redis, started again on the same append-only file",

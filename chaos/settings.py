@@ -12,7 +12,7 @@ from chaos.schedule import QUIET_AT_THE_END, USUAL, Kind
 
 
 class ChaosSettings(BaseSettings):
-    """Trains a small policy twice, once without faults and once under faults on purpose, and compares the second run with the first."""
+    """Trains a small policy twice, without and with deliberate faults, and compares the second run with the first."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, cli_prog_name="python -m chaos", cli_kebab_case=True, cli_hide_none_type=True

@@ -1,4 +1,7 @@
-"""``python -m chaos.soak``: rewards, gateway and rollout under steady load; exit status 1 where anything grows or a client failed."""
+"""``python -m chaos.soak``: rewards, gateway and rollout under steady load.
+
+The exit status is 1 if anything grows or a client failed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ EXPECTED = {
 
 
 class SoakSettings(BaseSettings):
-    """Loads rewards, gateway and a rollout worker steadily, and says whether their memory, open files and threads stay flat."""
+    """Loads rewards, gateway and a rollout worker steadily and checks that memory, open files and threads stay flat."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, cli_prog_name="python -m chaos.soak", cli_hide_none_type=True
@@ -89,7 +92,10 @@ async def soak(settings: SoakSettings, say: Callable[[str], None]) -> dict[str, 
 
 
 def judge(series: Series, counts: Mapping[str, int], broken: str) -> dict[str, Any]:
-    """Slopes and verdicts by column, what came back of the load, and whether nothing grew and nothing failed that should not."""
+    """Slopes and verdicts by column, the answers to the load, and whether the system is sound.
+
+    It is sound if nothing grew and nothing failed that should not have.
+    """
     slopes = {}
     for name, values in series.items():
         allowed = ALLOWED.get(name.rpartition(" ")[2])

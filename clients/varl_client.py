@@ -45,7 +45,10 @@ class UnavailableError(RewardError):
 
 
 class RejectedError(RewardError):
-    """The service refuses the call as it is: HTTP ``status`` and the ``code`` of its problem body, for example "unauthenticated"."""
+    """The service rejects the call as it is.
+
+    ``status`` is the HTTP status, ``code`` that of the problem body, for example "unauthenticated".
+    """
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"HTTP {status}, {code}: {detail}")
@@ -498,7 +501,8 @@ def _samples(
     for index, image in enumerate(images):
         if not isinstance(image, bytes):
             raise TypeError(
-                f"images[{index}] is a {type(image).__name__}; the bytes of a file are wanted, read_image gives those of a path"
+                f"images[{index}] is a {type(image).__name__}; "
+                "the bytes of a file are wanted, read_image gives those of a path"
             )
     rows = enumerate(zip(images, prompts, words))  # noqa: B905
     samples = [

@@ -70,7 +70,8 @@ def evaluate(
     if not collected.groups:
         first = collected.dropped[0]
         raise EvaluationError(
-            f"evaluation {tag}: all {len(jobs)} groups failed, the first with {failure_name(first.code)}: {first.detail}"
+            f"evaluation {tag}: all {len(jobs)} groups failed, "
+            f"the first with {failure_name(first.code)}: {first.detail}"
         )
     return Evaluation(
         tag=tag,

@@ -1,4 +1,7 @@
-"""Ports to listen on later, or again: where a server cannot bind port 0 and say which port it got, because it must come back on the same.
+"""Ports to listen on later, or again.
+
+They are for servers that cannot bind port 0 and report which port they got, because they must come back on the same
+one.
 
 A port that the system picks (bind to 0) and that is closed again is anybody's: the next outgoing connection on the
 machine may get it. So these lie outside of the range that the system picks from, and each is reserved for as long as
@@ -19,7 +22,9 @@ _reservations: list[socket.socket] = []  # open, and with that reserved, until t
 
 
 def reserve_port() -> int:
-    """A TCP port of the loopback on which nobody listens and that no other caller gets, in any process, until this process ends.
+    """A TCP port of the loopback on which nobody listens.
+
+    No other caller in any process gets it until this process ends.
 
     Linux only: the reservation is a name in the abstract namespace of unix sockets, which each network namespace has
     one of, like its ports, and which vanishes with the process.

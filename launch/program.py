@@ -43,7 +43,9 @@ def program(module: str) -> str:
 
 
 def parse(cls: type[S], arguments: Sequence[str] | None = None) -> S:
-    """Settings from flags (None: those of the process) and what else ``cls`` reads; a mistyped flag is told what it was meant to be.
+    """Settings from flags (None: those of the process) and whatever else ``cls`` reads.
+
+    The message for a mistyped flag suggests the flag that was meant.
 
     Raises:
         pydantic.ValidationError: a value is out of range, by its field.

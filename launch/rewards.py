@@ -13,7 +13,9 @@ _KNOWN = {
 
 
 def reward_command(reward: str, *flags: str) -> list[str]:
-    """What starts "ocr", "hpsv3" (the synthetic model, on the CPU) or "PATH.py:Class" on free ports, with further flags.
+    """Command that starts "ocr", "hpsv3" (the synthetic model, on the CPU) or "PATH.py:Class" on free ports.
+
+    ``flags`` are added to it.
 
     Raises:
         ValueError: it is none of these.

@@ -115,7 +115,8 @@ class Supervisor:
             self.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"{child.name} was not ready after {START_TIMEOUT_S:g} s; the end of {child.log}:\n{_tail(child.log)}"
+                    f"{child.name} was not ready after {START_TIMEOUT_S:g} s; "
+                    f"the end of {child.log}:\n{_tail(child.log)}"
                 )
             time.sleep(POLL_S)
         ready: dict[str, Any] = json.loads(text.splitlines()[0])
@@ -136,9 +137,10 @@ class Supervisor:
 
 
 def tied_to_this_process() -> list[str]:
-    """Return a prefix by which Linux ends a command (SIGTERM) when the thread that started it ends, killed outright or not.
+    """Return a prefix by which Linux ends a command (SIGTERM) when the thread that started it ends.
 
-    Empty where util-linux is missing. The command keeps its process id.
+    It does so even if that thread is killed outright. The prefix is empty where util-linux is missing. The command
+    keeps its process id.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []

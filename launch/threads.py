@@ -18,6 +18,6 @@ POLICY_VARIABLE = "OMP_WAIT_POLICY"
 
 
 def wait_without_spinning() -> None:
-    """Have OpenMP's threads sleep soon, in this process and those that it starts, unless the environment says how they wait."""
+    """Let OpenMP's threads sleep soon, here and in child processes, unless the environment says how they wait."""
     if POLICY_VARIABLE not in os.environ:
         os.environ.setdefault(SPIN_VARIABLE, str(SPIN_COUNT))

@@ -1,1 +1,4 @@
-"""Models that rollout workers and the trainer share: the Policy interface, scale schedules, sampling, and the architectures."""
+"""Models that rollout workers and the trainer share.
+
+They comprise the Policy interface, scale schedules, sampling, and the architectures.
+"""

@@ -110,7 +110,8 @@ class Categorical:
     def _alike(self, other: TokenDistribution) -> Categorical:
         if not isinstance(other, Categorical) or (other.codes, other._shape) != (self.codes, self._shape):
             raise ValueError(
-                f"compared with another kind or size of distribution than {self.codes} codes at {tuple(self._shape)} sites"
+                f"compared with another kind or size of distribution than "
+                f"{self.codes} codes at {tuple(self._shape)} sites"
             )
         return other
 

@@ -79,8 +79,9 @@ def _loader(folder: Path, plugin: str) -> Loader:
 
 def _unknown(folder: Path, name: str, known: list[str]) -> str:
     return (
-        f"{folder / 'config.json'}: architecture {name!r} is not one of {', '.join(known)}; install the package that has it "
-        f"(entry point {name!r} of the group {ENTRY_POINTS}), or name its loader yourself: plugin = package.module:function"
+        f"{folder / 'config.json'}: architecture {name!r} is not one of {', '.join(known)}; "
+        f"install the package that has it (entry point {name!r} of the group {ENTRY_POINTS}), "
+        "or name its loader yourself: plugin = package.module:function"
     )
 
 

@@ -63,7 +63,9 @@ def sample(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def sample_bits(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Tensor:
-    """Bool [B, n, bits] by the odds of "1", given as logits float [B, n, bits] after guidance, and uniforms [B, n * bits] in [0, 1).
+    """Sample bits, bool [B, n, bits], by the odds of "1".
+
+    The odds are logits, float [B, n, bits], after guidance; the uniforms are [B, n * bits] in [0, 1).
 
     Each bit is a choice of two: top_k = 1 takes the likelier one and any other k keeps both, top_p takes it where it
     has that much probability.

@@ -47,8 +47,8 @@ class _Sliced(torch.autograd.Function):
             for one, need in zip(tensors, needed, strict=True)
         ]
         for rows in _slices(tensors, ctx.step):
-            found = _slice_gradients(ctx.work, [*_rows(tensors[: ctx.by_site], rows), *tensors[ctx.by_site :]], ctx.by_site, needed,
-                                     _rows(gradients, rows))  # fmt: skip
+            part_of = [*_rows(tensors[: ctx.by_site], rows), *tensors[ctx.by_site :]]
+            found = _slice_gradients(ctx.work, part_of, ctx.by_site, needed, _rows(gradients, rows))
             for index, (total, part) in enumerate(zip(totals, found, strict=True)):
                 if total is not None and part is not None:
                     (total[rows] if index < ctx.by_site else total).add_(part)

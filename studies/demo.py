@@ -89,7 +89,8 @@ class DemoSettings(BaseSettings):
     updates: PositiveInt | None = Field(default=None, description="Number of updates; default: the recipe's.")
     local_services: CliImplicitFlag[bool] = Field(
         default=True,
-        description="Start Redis, the reward services and a worker here; off: use those that serve the Redis of REDIS_URL.",
+        description="Start Redis, the reward services and a worker here; "
+        "off: use those that serve the Redis of REDIS_URL.",
     )
     resume: CliImplicitFlag[bool] = Field(
         default=False, description="Go on with an unfinished run in run-dir, and leave a finished one as it is."
@@ -139,7 +140,8 @@ def demo(settings: DemoSettings, say: Say) -> Path:
         _leave(directory, recipe, stages, pairs)
         report = write_report(directory)
     say(
-        f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\nin all: {stages.total() / 60:.1f} minutes"
+        f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
+        f"in all: {stages.total() / 60:.1f} minutes"
     )
     return directory
 
@@ -202,7 +204,8 @@ def summary(pairs: Sequence[SamplerPair]) -> str:
     """The headlines in words: the recipe's own sampler, then, where there are others, each side at its best."""
     found = figures(pairs[0].before, pairs[0].after)
     lines = [
-        f"{f.name}: {f.before.value:.3f} -> {f.after.value:.3f}, {f.change.value:+.3f} ± {f.change.error:.3f} (one standard error)"
+        f"{f.name}: {f.before.value:.3f} -> {f.after.value:.3f}, "
+        f"{f.change.value:+.3f} ± {f.change.error:.3f} (one standard error)"
         for f in found
     ]
     if len(pairs) > 1:

@@ -32,7 +32,9 @@ class SamplerReading:
 def evaluate_samplers(
     recipe: Recipe, weights: Sequence[str], samplers: Sequence[Sampler], prompts: int, say: Callable[[str], None]
 ) -> list[SamplerReading]:
-    """Evaluate every weights with every sampler on the recipe's first held-out prompts, by services started once for all of them.
+    """Evaluate all weights with all samplers on the recipe's first held-out prompts.
+
+    The services are started once for all of them.
 
     weights: "base", or paths of safetensors files that fit the recipe's model. What the services leave is removed at
     the end.

@@ -66,7 +66,10 @@ class Rendered:
 
 @cache
 def glyph(font: str, pitch: int, letter: str) -> Pixels:
-    """Ink of one capital, uint8 [h, pitch]: set to one height of 1.1 x pitch, narrowed where it would touch its neighbour."""
+    """Ink of one capital, uint8 [h, pitch].
+
+    All letters have one height, 1.1 x pitch, and are narrowed where they would touch their neighbours.
+    """
     path = Path(matplotlib.get_data_path()) / "fonts/ttf" / font
     height = round(1.1 * pitch)
     big = ImageFont.truetype(str(path), round(height / 0.73 * 4))

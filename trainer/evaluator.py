@@ -49,7 +49,9 @@ def eval_settings(recipe: Recipe, layout: Layout, pictures: int = 0) -> EvalSett
 
 
 def evaluator(recipe: Recipe, queue: RunQueue, layout: Layout) -> Callable[[PublishedWeights], dict[str, float]]:
-    """A function from weights to their metrics on the first held-out prompts, for the loop to call every ``evaluation.every`` updates.
+    """A function from weights to their metrics on the first held-out prompts.
+
+    The loop calls it every ``evaluation.every`` updates.
 
     Raises:
         ValueError: the held-out file has fewer prompts than ``evaluation.prompts``.

@@ -1,4 +1,4 @@
-"""The loop of a run: publish weights, have groups drawn and scored, update, measure, and now and then make it all durable.
+"""The loop of a run: publish weights, have groups sampled and scored, update, measure, and save now and then.
 
 Where it departs from the papers stands at the top of the package, ``trainer/__init__.py``.
 """
@@ -172,7 +172,10 @@ class Run:
         return Progress(number + 1, progress.empty_updates + 1 if outcome is UpdateOutcome.NO_GROUPS else 0), metrics
 
     def finish(self, progress: Progress) -> dict[str, float]:
-        """Look at the trained weights once more and leave them as weights/final.safetensors (the averages, where they are kept)."""
+        """Evaluate the trained weights once more and leave them as weights/final.safetensors.
+
+        If averages are kept, those are left instead.
+        """
         metrics = self._watch(progress.update, last=True)
         self.checkpoint_manager.judge(progress, metrics)
         weights = self._publisher.publish_average(progress.update)
@@ -188,7 +191,8 @@ class Run:
         failure = self._last_dropped
         if failure is not None and progress.empty_updates >= self._recipe.rollout.max_empty_updates:
             raise RolloutFailedError(
-                f"every group of {progress.empty_updates} updates in a row failed; the last one, {failure.job.job_id} at worker "
+                f"every group of {progress.empty_updates} updates in a row failed; "
+                f"the last one, {failure.job.job_id} at worker "
                 f"{failure.worker!r}: {failure_name(failure.code)}: {failure.detail}"
             )
 
@@ -223,8 +227,8 @@ class Run:
     def _refuse(self, changes: list[str], allow_changes: bool) -> None:
         if changes and not allow_changes:
             raise RecipeChangedError(
-                f"{self.directory} holds a run by another recipe; --resume-changed goes on all the same. It differs in:\n  "
-                + "\n  ".join(changes)
+                f"{self.directory} holds a run by another recipe; "
+                "--resume-changed goes on all the same. It differs in:\n  " + "\n  ".join(changes)
             )
         for change in changes:
             logger.warning("going on with a changed recipe: %s", change)

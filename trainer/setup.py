@@ -1,4 +1,7 @@
-"""The parts of a run out of its recipe, and what may go wrong with a run in ways that a message says better than a traceback."""
+"""The parts of a run, built from its recipe.
+
+What may go wrong with a run is told by messages where they say more than a traceback.
+"""
 
 from __future__ import annotations
 

@@ -194,6 +194,8 @@ def _failure(trajectory: trajectory_pb2.Trajectory, layout: Layout) -> trajector
 def _timeout_message(queue: RunQueue, pending: dict[str, rollout_pb2.RolloutJob], timeout_s: float) -> str:
     job = next(iter(pending.values()))
     return (
-        f"no group arrived for {timeout_s:g} s: {len(pending)} of run {job.run_id!r} are missing ({', '.join(sorted(pending)[:4])} …), "
-        f"{queue.backlog()} of their jobs were not even taken; is a rollout worker of this run id alive, and are its reward services ready?"
+        f"no group arrived for {timeout_s:g} s: "
+        f"{len(pending)} of run {job.run_id!r} are missing ({', '.join(sorted(pending)[:4])} …), "
+        f"{queue.backlog()} of their jobs were not even taken; "
+        "is a rollout worker of this run id alive, and are its reward services ready?"
     )

@@ -62,7 +62,10 @@ def _parse(line: str, where: str) -> PromptSpec:
 
 
 def draw_prompts(prompts: Sequence[PromptSpec], seed: int, update: int, count: int) -> list[PromptSpec]:
-    """The ``count`` prompts of an update: epochs without replacement, each shuffled by (seed, epoch); needs no state to resume."""
+    """The ``count`` prompts of an update.
+
+    Epochs are without replacement, each shuffled by (seed, epoch), so that resuming needs no state.
+    """
     positions = range(update * count, (update + 1) * count)
     orders = {
         epoch: _epoch(len(prompts), seed, epoch) for epoch in {position // len(prompts) for position in positions}

@@ -43,7 +43,7 @@ return 1
 
 @dataclass(frozen=True)
 class Delivery(Generic[T]):
-    """One message as handed out: its entry id in the stream, and how often it has been handed out (1: the first time)."""
+    """One message as delivered: its entry id in the stream and the number of deliveries so far (1: the first)."""
 
     entry_id: str
     message: T
@@ -86,7 +86,8 @@ class RunQueue:
     def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
         if not run_id or not consumer or max_deliveries < 1:
             raise ValueError(
-                f"run_id and consumer must not be empty, max_deliveries >= 1: got {run_id!r}, {consumer!r}, {max_deliveries}"
+                "run_id and consumer must not be empty, max_deliveries >= 1: "
+                f"got {run_id!r}, {consumer!r}, {max_deliveries}"
             )
         self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
@@ -198,10 +199,10 @@ class RunQueue:
     def take_job(
         self, block_ms: int, min_idle_ms: int, skip: Collection[str] = ()
     ) -> Delivery[rollout_pb2.RolloutJob] | None:
-        """Return a job that its worker left idle for ``min_idle_ms``, but for ``skip``, else a new one within ``block_ms``, else None.
+        """Return a job that its worker left idle for ``min_idle_ms``, else a new one within ``block_ms``, else None.
 
-        A job that was delivered too often or cannot be decoded goes to the dead-letter stream, and the trainer is told
-        by a GroupFailure wherever the job can still be named.
+        Idle jobs in ``skip`` are passed over. A job that was delivered too often or cannot be decoded goes to the
+        dead-letter stream, and the trainer is told by a GroupFailure wherever the job can still be named.
         """
         for entry in self._jobs.claim(min_idle_ms, skip):
             delivery = self._open(entry)

@@ -24,7 +24,10 @@ DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it 
 
 
 class WeightsUnavailable(RuntimeError):  # noqa: N818
-    """A published version cannot be had: not there, not reachable, or not what its manifest says; the message says which."""
+    """A published version is unavailable.
+
+    It is missing, unreachable or not what its manifest says; the message says which.
+    """
 
 
 class WeightStore:

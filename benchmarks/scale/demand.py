@@ -19,7 +19,7 @@ BRANCHES = {True: (given.TEXT_TOKENS, given.EMPTY_TEXT_TOKENS), False: (given.TE
 
 @dataclass(frozen=True)
 class Demand:
-    """Seconds on one GPU: drawing and decoding a group; scoring its images by HPSv3; training on one of its candidates."""
+    """Seconds on one GPU to sample and decode a group, score its images with HPSv3, and train on one candidate."""
 
     kind: str
     images: int

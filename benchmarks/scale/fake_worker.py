@@ -1,6 +1,7 @@
-"""``python -m benchmarks.scale.fake_worker``: rollout workers that sleep in place of generating; the queue and the messages are real.
+"""``python -m benchmarks.scale.fake_worker``: rollout workers that sleep instead of generating.
 
-Light on purpose (no torch): eight of these processes, of up to eight workers each, stand for sixty-four pods.
+The queue and the messages are real. Light on purpose (no torch): eight of these processes, of up to eight workers each,
+stand for sixty-four pods.
 """
 
 from __future__ import annotations

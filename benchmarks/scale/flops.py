@@ -109,7 +109,10 @@ def decoder_flops(side: int = given.IMAGE_SIDE) -> float:
 
 
 def paper_formula_flops(config: NextFlowConfig) -> float:
-    """Conditional forward of one image by arXiv 2601.02204's own count, a layer 12 s h^2 + 4 s s_kv h, without head or text."""
+    """FLOPs of one image's conditional forward as arXiv 2601.02204 counts them, without head or text.
+
+    A layer counts 12 s h^2 + 4 s s_kv h.
+    """
     counts, size = cells(config.grids), config.transformer
     pairs = sum(count * sum(counts[: scale + 1]) for scale, count in enumerate(counts))
     return size.depth * (12.0 * sum(counts) * size.dim**2 + 4.0 * pairs * size.dim)

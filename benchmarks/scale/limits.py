@@ -76,7 +76,10 @@ def fixed_prompts_gpus() -> int:
 
 
 def weights_gpus() -> int:
-    """The smallest cluster, its prompts growing with it, whose weights take a quarter of an update on their way to the workers."""
+    """The smallest cluster whose weights take a quarter of an update to reach the workers.
+
+    The number of prompts grows with the cluster.
+    """
     large = growing_forecast()
     work = large.phases.rollout + large.phases.update
     share = large.mix.rollout / LARGE

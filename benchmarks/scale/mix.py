@@ -32,7 +32,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is: GPUs of one kind, prompts an update, whether HPSv3 is asked, whether an update may overlap the next rollout."""
+    """What is available: GPUs of one kind, and the number of prompts per update.
+
+    hpsv3: whether HPSv3 scores the images. overlap: whether an update may overlap the next rollout.
+    """
 
     gpus: int
     prompts: int

@@ -1,6 +1,7 @@
-"""Which passes a group takes in the rollout worker, and a candidate in the trainer: the loops of services/rollout/generation and of
-varl.policy.nextflow's ``draw`` and ``distribution``, counted instead of run. tests/deploy/test_scale_flops.py holds
-them to the real ones.
+"""Passes that a group takes in the rollout worker, and a candidate in the trainer.
+
+The loops of services/rollout/generation and of varl.policy.nextflow's ``draw`` and ``distribution`` are counted instead
+of run. tests/deploy/test_scale_flops.py holds the counts to the real ones.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def _branch(cells: Sequence[int], task: Task, batch: int, text: int) -> Iterator
 
 
 def _draw(cells: Sequence[int], first: int, last: int, before: int, rows: int, text: int) -> Iterator[Pass]:
-    """Scales first ... last - 1: the first one's input is what the ``before`` sequences share, and the text's end stands for scale 0."""
+    """Passes of scales ``first`` to ``last`` - 1.
+
+    The input of scale ``first`` is shared by the ``before`` sequences; the end of the text stands for scale 0.
+    """
     for scale in range(first, last):
         width = before if scale == first else rows
         yield Pass(width, cells[scale] if scale else 0, text + sum(cells[1:scale]), cells[scale])

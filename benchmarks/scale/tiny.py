@@ -1,4 +1,7 @@
-"""A real worker on the tiny recipe, with the real OCR service, beside a fake one that sleeps for as long as it was seen to generate."""
+"""A real worker on the tiny recipe with the real OCR service, beside a fake worker of the same speed.
+
+The fake one sleeps for as long as the real one was measured to generate.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "paper_ocr.toml"
 REWARDS = ("ocr", "hpsv3")
 PROMPT = PromptSpec(
-    "a shop front at night, rain on the street, with a neon sign that says 'OPEN ALL NIGHT' above a door marked 'BREAD AND MILK'. "
-    * 3,
+    "a shop front at night, rain on the street, with a neon sign that says 'OPEN ALL NIGHT' "
+    "above a door marked 'BREAD AND MILK'. " * 3,
     ("OPEN", "ALL", "NIGHT", "BREAD", "AND", "MILK"),
 )
 UPDATE = 1196  # a prefix update late in the run; the third after it is a suffix update

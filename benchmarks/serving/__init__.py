@@ -1,1 +1,4 @@
-"""What the reward services cost and how they behave under load, beside other servers of the same model on the same machine."""
+"""Cost of the reward services and their behaviour under load, beside other servers of the same model.
+
+All servers run on the same machine.
+"""

@@ -1,4 +1,4 @@
-"""HTTP requests with as little as possible between them and the socket, so that the load generator is never what is measured."""
+"""HTTP requests with as little as possible above the socket, so that the load generator itself is never measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Images a second through the OCR service beside the engine alone and beside other servers of the same engine, all on one core."""
+"""Images per second through the OCR service, the engine alone and other servers of the same engine.
+
+All of them run on one core.
+"""
 
 from __future__ import annotations
 

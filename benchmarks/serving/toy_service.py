@@ -1,4 +1,4 @@
-"""A reward service as the real ones around a model that costs what it is told to: what is measured is everything else."""
+"""A reward service like the real ones around a model of a given cost, so that everything else is measured."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ def report(name: str, settings: Row, rows: Sequence[Row], device: str = "cpu") -
     }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\n{machine['cpu']}, {machine['cores']} cores; {', '.join(f'{key} {value}' for key, value in settings.items())}"
+        f"\n{machine['cpu']}, {machine['cores']} cores; "
+        f"{', '.join(f'{key} {value}' for key, value in settings.items())}"
     )
     print(table(rows))
     print(f"written to {path}")

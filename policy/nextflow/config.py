@@ -16,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class TokenizerConfig(_Frozen):
-    """Multi-scale VQ tokenizer with a semantic and a pixel codebook that share one index (arXiv 2601.02204, section 2)."""
+    """Multi-scale VQ tokenizer: a semantic and a pixel codebook with one shared index (arXiv 2601.02204, section 2)."""
 
     codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
     semantic_dim: int = 8  # TokenFlow: 32

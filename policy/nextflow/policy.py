@@ -118,7 +118,10 @@ class NextFlowPolicy:
     def distribution(
         self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
     ) -> Categorical:
-        """Teacher-forced distribution at scales from_scale … end of tokens (see varl.policy.base.Policy.distribution)."""
+        """Teacher-forced distribution at the scales ``from_scale`` … end of tokens.
+
+        See varl.policy.base.Policy.distribution.
+        """
         scales = split_scales(tokens.to(self.device), self.grids)
         first, weight = sum(cells(self.grids[:from_scale])), self.module.visual_head()
         hidden = self._teach(prompt, scales)[:, first:]
@@ -224,7 +227,10 @@ class NextFlowPolicy:
         )
 
     def _codes(self, inputs: Sequence[Tensor], first: int, width: int, seen: int) -> Codes:
-        """The scales from ``first`` on, whose inputs are the codes of the scales before them, after ``seen`` places, ``width`` of text."""
+        """Codes of the scales from ``first`` on, whose inputs are the codes of the scales before them.
+
+        ``seen``: places before them; ``width``: length of the text.
+        """
         grids = self.grids[first : first + len(inputs)]
         vectors = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
         mask = torch.cat([torch.ones(vectors.shape[1], seen, dtype=torch.bool), block_causal(grids)], 1).to(self.device)

@@ -15,7 +15,9 @@ from varl.policy.nextflow.config import TokenizerConfig
 
 @dataclass(frozen=True)
 class SelfCorrection:
-    """While encoding, a share of codes is sampled from the nearest few instead of taken as the nearest (arXiv 2601.02204, section 2).
+    """While encoding, samples a share of codes from the nearest few (arXiv 2601.02204, section 2).
+
+    All other codes are the nearest.
 
     fraction: share of the tokens of every scale that are sampled, in [0, 1]; top_k: among how many nearest, >= 1;
     temperature: of the multinomial over negative squared distances, > 0 (the paper names neither; at 1.0 half of the
@@ -42,7 +44,10 @@ class Encoded:
 
 
 class DualQuantizer(nn.Module):
-    """Residual features are averaged down to each grid, matched to a code, and the code's bicubic upsampling is subtracted."""
+    """Quantizes residual features one grid after another.
+
+    The features are averaged down to each grid and matched to a code, and the code's bicubic upsampling is subtracted.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -55,7 +60,10 @@ class DualQuantizer(nn.Module):
         return torch.cat([self.semantic, self.pixel], dim=1)
 
     def distances(self, cells: Tensor) -> Tensor:
-        """d_semantic + pixel_weight * d_pixel, squared Euclidean, float32 [..., codes], of cells [..., semantic_dim + pixel_dim]."""
+        """Distances of cells [..., semantic_dim + pixel_dim] to all codes, float32 [..., codes].
+
+        A distance is d_semantic + pixel_weight * d_pixel, both squared Euclidean.
+        """
         semantic, pixel = cells.float().split_with_sizes([self.semantic.shape[1], self.pixel.shape[1]], dim=-1)
         return _squared_distance(semantic, self.semantic) + self.pixel_weight * _squared_distance(pixel, self.pixel)
 

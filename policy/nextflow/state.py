@@ -14,7 +14,10 @@ from varl.policy.nextflow.transformer import Segment
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch's cache. text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>."""
+    """One branch's cache.
+
+    text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>.
+    """
 
     text: Segment
     hidden: Tensor
@@ -31,7 +34,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class NextFlowState:
-    """Caches of the conditional and, where guidance is wanted, the unconditional branch, and the codes of the last scale sampled."""
+    """Caches of the conditional and, with guidance, the unconditional branch, and the last sampled scale's codes."""
 
     conditional: Branch
     unconditional: Branch | None

@@ -60,9 +60,10 @@ def build_decoder(levels: Levels, stem: int, source: int) -> nn.Sequential:
 
 
 class SemanticEncoder(nn.Module):
-    """The tiny model's semantic teacher: per-cell features that tell which letter a cell belongs to; frozen after its own training.
+    """The tiny model's semantic teacher: per-cell features that tell which letter a cell belongs to.
 
-    It stands where NextFlow has SigLIP2: it says what is in a cell, not how it looks.
+    It is frozen after its own training. It stands where NextFlow has SigLIP2: it says what is in a cell, not how it
+    looks.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:

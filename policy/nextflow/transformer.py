@@ -30,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Codes:
-    """A stretch of scales: upsampled code vectors float [B, N, C] and the scale index that each belongs to, int64 [N]."""
+    """A run of scales: upsampled code vectors, float [B, N, C], and the scale index of each, int64 [N]."""
 
     vectors: Tensor
     scale: Tensor
@@ -136,7 +136,7 @@ class NextFlowTransformer(nn.Module):
         return self.embed_tokens(tokens) + boi * (self.scale_embedding.weight[0] + self.scale_count)  # type: ignore[no-any-return, operator]
 
     def embed_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """Float [B, N, dim] of upsampled code vectors [B, N, C] and the index of the scale that each belongs to, int64 [N]."""
+        """Float [B, N, dim] of upsampled code vectors [B, N, C] and the scale index of each, int64 [N]."""
         vectors = codes.to(self.scale_embedding.weight.dtype)  # the tokenizer's are float32
         return self.adapter(vectors) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
 

@@ -74,7 +74,10 @@ class GatewayResponseBody(BaseModel):
 
 
 class RewardInfo(BaseModel):
-    """One reward: "ready" or why it cannot score, and what its service offers; null and empty where it was never there."""
+    """State of one reward, and what its service offers.
+
+    The state is "ready" or why the reward cannot score; all else is null or empty if the service was never reached.
+    """
 
     state: str
     model: ModelBody | None = None

@@ -15,7 +15,10 @@ class EngineUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Preference:
-    """The model's belief about an image: a normal distribution. Both numbers are unbounded; they may fail to be finite."""
+    """The model's belief about an image: a normal distribution.
+
+    Both numbers are unbounded and may be NaN or infinite.
+    """
 
     mu: float
     log_sigma: float

@@ -26,7 +26,7 @@ _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 @contextmanager
 def device_faults() -> Iterator[None]:
-    """Turn what a forward raises when memory runs out into MemoryError, and what a lost device raises into FatalModelError."""
+    """Turn out-of-memory errors of a forward into MemoryError, and those of a lost device into FatalModelError."""
     try:
         yield
     except RuntimeError as error:

@@ -22,7 +22,9 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def target_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) in pixels that an image is resized to: multiples of CELL, about AREA pixels, the aspect ratio nearly kept.
+    """(height, width) in pixels that an image is resized to.
+
+    Both are multiples of CELL, with about AREA pixels in all; the aspect ratio is nearly kept.
 
     Raises:
         ValueError: the longer side has more than MAX_ASPECT_RATIO times the pixels of the shorter one, or a side has
@@ -31,7 +33,8 @@ def target_size(height: int, width: int) -> tuple[int, int]:
     """
     if min(height, width) < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(
-            f"{width} x {height}: the longer side may have at most {MAX_ASPECT_RATIO} times the pixels of the shorter one"
+            f"{width} x {height}: "
+            f"the longer side may have at most {MAX_ASPECT_RATIO} times the pixels of the shorter one"
         )
     # Whether to shrink or to grow is asked of the rounded sides, as in training: an image of nearly AREA pixels may
     # need neither.
@@ -61,10 +64,10 @@ def token_count(image: Tensor) -> int:
 
 
 def patchify(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images of one size, uint8 [B, 3, H, W], as normalised patches [B, H·W / PATCH², PATCH_VALUES] of ``dtype`` on the same device.
+    """Images of one size, uint8 [B, 3, H, W], as normalised patches [B, H·W / PATCH², PATCH_VALUES].
 
-    The patches of one token (MERGE x MERGE of them) follow each other. Floating point images in [0, 255] are taken as
-    well and keep their gradients.
+    The patches are of ``dtype`` and on the same device. The patches of one token (MERGE x MERGE of them) follow each
+    other. Floating point images in [0, 255] are taken as well and keep their gradients.
     """
     batch, channels, height, width = images.shape
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (_MEAN, _STD))

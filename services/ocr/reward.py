@@ -54,7 +54,10 @@ def bag_distance_symmetric(left: str, right: str) -> int:
 
 
 def completeness(targets: Sequence[str], read: Sequence[Recognized]) -> float:
-    """Comp of equation 12: mean over targets of the least confidence with which it was read exactly, 0 where it was not; in [0, 1]."""
+    """Comp of equation 12, in [0, 1].
+
+    The mean over targets of the least confidence with which a target was read exactly, or 0 if it was not read.
+    """
     return sum(min((word.confidence for word in read if word.text == target), default=0.0) for target in targets) / len(
         targets
     )

@@ -19,7 +19,8 @@ class OCRSettings(ServingSettings):
 
     engine: Literal["onnx", "paddle"] = Field(
         "onnx",
-        description="onnx: PP-OCRv6 small on ONNX Runtime, from the rapidocr wheel, offline. paddle: PP-OCRv5 on PaddlePaddle.",
+        description="onnx: PP-OCRv6 small on ONNX Runtime, from the rapidocr wheel, offline. "
+        "paddle: PP-OCRv5 on PaddlePaddle.",
     )
     workers: int = Field(1, ge=1, le=256, description="Engine instances, each on its own thread.")
     engine_threads: int = Field(1, ge=1, description="Threads inside one engine instance.")

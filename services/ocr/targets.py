@@ -32,5 +32,5 @@ def _words_in_quotes(prompt: str) -> tuple[str, ...]:
 
 
 def resolve_targets(prompt: str, target_words: Sequence[str]) -> tuple[str, ...]:
-    """Lower-cased target words: ``target_words`` where given, else the quoted spans of the prompt; empty where neither has a word."""
+    """Lower-cased words of ``target_words`` if given, else of the prompt's quoted spans; empty if there are none."""
     return split_words(target_words) if target_words else _words_in_quotes(prompt)

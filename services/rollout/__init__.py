@@ -1,1 +1,4 @@
-"""The rollout service: takes jobs from Redis, generates and scores groups, publishes trajectories; images over gRPC for who asks."""
+"""The rollout service: takes jobs from Redis, generates and scores groups, and publishes trajectories.
+
+It also serves images over gRPC on request.
+"""

@@ -56,7 +56,10 @@ class BatchScorer:
         return [name for name in names if name not in self._rewards]
 
     async def start(self, job: rollout_pb2.RolloutJob, step: ImagesStep) -> asyncio.Task[ScoredBatch | ScoringFailure]:
-        """Begin to score a step's images once there is room, which holds generation back when the rewards are slower."""
+        """Start scoring a step's images once there is room.
+
+        Waiting for room holds generation back when the rewards are slower.
+        """
         await self._room.acquire()
         task = asyncio.create_task(self._score(job, step))
         task.add_done_callback(lambda _: self._room.release())
@@ -88,7 +91,10 @@ class BatchScorer:
 
 
 def find_problem(places: Sequence[Place], name: str, answer: reward_pb2.ScoreResponse) -> ScoringFailure | None:
-    """What is wrong with one reward's answer to a batch: an error, a missing sample, a value or a polygon of no use; or None."""
+    """Return what is wrong with one reward's answer to a batch, or None.
+
+    Wrong are an error, a missing sample, and a useless value or polygon.
+    """
     results = {result.id: result for result in answer.results}
     for place in places:
         problem = _problem(results.get(sample_id(place)))

@@ -45,7 +45,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Name in every trajectory; jobs in hand at a time; idle time after which a job counts as left by a dead worker; batch limits."""
+    """Settings of a worker.
+
+    name: in every trajectory. concurrency: jobs in hand at a time. min_idle_ms: idle time after which a job counts as
+    left by a dead worker. limits: of a batch.
+    """
 
     name: str
     concurrency: int

@@ -10,7 +10,7 @@ import grpc
 
 @dataclass(frozen=True)
 class ClientFiles:
-    """Files of a client: its bearer token, the PEM of the authority that signed the servers' certificates, its own certificate and key."""
+    """Files of a client: bearer token, PEM of the servers' certificate authority, its own certificate and key."""
 
     token: Path | None = None
     ca: Path | None = None
@@ -34,7 +34,10 @@ class ClientFiles:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a client shows and whom it trusts. ``ca`` None: no TLS; ``pair`` is PEM of its own key and certificate, for mutual TLS."""
+    """What a client presents and whom it trusts.
+
+    ``ca`` None: no TLS. ``pair``: PEM of its own key and certificate, for mutual TLS.
+    """
 
     token: str | None = None
     ca: bytes | None = None
@@ -47,7 +50,10 @@ class Credentials:
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """PEM files of a server: certificate with its chain, key, and the authority whose clients alone are let in (None: every client is)."""
+    """PEM files of a server: its certificate with chain, its key, and the authority of its clients.
+
+    Only clients that this authority signed are admitted; without one, every client is.
+    """
 
     cert: Path | None = None
     key: Path | None = None

@@ -122,7 +122,7 @@ async def live(
     else:
         starting.result()
         gc.collect()
-        gc.freeze()  # what the start made stays to the end: looking through it again and again took a tenth of the loop's time
+        gc.freeze()  # startup objects live to the end: collecting over them took a tenth of the loop's time
         await serving()
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     return max(code for task, code in ends.items() if task.done())

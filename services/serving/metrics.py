@@ -26,7 +26,10 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry of its own for each service instance, so that several can live in one process, with what the process itself costs."""
+    """Return a new registry with the metrics of the process itself.
+
+    Each service instance has its own, so that several can live in one process.
+    """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)

@@ -240,7 +240,11 @@ class ScoringService:
 
 
 def check_samples(samples: Sequence[RawSample], most: int) -> None:
-    """Raises RequestRejectedError (INVALID_REQUEST) for none, for more than ``most``, and for ids that are empty or not unique."""
+    """Check the number of samples and their ids.
+
+    Raises:
+        RequestRejectedError: INVALID_REQUEST: no samples, more than ``most``, or ids that are empty or not unique.
+    """
     if not 1 <= len(samples) <= most:
         raise invalid(FieldFault("samples", f"{len(samples)} given, 1 to {most} are taken"))
     seen: set[str] = set()

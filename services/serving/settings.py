@@ -56,7 +56,8 @@ class HttpSettings(BaseSettings):
     )
     token_file: Path | None = Field(
         None,
-        description="File of bearer tokens, one a line: requests need one of them, probes and metrics none. Default: none do.",
+        description="File of bearer tokens, one a line: requests need one of them, probes and metrics none. "
+        "Default: none do.",
     )
     tls_cert_file: Path | None = Field(
         None, description="PEM file of the service's certificate and its chain; default: no TLS."
@@ -135,10 +136,15 @@ class ServingSettings(HttpSettings):
 
 
 def check_pickle_host(host: str, compat_pickle: bool, any_host: bool) -> None:
-    """Raises ValueError where trainers that send pickles would be served beyond the loopback without a word from the operator."""
+    """Check that trainers that send pickles are served beyond the loopback only if the operator allows it.
+
+    Raises:
+        ValueError: they would be, and the operator does not.
+    """
     if compat_pickle and not any_host and not _is_loopback(host):
         raise ValueError(
-            f"compat_pickle is for the loopback, and host is {host}: listen on 127.0.0.1, or set compat_pickle_any_host as well"
+            f"compat_pickle is for the loopback, and host is {host}: "
+            "listen on 127.0.0.1, or set compat_pickle_any_host as well"
         )
 
 

@@ -2,4 +2,4 @@
 
 from varl.launch.threads import wait_without_spinning
 
-wait_without_spinning()  # here, because this runs before anything of varl, and so before PyTorch, whichever program it is
+wait_without_spinning()  # here, because this runs before anything else of varl, and so before PyTorch, in any program

@@ -1,4 +1,4 @@
-"""The curves of a run as inline SVG, drawn in the page's own text colour so that they read in a light and in a dark theme."""
+"""The curves of a run as inline SVG, in the page's own text colour, so that they read in light and dark themes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STYLE: Any = {  # matplotlib types the keys of rc_context one by one
 
 @dataclass(frozen=True)
 class Chart:
-    """One plot: a title, what it shows, and the metrics drawn in it (a trailing * stands for every metric that begins so)."""
+    """One plot: title, what it shows, and its metrics; a trailing * stands for every metric that begins that way."""
 
     title: str
     note: str

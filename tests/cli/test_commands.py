@@ -19,7 +19,10 @@ HEAVY = ("torch", "paddleocr", "fastapi", "redis", "transformers")
 
 
 def test_the_overview_lists_all_and_imports_nothing_heavy() -> None:
-    code = f"import sys; from varl.cli import main; s = main(['--help']); sys.exit(s or any(m in sys.modules for m in {HEAVY}))"
+    code = (
+        "import sys; from varl.cli import main; s = main(['--help']); "
+        f"sys.exit(s or any(m in sys.modules for m in {HEAVY}))"
+    )
     environment = os.environ | {"PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,10 @@ from varl.v1 import reward_pb2, reward_pb2_grpc
 BLOCK = re.compile(r"^## (.+?)$|^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURES = 'from pathlib import Path\n\n\ndef draw(text):\n    return Path("sign.png").read_bytes()\n'
 CALLS = {
-    "TRL": 'print(ocr_reward(["says \'BREAD\'"] * 2, ["<svg/>"] * 2), ocr_reward(["a sign"], ["<svg/>"], target_words=[["bread"]]))',
+    "TRL": (
+        'print(ocr_reward(["says \'BREAD\'"] * 2, ["<svg/>"] * 2), '
+        'ocr_reward(["a sign"], ["<svg/>"], target_words=[["bread"]]))'
+    ),
     "verl": 'print(compute_score("data", "<svg/>", "bread"))',
     "verl-omni": (
         "pixels = np.moveaxis(np.asarray(Image.open('sign.png').convert('RGB')), -1, 0)\n"

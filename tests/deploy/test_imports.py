@@ -1,4 +1,7 @@
-"""Who may import whom: no cycles, types included; one direction of dependencies; and no corridor of files where rooms should be."""
+"""Who may import whom: no cycles, type-checking imports included, and one direction of dependencies.
+
+Files belong in sub-packages, not side by side in trainer/ and tests/.
+"""
 
 from __future__ import annotations
 

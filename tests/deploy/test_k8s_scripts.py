@@ -1,4 +1,4 @@
-"""The few lines of shell and Python in the manifests, run for real in a folder that stands for the container's paths."""
+"""The few shell and Python lines of the manifests, really run in a folder that stands for the container's paths."""
 
 from __future__ import annotations
 

@@ -233,7 +233,11 @@ def test_every_service_has_a_pod_behind_each_port(objects: list[Object]) -> None
 
 
 def dangling(objects: Sequence[Object]) -> list[str]:
-    """Mounts without a volume, volumes without what they hold, files named by variables that nothing mounts, selectors that miss."""
+    """Faults in the wiring of the manifests.
+
+    Mounts without a volume, volumes without a source, variables that name files that nothing mounts, selectors without
+    a match.
+    """
     return [fault for one in workloads(objects) for fault in _dangling(one.containers(), objects)]
 
 

@@ -1,4 +1,7 @@
-"""docs/scale.md against the functions behind it, the search for the mix against brute force, and the fake workers on a real queue."""
+"""docs/scale.md against the functions behind it.
+
+The search for the mix is compared with brute force, and the fake workers run on a real queue.
+"""
 
 from __future__ import annotations
 

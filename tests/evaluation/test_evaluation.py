@@ -33,7 +33,10 @@ LAYOUT = Layout(((1, 1), (2, 2), (4, 4), (6, 6), (8, 8)), 64, 64, 5, 32)
 
 
 class Reader(BrightnessReward):
-    """Reads the target words, or one wrong letter, by a checksum of the file (``forced``: by the prompt); remembers each answer."""
+    """Reads the target words or one wrong letter, by a checksum of the file; remembers each answer.
+
+    ``forced`` decides by the prompt instead.
+    """
 
     def __init__(self, refused: Sequence[str] = (), forced: Mapping[str, bool] | None = None) -> None:
         super().__init__(refused)

@@ -23,7 +23,10 @@ def prompts() -> Prompts:
 
 
 def test_the_wording_is_read_without_importing_the_package() -> None:
-    code = "import sys; from varl.services.hpsv3.prompt import read_wording; read_wording(); assert 'hpsv3' not in sys.modules"
+    code = (
+        "import sys; from varl.services.hpsv3.prompt import read_wording; "
+        "read_wording(); assert 'hpsv3' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
 
 

@@ -17,7 +17,10 @@ from varl.launch.cores import usable_cores
 from varl.launch.machine import describe_machine
 
 LINUX_ONLY = ("sched_getaffinity", "sched_setaffinity", "sched_setscheduler", "sched_getscheduler", "SCHED_BATCH")
-WITHOUT = f"import os, runpy; [delattr(os, name) for name in {LINUX_ONLY}]; runpy.run_module({{!r}}, run_name='__main__', alter_sys=True)"
+WITHOUT = (
+    f"import os, runpy; [delattr(os, name) for name in {LINUX_ONLY}]; "
+    f"runpy.run_module({{!r}}, run_name='__main__', alter_sys=True)"
+)
 
 
 def test_cores_are_those_of_the_machine_where_the_system_knows_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

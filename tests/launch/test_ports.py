@@ -1,4 +1,7 @@
-"""Ports for later are nobody's but the process's that reserved them, and no test or tool takes one of the system's and closes it."""
+"""A reserved port belongs only to the process that reserved it.
+
+No test or tool takes a port from the system and closes it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def test_the_rule_sees_what_it_is_for() -> None:
 
 
 def picks(source: str) -> Iterator[str]:
-    """Functions that bind port 0, look which one it is, and return, by when the socket is closed or its owner unknown."""
+    """Functions that bind port 0 and return its number, when the socket is closed or its owner is unknown."""
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             inside = [*ast.walk(function)]

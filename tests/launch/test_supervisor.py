@@ -23,7 +23,10 @@ from varl.launch.supervisor import (
     unhurried,
 )
 
-READY = "import json, os, sys, time; print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
+READY = (
+    "import json, os, sys, time; "
+    "print(json.dumps({'pid': os.getpid(), 'given': os.environ.get('GIVEN')}), flush=True); "
+)
 
 
 def python(code: str) -> list[str]:
@@ -55,7 +58,10 @@ def test_children_are_ready_inside_and_gone_after_the_block(tmp_path: Path) -> N
 
 
 def test_children_are_stopped_last_started_first(tmp_path: Path) -> None:
-    note = "import signal; signal.signal(15, lambda *_: (open(sys.argv[1], 'a').write(sys.argv[2]), sys.exit())); time.sleep(600)"
+    note = (
+        "import signal; "
+        "signal.signal(15, lambda *_: (open(sys.argv[1], 'a').write(sys.argv[2]), sys.exit())); time.sleep(600)"
+    )
     told = tmp_path / "order"
     with Supervisor(tmp_path) as parts:
         for name in "abc":
@@ -130,7 +136,9 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     parent = (
         "import json, pathlib, sys, time; from varl.launch.supervisor import Supervisor\n"
         f"with Supervisor(pathlib.Path({str(tmp_path)!r})) as parts:\n"
-        f"    print(json.dumps(parts.start('inner', [sys.executable, '-c', {READY + 'time.sleep(600)'!r}])), flush=True); time.sleep(600)"
+        "    print(json.dumps(parts.start('inner', [sys.executable, '-c', "
+        f"{READY + 'time.sleep(600)'!r}])), flush=True); "
+        "time.sleep(600)"
     )
     with Supervisor(tmp_path / "outer") as parts:
         inner = parts.start("parent", ["env", f"PYTHONPATH={PYTHONPATH}", *python(parent)])["pid"]

@@ -24,7 +24,10 @@ def image(value: int) -> Image:
 
 
 class Scripted:
-    """Pixel 0: the golden word; 1: raises; 2: a failure value; 3: NaN; 4: waits for the gate; 5: answers for two images."""
+    """Answers as the first pixel says.
+
+    1: raises; 2: a failure value; 3: NaN; 4: waits for the gate; 5: answers for two images; otherwise: the golden word.
+    """
 
     model = EngineModel("scripted", "none", "0")
 

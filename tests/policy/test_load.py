@@ -1,4 +1,7 @@
-"""Which code loads a model folder: varl's own, an installed package's, or what the caller names; never what a file names."""
+"""Code that loads a model folder: varl's own, an installed package's or one that the caller names.
+
+A file never decides it.
+"""
 
 from __future__ import annotations
 

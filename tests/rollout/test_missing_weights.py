@@ -1,4 +1,7 @@
-"""Two workers of which one cannot have the weights that jobs ask for: it draws nothing, the other draws all, and nothing is lost."""
+"""Two workers, one of which cannot get the weights that jobs require.
+
+It samples nothing, the other samples everything, and nothing is lost.
+"""
 
 from __future__ import annotations
 

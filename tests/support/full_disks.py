@@ -1,4 +1,4 @@
-"""Disks without room: a small one of our own that is filled to the last page, or a process that may write no large file."""
+"""Disks without room: a small one that is filled to the last page, or a process that may not write large files."""
 
 from __future__ import annotations
 

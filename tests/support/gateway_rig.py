@@ -1,4 +1,7 @@
-"""Real reward services over gRPC that can be stopped and started again, and a real gateway's HTTP API before them, on one event loop."""
+"""Real reward services over gRPC behind a real gateway's HTTP API, on one event loop.
+
+The services can be stopped and started again.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ from varl.services.serving.scoring import Pixels
 from varl.tiny.preference.tokens import CONTROLS
 
 # Qwen2's: contractions, words with at most one sign before them, single digits, runs of signs, line breaks, spaces.
-_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # fmt: skip
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def build_tokenizer(vocabulary: int = 1500) -> Tokenizer:

@@ -117,7 +117,7 @@ def _has(ports: dict[str, int], port: int | str) -> bool:
 
 
 def stops_in_time(objects: Sequence[Object]) -> list[str]:
-    """A server of ours is taken off its Services before it stops, and is left the time that its own settings say a drain takes."""
+    """Each of our servers leaves its Services before it stops, and has the time to drain that its settings need."""
     serving = [one for one in containers(objects) if one.workload.name in SPREAD and not one.init]
     return [fault for one in serving for fault in _stops_in_time(one, objects)]
 
@@ -161,7 +161,10 @@ def _disruptable(one: Workload, budgets: Sequence[Object]) -> list[str]:
 
 
 def gpus(objects: Sequence[Object]) -> list[str]:
-    """What asks for a GPU tolerates its taint, picks its node by GPU labels, has shared memory, and is replaced rather than doubled."""
+    """Whatever requests a GPU tolerates its taint, picks its node by GPU labels and has shared memory.
+
+    It is replaced, not doubled.
+    """
     asking = [one for one in containers(objects) if "nvidia.com/gpu" in one.spec["resources"]["limits"]]
     return [fault for one in asking for fault in _gpu(one)]
 

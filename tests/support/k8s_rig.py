@@ -76,7 +76,10 @@ class Container:
         return {entry["name"]: _value(entry, objects) for entry in self.spec.get("env", [])}
 
     def command(self, objects: Sequence[Object]) -> list[str]:
-        """What runs: an image of ours has "python -m varl.services.NAME" as its entry point; $(NAME) is replaced as Kubernetes does it."""
+        """The command that runs.
+
+        Images of ours have "python -m varl.services.NAME" as entry point; $(NAME) is replaced as Kubernetes does.
+        """
         environment = self.environment(objects)
         entry = ["python", "-m", f"varl.services.{self.image[0].removeprefix('varl-')}"]
         words = [*self.spec.get("command", entry), *self.spec.get("args", [])]

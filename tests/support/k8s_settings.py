@@ -1,4 +1,7 @@
-"""The settings that a container's process would come up with: the manifests' variables and arguments, through the real classes."""
+"""The settings that a container's process would start with.
+
+The manifests' variables and arguments are read through the real classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every series that the processes really offer, read off their own registries, and the PromQL that is compared with them."""
+"""Every series that the processes really offer, from their own registries, and the PromQL compared with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a trainer to compare: the recipe, trainers that die where they are told, and what must be equal at the end."""
+"""Trainer runs to compare: the recipe, trainers that die on command, and what must be equal at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ UPDATES = 7
 
 
 def run_trainers(recipe: Path, redis_url: str, *deaths: str) -> list[int]:
-    """Exit statuses of one trainer after another, each a process of its own dying as ``deaths`` say, and of a last one that does not."""
+    """Exit statuses of consecutive trainers.
+
+    Each is a process of its own that dies as ``deaths`` say, but for a last one that does not.
+    """
     environment = os.environ | {"PYTHONPATH": PYTHONPATH, "REDIS_URL": redis_url}
     command = [sys.executable, "-m", "tests.support.killing", str(recipe), *deaths]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)

@@ -92,7 +92,10 @@ def test_a_run_waits_for_room_then_ends_with_a_message_and_goes_on_where_it_was(
             assert first.process.wait(WAIT_S) == 1
             told = first.log.read_text()[place:]
         kept = checkpoints(directory / "checkpoints")[-1].name
-        ending = rf"python -m trainer: StorageError: .* could not be written for {PATIENCE_S:g} s: .*; once it can, --resume goes on\n$"
+        ending = (
+            rf"python -m trainer: StorageError: .* could not be written for {PATIENCE_S:g} s: .*; "
+            r"once it can, --resume goes on\n$"
+        )
         assert re.search(ending, told), told
         assert max(row.get("disk/refusals", 0) for row in read_metrics(directory)) >= 1
         if isinstance(room, Filled):

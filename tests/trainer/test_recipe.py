@@ -27,7 +27,8 @@ RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 def recipe_file(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.toml"
     path.write_text(
-        '[run]\nname = "trial"\nseed = 3\n[rollout.sampling]\ntop_k = 2\n[[rollout.rewards]]\nname = "ocr"\nweight = 2.0\n'
+        '[run]\nname = "trial"\nseed = 3\n[rollout.sampling]\ntop_k = 2\n'
+        '[[rollout.rewards]]\nname = "ocr"\nweight = 2.0\n'
     )
     return path
 

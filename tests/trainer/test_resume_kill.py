@@ -1,4 +1,4 @@
-"""A run whose trainer is killed by SIGKILL again and again ends with the metrics and the weights of one that nobody disturbed."""
+"""A run whose trainer is repeatedly killed by SIGKILL ends with the metrics and weights of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ DEATHS = {
     "before the first group came": "varl.trajectories.queue:RunQueue.receive:1:before",
     "with one group in hand": "varl.trajectories.collect:_Collection.settle:2:after",
     "after a step, before its checkpoint": "torch.optim:AdamW.step:1:after",
-    "while the files of the first checkpoint are written": "varl.trainer.checkpoints.checkpoint:_save_optimizer:1:after",
+    "while the files of the first checkpoint are written": (
+        "varl.trainer.checkpoints.checkpoint:_save_optimizer:1:after"
+    ),
     "renamed, without its mark": "pathlib:Path.rename:1:after",
-    "after a checkpoint, before its trajectories are acknowledged": "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
+    "after a checkpoint, "
+    "before its trajectories are acknowledged": "varl.trainer.checkpoints.manager:save_checkpoint:1:after",
     "while a checkpoint is deleted": "shutil:rmtree:1:before",
     "after them": "varl.trainer.disk.metrics_log:RunLog.write:1:after",
     "between an evaluation and its verdict": "varl.trainer.checkpoints.manager:CheckpointManager.judge:1:before",

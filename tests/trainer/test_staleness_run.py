@@ -1,4 +1,7 @@
-"""Overlapped rollout: which weights draw which groups, what they are compared with, and that a killed run goes on exactly."""
+"""Overlapped rollout: which weights sample which groups, and what they are compared with.
+
+A killed run resumes exactly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that are not this run's or this version's, a Redis that forgets, jobs handed back, trajectories that come early."""
+"""Messages of other runs or versions, a Redis that forgets, jobs handed back, trajectories that come early."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def main() -> None:
 
         size = sum(parameter.numel() for parameter in base.model.parameters()) / 1e6
         log(
-            f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}, {size:.2f} M parameters"
+            f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, "
+            f"stages {' '.join(args.stages)}, {size:.2f} M parameters"
         )
         if "letters" in args.stages:
             train_letters(base, args.letter_steps, args.batch, args.seed + 1, log)

@@ -13,7 +13,7 @@ _PROMPT = re.compile(r"a (?P<colour>\w+) (?P<thing>\w+) (?:that says|with) '(?P<
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """Colour of the object, the object, the words on it, and the colour of their letters, which not every prompt names."""
+    """The object and its colour, the words on it, and the colour of their letters, which not every prompt names."""
 
     colour: str
     thing: str
@@ -34,7 +34,7 @@ def read_prompt(prompt: str) -> PromptFacts:
 
 
 def matches(asked: str, shown: str | None) -> list[bool]:
-    """Of the colour, the object, each letter and the ink (if named) that a prompt asks for, in this order, whether the picture has it.
+    """Whether the picture has the colour, the object, each letter and the ink (if named) of ``asked``, in order.
 
     ``shown`` is the prompt that the picture was rendered for, with as many words; None, if damage may have changed it,
     gives an empty list.

@@ -90,7 +90,10 @@ def strip(item: Rendered, rng: np.random.Generator) -> tuple[Tensor, Seen]:
 
 
 def shift(embeddings: Tensor) -> Tensor:
-    """[..., D] turned by half of D: the code of a letter as somebody's left neighbour, which is not the code of the letter itself."""
+    """Turn [..., D] by half of D: the code of a letter as a left neighbour.
+
+    It differs from the code of the letter itself.
+    """
     return embeddings.roll(embeddings.shape[-1] // 2, -1)
 
 

@@ -63,7 +63,10 @@ def _frequencies(theta: float, size: int) -> Tensor:
 
 
 def _point(query: Tensor, key: Tensor, angles: Tensor) -> None:
-    """Biases [size] of one head, in place: logit SHARPNESS times the sum of cos(frequency · (distance - offset)); angles [size / 2]."""
+    """Set the biases [size] of one head in place, from angles [size / 2].
+
+    The logit becomes SHARPNESS times the sum of cos(frequency · (distance - offset)).
+    """
     length = (SHARPNESS * len(query) ** 0.5) ** 0.5
     query.copy_(length * torch.cat([angles.cos(), angles.sin()]))
     key.copy_(length * torch.cat([torch.ones_like(angles), torch.zeros_like(angles)]))

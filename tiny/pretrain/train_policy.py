@@ -57,9 +57,9 @@ def forward_batch(
 def pretraining_loss(
     policy: NextFlowPolicy, items: list[Rendered], rng: np.random.Generator, run: ForwardPass | None = None
 ) -> tuple[Tensor, list[float]]:
-    """Cross-entropy on the nearest codes given perturbed ones, scales weighted by 1 / (h w)^alpha (arXiv 2601.02204, Eq. 2).
+    """Cross-entropy on the nearest codes, given perturbed ones (arXiv 2601.02204, Eq. 2).
 
-    Also the plain mean cross-entropy of every scale, in nats.
+    Scales are weighted by 1 / (h w)^alpha. The second value is the plain mean cross-entropy of every scale, in nats.
     """
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         encoded = policy.tokenizer.encode(to_images(items), SelfCorrection())

@@ -52,7 +52,9 @@ def save_checkpoint(
     protect: Collection[int] = (),
     files: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write directory/<update>, whole or not at all, then delete all but the newest ``keep`` checkpoints and the protected updates.
+    """Write directory/<update>, whole or not at all, then delete older checkpoints.
+
+    The newest ``keep`` checkpoints and the protected updates stay.
 
     notes: JSON for whoever resumes (``Restored.notes``). files: more files to keep, by their name in the checkpoint.
 
@@ -114,7 +116,9 @@ def sweep(directory: Path) -> None:
 
 
 def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None) -> Restored:
-    """Put a checkpoint's state into policy, reference, optimiser, average and the random states of torch, Python and numpy.
+    """Put a checkpoint's state into policy, reference, optimiser, average and random states.
+
+    The random states are those of torch, Python and numpy.
 
     Raises:
         ValueError: the weights are those of another model.

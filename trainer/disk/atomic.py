@@ -56,7 +56,10 @@ def remove_sealed(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a marked folder: a mark that names nothing, a file that is gone or that is not what was sealed; or None."""
+    """Return what is wrong with a marked folder, or None.
+
+    Its mark names nothing, or a file is missing or differs from what was sealed.
+    """
     try:
         digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         if not isinstance(digests, dict) or not digests:

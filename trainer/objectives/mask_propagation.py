@@ -62,7 +62,7 @@ def _clip_below(corners: Sequence[tuple[float, float]], bound: float, sign: floa
 
 
 def coarsen(mask: Tensor, grid: Grid) -> Tensor:
-    """Max-pool of a bool mask [H, W] to [h, w]: a coarse cell is on when any fine cell that shares area with it is on."""
+    """Max-pool a bool mask [H, W] to [h, w]: a coarse cell is on if any fine cell that shares area with it is on."""
     return adaptive_max_pool2d(mask[None, None].float(), grid)[0, 0].bool()
 
 

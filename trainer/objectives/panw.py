@@ -1,4 +1,7 @@
-"""Per-Action Normalization Weighting (arXiv 2601.02256, section 3.4, Eq. 9): coarse grids have few tokens, so each of them counts more."""
+"""Per-Action Normalization Weighting (arXiv 2601.02256, section 3.4, Eq. 9).
+
+Coarse grids have few tokens, so each of them counts more.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,9 @@ def shares(steps: Sequence[int], weights: Tensor) -> Tensor:
 
 
 def effective_scale(steps: Sequence[int], weights: Tensor) -> float:
-    """Mean weight of a token, sum(n w) / sum(n): the factor by which a loss equal on all tokens is scaled; 1 for constant_total."""
+    """Mean weight of a token, sum(n w) / sum(n); 1 for constant_total.
+
+    A loss that is equal on all tokens is scaled by this factor.
+    """
     sizes = torch.tensor(list(steps), dtype=torch.float64)
     return float((sizes * weights).sum() / sizes.sum())

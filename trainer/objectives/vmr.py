@@ -53,6 +53,7 @@ def trained_scales(stage: Stage, split_scale: int, scale_count: int) -> range:
         return range(scale_count)
     if not 1 <= split_scale < scale_count:
         raise ValueError(
-            f"objective.split_scale must be in 1..{scale_count - 1} for a model of {scale_count} scales, got {split_scale}"
+            f"objective.split_scale must be in 1..{scale_count - 1} for a model of {scale_count} scales, "
+            f"got {split_scale}"
         )
     return range(split_scale) if stage is Stage.PREFIX else range(split_scale, scale_count)

@@ -1,4 +1,7 @@
-"""The recipe: everything that decides a run, read from TOML, environment (VARL_TRAINER_*) and flags; a later one wins."""
+"""The recipe: everything that decides a run.
+
+It is read from TOML, the environment (VARL_TRAINER_*) and flags; a later one wins.
+"""
 
 from __future__ import annotations
 
@@ -80,24 +83,27 @@ class _RecipeFile(PydanticBaseSettingsSource):
 
 
 class Command(Recipe):
-    """Trains a next-scale policy with GRPO, VMR, PANW and MP by a recipe, against running rollout workers and reward services."""
+    """Trains a next-scale policy with GRPO, VMR, PANW and MP by a recipe, on running rollout workers and rewards."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m varl.trainer", cli_kebab_case=False, cli_avoid_json=True)
 
     recipe: CliPositionalArg[Path] = Field(description="TOML file of settings; flags override it")
     resume: Literal["auto", "never"] = Field(
         default="never",
-        description="auto, or the bare flag: go on from the newest whole checkpoint, if any; never: refuse a run directory in use",
+        description="auto, or the bare flag: go on from the newest whole checkpoint, if any; "
+        "never: refuse a run directory in use",
     )
     resume_changed: CliImplicitFlag[bool] = Field(
         default=False,
         validation_alias=AliasChoices("resume-changed", "resume_changed"),
-        description="with --resume: go on although recipe, base model or prompts have changed since; the results then depend on when",
+        description="with --resume: go on although recipe, base model or prompts have changed since; "
+        "the results then depend on when",
     )
     local_services: CliImplicitFlag[bool] = Field(
         default=False,
         validation_alias=AliasChoices("local-services", "local_services"),
-        description="start the recipe's reward services, a rollout worker and, unless one is given, Redis on this machine for the run",
+        description="start the recipe's reward services, a rollout worker and, unless one is given, "
+        "Redis on this machine for the run",
     )
     dry_run: CliImplicitFlag[bool] = Field(
         default=False,

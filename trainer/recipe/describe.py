@@ -47,22 +47,26 @@ def describe(recipe: Recipe) -> str:
     stages = [stage_of(update, objective.stages, objective.prefix_per_suffix) for update in range(recipe.run.updates)]
     groups = rollout.prompts_per_update * rollout.group_size
     lines = [
-        f"run {recipe.run.name}: {recipe.run.updates} updates into {recipe.run.dir / recipe.run.name}, model {recipe.model.dir}"
+        f"run {recipe.run.name}: "
+        f"{recipe.run.updates} updates into {recipe.run.dir / recipe.run.name}, model {recipe.model.dir}"
     ]
     for stage in Stage:
         images = groups * (rollout.continuations if stage is Stage.PREFIX else 1)
         if stage in stages:
             lines.append(
-                f"  {stages.count(stage)} {stage.value} updates of {images} images each, {stages.count(stage) * images} in all"
+                f"  {stages.count(stage)} {stage.value} updates of {images} images each, "
+                f"{stages.count(stage) * images} in all"
             )
     lines.append(
-        f"  groups: {rollout.prompts_per_update} prompts x {rollout.group_size} candidates an update from {recipe.prompts.train}"
+        f"  groups: {rollout.prompts_per_update} prompts x {rollout.group_size} "
+        f"candidates an update from {recipe.prompts.train}"
     )
     lines.append(
         f"  rewards: {', '.join(f'{reward.weight:g} {reward.name}{_where(reward)}' for reward in rollout.rewards)}"
     )
     lines.append(
-        f"  PANW alpha {objective.alpha:g}, masks {objective.mask_propagation}, KL {objective.kl_beta:g} ({objective.kl_estimator})"
+        f"  PANW alpha {objective.alpha:g}, masks {objective.mask_propagation}, "
+        f"KL {objective.kl_beta:g} ({objective.kl_estimator})"
     )
     return "\n".join(lines)
 

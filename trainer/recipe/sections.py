@@ -55,7 +55,8 @@ class ModelSettings(Section):
     )
     plugin: str = Field(
         default="",
-        description="package.module:function that loads the directory, for a model of your own; empty: config.json names the architecture",
+        description="package.module:function that loads the directory, for a model of your own; "
+        "empty: config.json names the architecture",
     )
     trainable: Trainable = Field(
         default="all", description="which parameters are trained: all, or the model's gains alone"
@@ -63,7 +64,10 @@ class ModelSettings(Section):
 
 
 class PromptSettings(Section):
-    """JSON Lines files of {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it."""
+    """JSON Lines files of prompts.
+
+    Each line is {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it.
+    """
 
     train: Path = Field(
         default=Path("recipes/prompts/tiny_train.jsonl"),
@@ -100,12 +104,14 @@ class RewardSettings(Section):
     weight: float = Field(default=1.0, description="factor of the raw value in the total reward")
     required: bool = Field(
         default=True,
-        description="true: a group without it is dropped; false: where it fails for an image it is left out of the sum for the whole group",
+        description="true: a group without it is dropped; "
+        "false: where it fails for an image it is left out of the sum for the whole group",
     )
     serve: str = Field(
         default="",
         pattern=r"^$|^.+:[A-Za-z_]\w*$",
-        description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; empty: ocr or hpsv3, by name",
+        description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; "
+        "empty: ocr or hpsv3, by name",
     )
     address: str = Field(
         default="",
@@ -160,7 +166,8 @@ class RolloutSettings(Section):
     )
     max_staleness: Count = Field(
         default=0,
-        description="updates between the weights that draw a group and those that it trains; 0: strictly on-policy, nothing overlaps",
+        description="updates between the weights that draw a group and those that it trains; "
+        "0: strictly on-policy, nothing overlaps",
     )
     max_empty_updates: PositiveInt = Field(
         default=3, description="give up after this many updates in a row in which every group was dropped"
@@ -208,12 +215,14 @@ class ObjectiveSettings(Section):
     )
     log_probs: LogProbs = Field(
         default="plain",
-        description="the distribution that is trained: plain, the conditional one at temperature 1, or sampled, with the rollouts' "
+        description="the distribution that is trained: "
+        "plain, the conditional one at temperature 1, or sampled, with the rollouts' "
         "temperature and guidance (one more pass) but without their truncation, which has no gradient [point 10]",
     )
     old_log_probs: Literal["recomputed", "reported"] = Field(
         default="recomputed",
-        description="denominator of the ratio: the trainer's own log-probabilities (ratio exactly 1) or the sampler's [point 10]",
+        description="denominator of the ratio: "
+        "the trainer's own log-probabilities (ratio exactly 1) or the sampler's [point 10]",
     )
     zero_std: Literal["skip", "keep"] = Field(
         default="skip", description="groups of equal values: leave out, or keep for their KL [point 16]"
@@ -233,7 +242,8 @@ class OptimizerSettings(Section):
     lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
     gain_lr_factor: PositiveFloat = Field(
         default=1.0,
-        description="factor of the learning rate for the gains of the normalisation layers, which sharpen or flatten all codes",
+        description="factor of the learning rate for the gains of the normalisation layers, "
+        "which sharpen or flatten all codes",
     )
     warmup_updates: Count = Field(default=0, description="updates of linear warm-up; 0: none [point 1]")
     warmup_from: NonNegative = Field(
@@ -273,23 +283,29 @@ class CheckpointSettings(Section):
     keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
     best: str = Field(
         default="eval/reward",
-        description="metric of the evaluations whose highest value marks a checkpoint that is kept as well; empty: none",
+        description="metric of the evaluations whose highest value marks a checkpoint "
+        "that is kept as well; empty: none",
     )
     keep_weights: PositiveInt = Field(
         default=3, description="published weight files kept; more where staleness needs them"
     )
     disk_patience_s: NonNegative = Field(
         default=600.0,
-        description="how long the run waits for a disk or store that takes no weights, metrics or sample grids; then it can be resumed",
+        description="how long the run waits for a disk or store that takes no weights, metrics or sample grids; "
+        "then it can be resumed",
     )
     weights_url: str = Field(
         default="",
-        description="where weights are published for the workers, any URL of fsspec (s3://…, gs://…, file://…); empty: the run directory",
+        description="where weights are published for the workers, any URL of fsspec (s3://…, gs://…, file://…); "
+        "empty: the run directory",
     )
 
 
 class GuardSettings(Section):
-    """What happens where a number cannot be right: stop the run, skip the group or the update, or off; each counted as guard/<name>."""
+    """What happens where a number cannot be right: stop the run, skip the group or the update, or nothing (off).
+
+    Each occurrence is counted as guard/<name>.
+    """
 
     non_finite: Action = Field(
         default="skip", description="NaN or infinity in rewards (the group), in the loss or in gradients (the update)"
@@ -341,7 +357,8 @@ class EvaluationSettings(Section):
     seed: Count = Field(default=1234, description="seed of all evaluation images")
     samplers: tuple[str, ...] = Field(
         default=(),
-        description="other samplers that varl demo reads base and trained weights with: greedy, or T=0.7,k=50,p=0.9,g=2 in parts; "
+        description="other samplers that varl demo reads base and trained weights with: "
+        "greedy, or T=0.7,k=50,p=0.9,g=2 in parts; "
         "a gain that a sampler gives the base as well is none",
     )
     sampling: SamplingSettings = SamplingSettings()

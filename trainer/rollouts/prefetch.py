@@ -39,7 +39,7 @@ class Prefetcher:
         self._older: dict[int, PublishedWeights] = {}  # versions that a resumed run draws with once more
 
     def resume(self, update: int, checkpoint: Path | None) -> None:
-        """Publish again the versions before ``update`` that groups after it are drawn with, from what its checkpoint kept."""
+        """Publish again, from the checkpoint, the versions before ``update`` that later groups are sampled with."""
         for version in self._behaviours(update) if checkpoint else ():
             kept = checkpoint / FILE.format(version) if checkpoint else Path()
             if kept.exists():

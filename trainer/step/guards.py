@@ -45,7 +45,10 @@ def non_finite(name: str, values: Tensor) -> Alarm | None:
 
 
 def duplicates(tokens: Tensor, tolerated: float) -> Alarm | None:
-    """Whether more than this share of the candidates of tokens [G, N] repeat an earlier one, and so show the same image."""
+    """Whether more than this share of the candidates, tokens [G, N], repeat an earlier one.
+
+    Such candidates show the same image.
+    """
     share = duplicate_share(tokens)
     return (
         Alarm("duplicates", f"{share:.2f} of the candidates repeat another one's tokens") if share > tolerated else None
@@ -88,7 +91,8 @@ def exploding(norm: float, history: Sequence[float], factor: float) -> Alarm | N
         return None
     return Alarm(
         "grad_norm",
-        f"gradient norm {norm:.4g} is {norm / max(median(history), 1e-30):.3g} times the median of {len(history)} before it",
+        f"gradient norm {norm:.4g} is {norm / max(median(history), 1e-30):.3g} "
+        f"times the median of {len(history)} before it",
     )
 
 

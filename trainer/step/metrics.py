@@ -51,7 +51,7 @@ def update_metrics(passes: Sequence[Sequence[Measured]], scales: range, steps: S
 
 
 def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
-    """Mean rewards over all images, and the mean over groups of the std within a group (of the values that are compared)."""
+    """Mean rewards over all images, and the mean over groups of the std of the compared values within a group."""
     if not groups:
         return {}
     names = dict.fromkeys(name for group in groups for name in group.rewards)

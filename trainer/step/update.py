@@ -1,4 +1,7 @@
-"""One update: gradients of the groups one after another in a fixed order, then one optimiser step, or none if anything is not finite."""
+"""One update: gradients of the groups one after another in a fixed order, then one optimiser step.
+
+There is no step if anything is not finite.
+"""
 
 from __future__ import annotations
 
@@ -232,7 +235,7 @@ class Updater:
         return loss, measured
 
     def _evaluate(self, group: GroupBatch, tokens: Tensor) -> Evaluation:
-        """What policy and reference say of a group's trained tokens, both by the distribution that the recipe trains."""
+        """Evaluate a group's trained tokens by policy and reference, both under the recipe's distribution."""
         start, sampling = group.scales.start, group.sampling
         own = self.policy.distribution(group.prompt, tokens, start, sampling)
         with torch.no_grad():

@@ -24,7 +24,10 @@ class EngineUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class ReadWord:
-    """A word as read: case kept, confidence of its line in [0, 1], polygon in pixels, at least three corners in order."""
+    """A word as read, with its case kept.
+
+    The confidence is that of its line, in [0, 1]; the polygon is in pixels and has at least three corners, in order.
+    """
 
     text: str
     confidence: float

@@ -15,7 +15,7 @@ Quad = Sequence[Sequence[float]]  # four corners: left-top, right-top, right-bot
 def split_line(
     text: str, confidence: float, line: Quad, items: Sequence[str], item_boxes: Sequence[Quad]
 ) -> list[ReadWord]:
-    """The whitespace-separated words of a line, each with the line's confidence and its own part of the line's quadrilateral.
+    """The whitespace-separated words of a line, each with the line's confidence and its own part of the polygon.
 
     PaddleX's word items are no words: they break at punctuation ("don", "'", "t") and a space may share an item with a
     comma. They only tell here where along the line a gap lies; the line is cut at the middle of each gap, so that the

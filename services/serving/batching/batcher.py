@@ -1,4 +1,4 @@
-"""The batcher: items from many requests, answered in batches by model instances that each live on a thread of their own."""
+"""The batcher answers items of many requests in batches, by model instances that each live on their own thread."""
 
 from __future__ import annotations
 

@@ -33,7 +33,11 @@ class Result(StrEnum):
 
 
 class Execution(NamedTuple):
-    """One forward: ``seconds`` inside the model; ``waits`` are its items' seconds in the queue, empty for a repeated forward."""
+    """One forward pass.
+
+    ``seconds`` is the time inside the model; ``waits`` are its items' seconds in the queue, empty for a repeated
+    forward.
+    """
 
     items: int
     result: Result

@@ -37,7 +37,10 @@ class UnavailableError(Exception):
 
 
 class FatalModelError(Exception):
-    """Raised by a model that can never work again in this process, for example after an illegal memory access on the accelerator."""
+    """Raised by a model that can never work again in this process.
+
+    The cause may be an illegal memory access on the accelerator, for example.
+    """
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,10 @@ class BatchQueue(Generic[Item, Answer]):
         self._repeat(batch, *_parts(batch.entries, self.ceiling))
 
     def exonerate(self, batch: Batch[Item, Answer]) -> None:
-        """Lift the ceiling again: one item that ran out of memory alone was to blame, and its like must not make all batches small."""
+        """Lift the ceiling again, since a single item that ran out of memory was to blame.
+
+        Items like it must not make all batches small.
+        """
         if batch.ceiling is not None:
             self.ceiling = max(self.ceiling, batch.ceiling)
 

@@ -56,7 +56,10 @@ class Jobs:
         while not self._fits(size) and done:
             del self._jobs[done.pop(0)]
         if not self._fits(size):
-            detail = f"{len(self._jobs)} jobs of {self.bytes} bytes are running, at most {self._max_jobs} of {self._max_bytes} are taken"
+            detail = (
+                f"{len(self._jobs)} jobs of {self.bytes} bytes are running, "
+                f"at most {self._max_jobs} of {self._max_bytes} are taken"
+            )
             raise RequestRejectedError(RejectionCode.OVERLOADED, detail, retry_after=1.0)
 
     def start(self, rewards: tuple[str, ...], size: int, work: Coroutine[Any, Any, Results]) -> str:

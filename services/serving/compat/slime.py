@@ -16,7 +16,10 @@ from varl.services.serving.scoring import RawSample
 
 
 class SampleBody(BaseModel):
-    """Body of ``/compat/slime/score``: the response is an image as Base64 or data: URL, the label a string or list of target words."""
+    """Body of ``/compat/slime/score``.
+
+    The response is an image as Base64 or data: URL, the label a string or list of target words.
+    """
 
     prompt: str
     response: str

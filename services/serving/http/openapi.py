@@ -87,7 +87,7 @@ def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def score_body(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
-    """A required body that is JSON of one shape or a form with a field ``request`` of the other, for ``openapi_extra``."""
+    """Required body for ``openapi_extra``: JSON of one shape, or a form whose field ``request`` has the other."""
     fields = {
         "type": "object",
         "required": ["request"],

@@ -1,4 +1,7 @@
-"""The command ``varl``: one name for all that is started from a shell; a sub-command's module is imported when it is called."""
+"""The command ``varl``: one name for everything that is started from a shell.
+
+A sub-command's module is imported only when it is called.
+"""
 
 from __future__ import annotations
 

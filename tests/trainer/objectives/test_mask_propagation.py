@@ -1,4 +1,7 @@
-"""Mask propagation against loops over cells, exact fractions for the overlap rule and a separating-axis test for the polygons."""
+"""Mask propagation against loops over cells.
+
+The overlap rule is compared with exact fractions, the polygons with a separating-axis test.
+"""
 
 from __future__ import annotations
 
