@@ -1,39 +1,53 @@
-"""Writes the prompt files of the tiny recipes: RL prompts of training words, evaluation prompts of held-out words."""
+"""Prompts of the tiny recipes: those of RL, of words for training, and those of evaluation, of held-out words."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from varl.tiny.render import draw_prompt, draw_words
-from varl.tiny.words import held_out_words, training_words
+from varl.tiny.sign_words import Split
+from varl.tiny.signs import draw_sign
 from varl.trajectories.prompts import PromptSpec
 
+SEED = 7
 TRAIN_PROMPTS, HELD_OUT_PROMPTS = 4096, 1024
 
 
-def make_prompts(words: list[str], count: int, seed: int) -> list[PromptSpec]:
+def word_prompts(words: list[str], count: int) -> list[PromptSpec]:
     """Distinct prompts of one word (70 %) or two out of ``words``."""
-    rng = np.random.default_rng(seed)
+
+    def draw(rng: np.random.Generator) -> PromptSpec:
+        chosen = draw_words(rng, words, 0.0)
+        return PromptSpec(draw_prompt(chosen, rng)[0], chosen)
+
+    return _distinct(draw, count)
+
+
+def sign_prompts(split: Split, count: int) -> list[PromptSpec]:
+    """Distinct prompts of one to three words of a split."""
+
+    def draw(rng: np.random.Generator) -> PromptSpec:
+        sign = draw_sign(rng, split)
+        return PromptSpec(sign.prompt(), sign.words)
+
+    return _distinct(draw, count)
+
+
+def write_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
+    """Write prompts as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"prompt": spec.prompt, "target_words": list(spec.target_words)}) for spec in specs]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _distinct(draw: Callable[[np.random.Generator], PromptSpec], count: int) -> list[PromptSpec]:
+    rng = np.random.default_rng(SEED)
     specs: dict[str, PromptSpec] = {}
     while len(specs) < count:
-        chosen = draw_words(rng, words, 0.0)
-        prompt = draw_prompt(chosen, rng)[0]
-        specs[prompt] = PromptSpec(prompt, chosen)
+        spec = draw(rng)
+        specs[spec.prompt] = spec
     return list(specs.values())
-
-
-def write_prompts(folder: Path) -> None:
-    """tiny_train.jsonl and tiny_heldout.jsonl, reproducible."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, words, count in (
-        ("train", training_words(), TRAIN_PROMPTS),
-        ("heldout", held_out_words(), HELD_OUT_PROMPTS),
-    ):
-        lines = [
-            json.dumps({"prompt": s.prompt, "target_words": list(s.target_words)})
-            for s in make_prompts(words, count, seed=7)
-        ]
-        (folder / f"tiny_{name}.jsonl").write_text("\n".join(lines) + "\n")

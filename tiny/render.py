@@ -54,7 +54,7 @@ OBJECTS = {
 class Rendered:
     """One training image.
 
-    image: uint8 [64, 64, 3]; letters: uint8 [64, 64], 0 where no ink, else 1 + index in A-Z; words: what stands in the
+    image: uint8 [H, W, 3]; letters: uint8 [H, W], 0 where no ink, else 1 + index in A-Z; words: what stands in the
     image.
     """
 

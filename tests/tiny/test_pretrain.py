@@ -3,13 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import pytest
 
 from varl.policy.nextflow import load
 from varl.services.ocr.targets import resolve_targets
+from varl.tiny.pretrain.task import TaskName, task
 from varl.tiny.pretrain.train_tokenizer import cell_letters
-from varl.tiny.prompts import make_prompts
 from varl.tiny.render import render, render_batch
 from varl.tiny.words import held_out_words, is_held_out, random_string, training_words
 from varl.trajectories.prompts import load_prompts
@@ -29,12 +31,15 @@ def test_no_held_out_word_is_ever_trained_on() -> None:
 
 
 def test_the_prompt_files_are_what_the_script_writes() -> None:
-    for name, words, count in (("train", training_words(), 4096), ("heldout", held_out_words(), 1024)):
-        assert load_prompts(PROMPTS / f"tiny_{name}.jsonl") == make_prompts(words, count, seed=7)
+    for name in get_args(TaskName):
+        base = task(name)
+        assert load_prompts(PROMPTS / f"{base.stem}_train.jsonl") == base.train_prompts()
+        assert load_prompts(PROMPTS / f"{base.stem}_heldout.jsonl") == base.held_out_prompts()
 
 
-def test_every_prompt_names_its_words_in_quotes() -> None:
-    for spec in load_prompts(PROMPTS / "tiny_heldout.jsonl")[:100]:
+@pytest.mark.parametrize("stem", ["signs", "tiny"])
+def test_every_prompt_names_its_words_in_quotes(stem: str) -> None:
+    for spec in load_prompts(PROMPTS / f"{stem}_heldout.jsonl")[:100]:
         assert resolve_targets(spec.prompt, ()) == tuple(word.lower() for word in spec.target_words)
 
 
@@ -66,9 +71,11 @@ def test_pretraining_runs_from_nothing_to_a_loadable_model(tmp_path: Path) -> No
         str(tmp_path / "m"),
         "--prompts",
         str(tmp_path / "p"),
+        "--state",
+        str(tmp_path / "s"),
         *flags,
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert load(tmp_path / "m").image_size == (64, 64)
+    assert load(tmp_path / "m").image_size == (108, 108)
     assert "held-out words" in (tmp_path / "m" / "pretrain.log").read_text()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from varl.services.hpsv3.preprocess import CELL, resize
+from varl.tiny.precision import autocast
 from varl.tiny.preference.base import Base, Vocabulary
 from varl.tiny.preference.facts import read_prompt
 from varl.tiny.preference.pairs import soften
@@ -140,7 +141,7 @@ def train_letters(base: Base, steps: int, batch: int, seed: int, log: Callable[[
         seen = Seen(
             *(np.stack([getattr(part, name) for part in parts]) for name in ("letter", "before", "colour", "thing"))
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = torch.cat(visual(images))
         loss, right = seeing_loss(named(features.float(), table, base.vocabulary), seen)
         optimizer.zero_grad()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from varl.services.hpsv3.preprocess import resize, token_count
+from varl.tiny.precision import autocast
 from varl.tiny.preference.base import Base
 from varl.tiny.preference.facts import before, matches, read_prompt
 from varl.tiny.preference.letters import named
@@ -97,10 +98,10 @@ class PromptProbe(nn.Module):
 
 
 def forward(base: Base, images: Sequence[Pixels], texts: Sequence[str]) -> tuple[Tensor, list[list[int]]]:
-    """Scores float32 [B, 2] of pictures uint8 [H, W, 3] for their prompts, in bfloat16 within; and the token ids."""
+    """Scores float32 [B, 2] of pictures uint8 [H, W, 3] for their prompts, and the token ids."""
     resized = [resize(image) for image in images]
     rows = [base.prompts.token_ids(text, token_count(image)) for text, image in zip(texts, resized, strict=True)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         return base.model(resized, rows).float(), rows
 
 

@@ -15,7 +15,7 @@ from varl.policy.sampling import mix
 from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 from varl.tiny.pretrain.train_tokenizer import to_images
-from varl.tiny.render import Pixels, render
+from varl.tiny.render import Pixels, Rendered
 from varl.trajectories.prompts import PromptSpec
 
 
@@ -45,11 +45,10 @@ def read_check(engine: OcrEngine, images: Sequence[Pixels], targets: Sequence[tu
 
 
 def check_tokenizer(
-    policy: NextFlowPolicy, engine: OcrEngine, words: Sequence[tuple[str, ...]], seed: int
+    policy: NextFlowPolicy, engine: OcrEngine, items: Sequence[Rendered]
 ) -> tuple[ReadCheck, ReadCheck]:
     """The same rendered images as they are, and after encoding and decoding."""
-    rng = np.random.default_rng(seed)
-    items = [render(word, rng) for word in words]
+    words = [item.words for item in items]
     with torch.no_grad():
         targets = policy.tokenizer.encode(to_images(items)).targets
     decoded = policy.decode(torch.cat([target.flatten(1) for target in targets], 1))

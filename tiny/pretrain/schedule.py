@@ -28,16 +28,17 @@ class StepLog:
 
     def __init__(self, name: str, steps: int, log: Callable[[str], None], every: int = 50) -> None:
         self.name, self.steps, self.log, self.every = name, steps, log, every
-        self.start = time.monotonic()
+        self.start, self.done = time.monotonic(), -1  # of this process: a resumed stage has steps before it
         self.means: dict[str, float] = {}
 
     def update(self, step: int, **values: float) -> None:
         """Take the values of one step; prints when a line is due."""
+        self.done += 1
         for key, value in values.items():
             self.means[key] = 0.95 * self.means.get(key, value) + 0.05 * value
         if (step + 1) % self.every and step + 1 != self.steps:
             return
         spent = time.monotonic() - self.start
-        left = spent / (step + 1) * (self.steps - step - 1)
+        left = spent / max(1, self.done) * (self.steps - step - 1)
         text = " ".join(f"{key} {value:.4f}" for key, value in self.means.items())
         self.log(f"{self.name} {step + 1}/{self.steps} {spent:.0f} s, {left:.0f} s left: {text}")

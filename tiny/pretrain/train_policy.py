@@ -14,9 +14,12 @@ from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.rope import rotation, visual_positions
 from varl.policy.nextflow.sequence import code_inputs, padded_prompts, sequence_mask
+from varl.tiny.precision import autocast
+from varl.tiny.pretrain.muon import Muon
 from varl.tiny.pretrain.schedule import StepLog, cosine_lr
+from varl.tiny.pretrain.stage import Stage
 from varl.tiny.pretrain.train_tokenizer import to_images
-from varl.tiny.render import Rendered, render_batch
+from varl.tiny.render import Rendered
 from varl.trainer.objectives.panw import step_weights, token_weights
 
 # Scale reweighting exponent of arXiv 2601.02204, Eq. 2. The paper's 0.9 is for 18 scales; here letters sit in the last
@@ -61,10 +64,10 @@ def pretraining_loss(
 
     Scales are weighted by 1 / (h w)^alpha. The second value is the plain mean cross-entropy of every scale, in nats.
     """
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         encoded = policy.tokenizer.encode(to_images(items), SelfCorrection())
     prompts = ["" if rng.random() < DROP_PROMPT else item.prompt for item in items]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         visual, text, tokens, real = forward_batch(policy, prompts, encoded.inputs, run)
     targets = torch.cat([target.flatten(1) for target in encoded.targets], 1)
     nats = F.cross_entropy(visual.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
@@ -81,35 +84,26 @@ def optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in module.named_parameters() if name.startswith("layers.") and p.ndim == 2]
     others = [p for name, p in module.named_parameters() if not (name.startswith("layers.") and p.ndim == 2)]
     return [
-        torch.optim.Muon(matrices, lr=MATRIX_LR, momentum=0.95, weight_decay=0.01),
+        Muon(matrices, lr=MATRIX_LR),
         torch.optim.AdamW(others, lr=OTHER_LR, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
 def train_policy(
-    policy: NextFlowPolicy,
-    steps: int,
-    batch: int,
-    seed: int,
-    log: Callable[[str], None],
-    check: Callable[[int], bool],
-    check_every: int,
-    compiled: bool,
+    policy: NextFlowPolicy, stage: Stage, check: Callable[[int], bool], check_every: int, compiled: bool
 ) -> None:
-    """Train the transformer on rendered images of training words and random strings.
+    """Train the transformer on the pictures of a stage.
 
     ``check(step)`` runs every ``check_every`` steps and after the last one; True ends the training. ``compiled`` halves
     the time of a step on a CPU and needs a C++ compiler on the machine.
     """
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
     opts = optimizers(policy.module)
-    progress = StepLog("policy", steps, log, every=25)
+    progress = StepLog("policy", stage.steps, stage.log, every=25)
     run = torch.compile(policy.module.run, dynamic=False) if compiled else None
-    for step in range(steps):
+    for step, rng in stage.left(module=policy.module, muon=opts[0], adamw=opts[1]):
         for optimizer, peak in zip(opts, (MATRIX_LR, OTHER_LR), strict=True):
-            cosine_lr(optimizer, peak, step, steps)
-        loss, per_scale = pretraining_loss(policy, render_batch(batch, rng), rng, run)
+            cosine_lr(optimizer, peak, step, stage.steps)
+        loss, per_scale = pretraining_loss(policy, stage.draw(stage.batch, rng), rng, run)
         for optimizer in opts:
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -119,5 +113,5 @@ def train_policy(
         progress.update(
             step, loss=loss.item(), **{f"nats_{h}x{w}": n for (h, w), n in zip(policy.grids, per_scale, strict=True)}
         )
-        if ((step + 1) % check_every == 0 or step + 1 == steps) and check(step + 1):
+        if ((step + 1) % check_every == 0 or step + 1 == stage.steps) and check(step + 1):
             return

@@ -5,7 +5,8 @@ The semantic teacher by which letter covers a cell, then both codebooks, pixel e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,19 @@ from torch import Tensor
 
 from varl.policy.nextflow.quantizer import DualQuantizer, Encoded, upsample
 from varl.policy.nextflow.tokenizer import Tokenizer
+from varl.tiny.precision import autocast
 from varl.tiny.pretrain.schedule import StepLog, cosine_lr
-from varl.tiny.render import TOKENIZER_GRAIN, Rendered, render_batch
+from varl.tiny.pretrain.stage import Stage
+from varl.tiny.render import Rendered
 
 TEXT_WEIGHT = 4.0  # pixels near ink count this much more, as faces do in the paper's tokenizer training
 COMMIT = 0.25  # TokenFlow's commitment weight
 CODE_DECAY = 0.99  # exponential moving average of codebook statistics
 DEAD_BELOW = 0.5  # a code used less often than this a batch is moved to a random residual
-Log = Callable[[str], None]
 
 
-def to_images(batch: list[Rendered]) -> Tensor:
-    """Float32 [B, 3, 64, 64] in [-1, 1]."""
+def to_images(batch: Sequence[Rendered]) -> Tensor:
+    """Float32 [B, 3, H, W] in [-1, 1]."""
     stacked = np.stack([item.image for item in batch])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -39,22 +41,16 @@ def cell_letters(batch: list[Rendered], stride: int) -> Tensor:
     return share.argmax(1)
 
 
-def batches(steps: int, batch: int, seed: int) -> Iterator[list[Rendered]]:
-    """Rendered batches of training words, reproducible from the seed."""
-    rng = np.random.default_rng(seed)
-    for _ in range(steps):
-        yield render_batch(batch, rng, TOKENIZER_GRAIN)
-
-
-def train_semantic(tokenizer: Tokenizer, stride: int, steps: int, batch: int, seed: int, log: Log) -> None:
+def train_semantic(tokenizer: Tokenizer, stride: int, stage: Stage) -> None:
     """Teach the semantic encoder which letter covers each cell, by cross-entropy; it is frozen afterwards."""
     encoder = tokenizer.semantic_encoder
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, weight_decay=0.01)
-    progress = StepLog("semantic teacher", steps, log)
-    for step, items in enumerate(batches(steps, batch, seed)):
-        cosine_lr(optimizer, 2e-3, step, steps)
+    progress = StepLog("semantic teacher", stage.steps, stage.log)
+    for step, rng in stage.left(encoder=encoder, optimizer=optimizer):
+        cosine_lr(optimizer, 2e-3, step, stage.steps)
+        items = stage.draw(stage.batch, rng)
         labels = cell_letters(items, stride)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             scores = encoder.classify(encoder(to_images(items))).float()
         loss = F.cross_entropy(scores, labels)
         optimizer.zero_grad()
@@ -65,20 +61,21 @@ def train_semantic(tokenizer: Tokenizer, stride: int, steps: int, batch: int, se
     encoder.requires_grad_(False)
 
 
-def train_tokenizer(tokenizer: Tokenizer, steps: int, batch: int, seed: int, log: Log) -> None:
+def train_tokenizer(tokenizer: Tokenizer, stage: Stage) -> None:
     """Train everything but the semantic teacher: reconstruction in pixels and in semantic features, and commitment."""
     trained = [p for name, p in tokenizer.named_parameters() if not name.startswith(("semantic_encoder", "quantizer"))]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     statistics = CodeStatistics(tokenizer.quantizer)
-    progress = StepLog("tokenizer", steps, log)
-    for step, items in enumerate(batches(steps, batch, seed)):
-        cosine_lr(optimizer, 1e-3, step, steps)
+    progress = StepLog("tokenizer", stage.steps, stage.log)
+    for step, rng in stage.left(tokenizer=tokenizer, optimizer=optimizer, statistics=statistics):
+        cosine_lr(optimizer, 1e-3, step, stage.steps)
+        items = stage.draw(stage.batch, rng)
         images = to_images(items)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = tokenizer.features(images)
         encoded = tokenizer.quantizer.encode(features.detach(), tokenizer.grids)
         straight = features.float() + (encoded.quantized.detach() - features.float()).detach()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             pixels = tokenizer.decode_features(straight).float()
             semantic = tokenizer.semantic_decoder(straight[:, : tokenizer.quantizer.semantic.shape[1]]).float()
         reconstruction = pixel_loss(pixels, images, items)
@@ -89,7 +86,7 @@ def train_tokenizer(tokenizer: Tokenizer, steps: int, batch: int, seed: int, log
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        statistics.update(features.detach().float(), encoded, tokenizer.grids, last=step > 0.85 * steps)
+        statistics.update(features.detach().float(), encoded, tokenizer.grids, last=step > 0.85 * stage.steps)
         progress.update(
             step, loss=loss.item(), pixel=reconstruction.item(), commit=commit.item(), codes_used=statistics.used()
         )
@@ -117,6 +114,15 @@ class CodeStatistics:
     def used(self) -> float:
         """Share of codes that are alive."""
         return (self.counts > DEAD_BELOW).float().mean().item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, sums and random numbers; the codes themselves are the quantizer's."""
+        return {"counts": self.counts, "sums": self.sums, "rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what state_dict gave."""
+        self.counts, self.sums = state["counts"], state["sums"]
+        self.rng.set_state(state["rng"])
 
     @torch.no_grad()
     def update(self, features: Tensor, encoded: Encoded, grids: tuple[tuple[int, int], ...], last: bool) -> None:
