@@ -17,6 +17,8 @@ from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.services.reward.place import parse_place
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
+from varl.trajectories.queue import RunQueue
+from varl.trajectories.stream import connect
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         with postponed():
             url = given or stack.enter_context(private_redis(directory / "redis"))
         say("Redis: the given one" if given else "Redis: a private server")
+        if not given:  # nobody else uses it, so jobs in hand are those of a worker that was killed
+            RunQueue(connect(url), recipe.run.name, "local-services").release_all()
         supervisor = stack.enter_context(Supervisor(directory / "logs"))
         rewards = {name: _start_reward(supervisor, name, command, say) for name, command in commands.items()}
         given_rewards = {reward.name: reward.address for reward in recipe.rollout.rewards if reward.address}

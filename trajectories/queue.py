@@ -25,6 +25,7 @@ __all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
 
 T = TypeVar("T", bound=Message)
 DEAD_LETTERS = 10_000  # kept of a run, about
+ABANDONED_MS = 24 * 3600 * 1000  # longer than any worker lets a job lie idle
 Key = tuple[str, int]
 
 # KEYS: stream that the entry is on, trajectories, dead letters.
@@ -218,6 +219,10 @@ class RunQueue:
     def release(self, entry_id: str, idle_ms: int) -> None:
         """Hand a job back unfinished: whoever takes jobs that are idle for ``idle_ms`` may have it at once."""
         self._jobs.release(entry_id, idle_ms)
+
+    def release_all(self) -> int:
+        """Hand back every job that a worker holds, for when none of them is left; returns how many there were."""
+        return self._jobs.release_all(ABANDONED_MS)
 
     def publish(self, delivery: Delivery[rollout_pb2.RolloutJob], trajectory: trajectory_pb2.Trajectory) -> bool:
         """Hand in the trajectory of a job and remove the job, in one step.

@@ -121,6 +121,15 @@ class GroupStream:
         """Make a pending entry look as if nobody had touched it for so long, without counting a delivery."""
         self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], idle=idle_ms, justid=True)
 
+    def release_all(self, idle_ms: int) -> int:
+        """Release every pending entry, whoever holds it; returns how many there were."""
+        start, count = "-", 0
+        while page := self._pending_page(start, min_idle_ms=0):
+            for row in page:
+                self.release(row["message_id"].decode(), idle_ms)
+            start, count = f"({page[-1]['message_id'].decode()}", count + len(page)
+        return count
+
     def drop(self, entry_ids: Sequence[str]) -> int:
         """Acknowledge and delete entries; returns how many were there."""
         if not entry_ids:

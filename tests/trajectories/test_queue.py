@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.support.trajectory_builders import make_job, make_trajectory
 from varl.launch import private_redis as server
 from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.trajectories import stream
 from varl.trajectories.codec import encode_trajectory
 from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import Delivery, RunQueue, connect, split_duplicates
@@ -138,6 +139,19 @@ def test_idle_job_goes_to_another_worker_and_is_published_once(
     assert other.publish(second, make_trajectory(second.message))
     assert not worker.publish(first, make_trajectory(first.message))
     assert len(trainer.receive(10, AT_ONCE)) == 1
+
+
+def test_what_dead_workers_held_goes_to_the_next_at_once(
+    trainer: RunQueue, worker: RunQueue, other: RunQueue, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PAGE", 2)
+    trainer.submit(jobs_of(run_id, 6))
+    held = [take(worker), take(worker), take(other), take(other), take(other)]
+    assert trainer.release_all() == 5
+    taken = [take(other) for _ in held]
+    assert [delivery.message for delivery in taken] == [delivery.message for delivery in held]
+    assert [delivery.deliveries for delivery in taken] == [2] * 5
+    assert take(other).deliveries == 1
 
 
 def test_heartbeat_starts_the_idle_time_again(
