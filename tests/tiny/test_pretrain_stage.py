@@ -21,7 +21,7 @@ def _never(step: int) -> bool:
 
 STAGES: dict[str, Callable[[NextFlowPolicy, Stage], None]] = {
     "semantic": lambda policy, stage: train_semantic(policy.tokenizer, policy.config.tokenizer.stride, stage),
-    "tokenizer": lambda policy, stage: train_tokenizer(policy.tokenizer, stage),
+    "tokenizer": lambda policy, stage: train_tokenizer(policy.tokenizer, policy.config.tokenizer.stride, stage),
     "policy": lambda policy, stage: train_policy(policy, stage, _never, check_every=9, compiled=False),
 }
 

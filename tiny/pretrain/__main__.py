@@ -57,10 +57,11 @@ def _tokenizer_stage(
 ) -> None:
     tokenizer = policy.tokenizer.requires_grad_(True)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
-    draw, batch, seed = chosen.tokenizer_batch, args.batch, args.seed
+    draw, batch, seed, stride = chosen.tokenizer_batch, args.batch, args.seed, policy.config.tokenizer.stride
     semantic = Stage(draw, args.semantic_steps, batch, seed + 1, state / "semantic.pt", log)
-    train_semantic(tokenizer, policy.config.tokenizer.stride, semantic)
-    train_tokenizer(tokenizer, Stage(draw, args.tokenizer_steps, batch, seed + 2, state / "tokenizer.pt", log))
+    train_semantic(tokenizer, stride, semantic)
+    rest = Stage(draw, args.tokenizer_steps, batch, seed + 2, state / "tokenizer.pt", log)
+    train_tokenizer(tokenizer, stride, rest)
     policy.tokenizer.requires_grad_(False)
     policy.save(out, torch.bfloat16)
     items = chosen.held_out(args.check_prompts, np.random.default_rng(seed))

@@ -21,6 +21,8 @@ from varl.tiny.pretrain.stage import Stage
 from varl.tiny.render import Rendered
 
 TEXT_WEIGHT = 4.0  # pixels near ink count this much more, as faces do in the paper's tokenizer training
+LEGIBLE = 0.05  # weight of the letters that the teacher reads: about half of the loss at the end
+IGNORED = -100
 COMMIT = 0.25  # TokenFlow's commitment weight
 CODE_DECAY = 0.99  # exponential moving average of codebook statistics
 DEAD_BELOW = 0.5  # a code used less often than this a batch is moved to a random residual
@@ -61,8 +63,12 @@ def train_semantic(tokenizer: Tokenizer, stride: int, stage: Stage) -> None:
     encoder.requires_grad_(False)
 
 
-def train_tokenizer(tokenizer: Tokenizer, stage: Stage) -> None:
-    """Train everything but the semantic teacher: reconstruction in pixels and in semantic features, and commitment."""
+def train_tokenizer(tokenizer: Tokenizer, stride: int, stage: Stage) -> None:
+    """Train everything but the semantic teacher.
+
+    The loss is reconstruction in pixels and in semantic features, commitment, and what the teacher reads in the decoded
+    picture.
+    """
     trained = [p for name, p in tokenizer.named_parameters() if not name.startswith(("semantic_encoder", "quantizer"))]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     statistics = CodeStatistics(tokenizer.quantizer)
@@ -81,14 +87,20 @@ def train_tokenizer(tokenizer: Tokenizer, stage: Stage) -> None:
         reconstruction = pixel_loss(pixels, images, items)
         commit = F.mse_loss(features.float(), encoded.quantized.detach())
         meaning = F.mse_loss(semantic, features[:, : semantic.shape[1]].float().detach())
-        loss = reconstruction + COMMIT * commit + 0.1 * meaning
+        legible = letter_loss(tokenizer, pixels, cell_letters(items, stride))
+        loss = reconstruction + COMMIT * commit + 0.1 * meaning + LEGIBLE * legible
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         statistics.update(features.detach().float(), encoded, tokenizer.grids, last=step > 0.85 * stage.steps)
         progress.update(
-            step, loss=loss.item(), pixel=reconstruction.item(), commit=commit.item(), codes_used=statistics.used()
+            step,
+            loss=loss.item(),
+            pixel=reconstruction.item(),
+            commit=commit.item(),
+            letters=legible.item(),
+            codes_used=statistics.used(),
         )
 
 
@@ -98,6 +110,16 @@ def pixel_loss(pixels: Tensor, images: Tensor, items: list[Rendered]) -> Tensor:
     weight = 1 + (TEXT_WEIGHT - 1) * F.max_pool2d(ink, 5, stride=1, padding=2)
     error = (pixels - images).abs() + (pixels - images).pow(2)
     return (weight * error).sum() / (weight.sum() * 3)
+
+
+def letter_loss(tokenizer: Tokenizer, pixels: Tensor, letters: Tensor) -> Tensor:
+    """Cross-entropy of the semantic teacher on decoded pictures [B, 3, H, W], over the cells with a letter.
+
+    letters: int64 [B, h, w] as cell_letters gives them. Pixels alone leave an F that could be an E.
+    """
+    with autocast():
+        scores = tokenizer.semantic_encoder.classify(tokenizer.semantic_encoder(pixels)).float()
+    return F.cross_entropy(scores, letters.masked_fill(letters == 0, IGNORED), ignore_index=IGNORED)
 
 
 class CodeStatistics:
