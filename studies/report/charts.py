@@ -67,6 +67,13 @@ CHARTS = (
 )
 
 
+DRIFT = Chart(
+    "What the reward does not measure",
+    "change of held-out images against the base's, same prompts and seeds; shares and contrast",
+    ("eval/drift/dark", "eval/drift/saturated", "eval/drift/text_area", "eval/drift/text_contrast"),
+)
+
+
 def held_out_charts(measures: Sequence[str]) -> list[Chart]:
     """Charts of an evaluation's measures while training.
 
@@ -76,9 +83,10 @@ def held_out_charts(measures: Sequence[str]) -> list[Chart]:
     words = tuple(f"eval/{name}" for name in ("word_accuracy", "ned") if name in measures)
     rewards = [name for name in measures if name.startswith("reward/") and not (words and name == "reward/ocr")]
     charts = [Chart("Held-out words while training", note, words)] if words else []
-    return charts + [
+    shown = [
         Chart(f"Held-out {name.removeprefix('reward/')} while training", note, (f"eval/{name}",)) for name in rewards
     ]
+    return [*charts, *shown, DRIFT]
 
 
 def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
