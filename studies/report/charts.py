@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # matplotlib takes seconds to import, and a run draws at its end alone
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, float]
 INK = "#123456"  # stands for the page's text colour until the SVG is written
@@ -91,6 +92,9 @@ def held_out_charts(measures: Sequence[str]) -> list[Chart]:
 
 def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
     """SVG of one chart, or None where no row has any of its metrics."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     names = _names(chart.metrics, rows)
     if not names:
         return None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from varl.studies.report.charts import COLOURS
 from varl.studies.study.plan import Study
@@ -16,7 +14,10 @@ from varl.studies.study.results import RunResult
 
 def draw_curves(study: Study, runs: Sequence[RunResult], controls: Mapping[str, Mapping[str, float]]) -> str:
     """SVG of evaluations while training: mean over seeds, their range as a band, the best of the controls as a line."""
-    with mpl.rc_context({"svg.hashsalt": study.name, "font.size": 10}):
+    from matplotlib import rc_context  # here, because a study draws at its end alone
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": study.name, "font.size": 10}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
         for index, (name, arm) in enumerate(study.arms.items()):

@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from varl.evaluation.samplers import Sampler, parse_sampler
-from varl.launch.resources import BundledPath, find
+from varl.launch.resources import find
 from varl.policy.base import SamplingParams
 from varl.trainer.objectives.vmr import Stage, stage_of
-from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.config import Recipe, located
+from varl.trainer.recipe.places import locate
 from varl.trainer.recipe.sections import Count, Name, Section
 
 Overrides = dict[str, Any]  # tables of a recipe
@@ -25,9 +26,7 @@ class Tuning(Section):
 
     learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1, description="tried for every arm")
     seed: Count = Field(description="of the training runs that are compared; none of the study's seeds")
-    held_out: BundledPath = Field(
-        description="prompts that the choice is read on; none of the study's held-out prompts"
-    )
+    held_out: Path = Field(description="prompts that the choice is read on; none of the study's held-out prompts")
     images: PositiveInt | None = Field(default=None, description="scored images of such a run; None: the study's")
 
 
@@ -51,7 +50,7 @@ class Study(Section):
     """One study."""
 
     name: Name
-    recipe: BundledPath = Field(description="TOML file that every arm begins with")
+    recipe: Path = Field(description="TOML file that every arm begins with")
     seeds: tuple[Count, ...] = Field(min_length=1, description="training seeds, common to the arms")
     images: PositiveInt = Field(description="scored images of each run: every arm is given as many")
     prompts: PositiveInt = Field(default=512, description="held-out prompts that the end of a run is read on")
@@ -97,7 +96,8 @@ def load_study(path: Path) -> Study:
         OSError: a file cannot be read.
         ValueError: a table or a value is wrong (pydantic.ValidationError names it), or an arm makes no recipe.
     """
-    study = Study(**tomllib.loads(find(path).read_text(encoding="utf-8")))
+    file = find(path)
+    study = _located(Study(**tomllib.loads(file.read_text(encoding="utf-8"))), file.parent)
     for name in study.arms:
         try:
             arm_recipe(study, Job(name, study.arms[name].learning_rate or 1e-5, study.seeds[0], tuning=False), Path())
@@ -106,9 +106,15 @@ def load_study(path: Path) -> Study:
     return study
 
 
+def _located(study: Study, folder: Path) -> Study:
+    """The study with its files found, beside its own first."""
+    tuning = study.tuning and study.tuning.model_copy(update={"held_out": locate(study.tuning.held_out, folder)})
+    return study.model_copy(update={"recipe": locate(study.recipe, folder), "tuning": tuning})
+
+
 def arm_recipe(study: Study, job: Job, folder: Path) -> Recipe:
     """The recipe of one run, with as many updates as its share of images pays for."""
-    table = merged(tomllib.loads(find(study.recipe).read_text(encoding="utf-8")), study.arms[job.arm].recipe)
+    table = merged(tomllib.loads(study.recipe.read_text(encoding="utf-8")), study.arms[job.arm].recipe)
     table = merged(
         table,
         {
@@ -118,7 +124,7 @@ def arm_recipe(study: Study, job: Job, folder: Path) -> Recipe:
     )
     if job.tuning and study.tuning:
         table = merged(table, {"prompts": {"held_out": str(study.tuning.held_out)}})
-    recipe = Recipe(**table)
+    recipe = located(Recipe(**table), study.recipe.parent)
     images = (study.tuning.images if job.tuning and study.tuning else None) or study.images
     return recipe.model_copy(update={"run": recipe.run.model_copy(update={"updates": updates_within(recipe, images)})})
 

@@ -21,6 +21,7 @@ from varl.trainer.evaluator import eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.setup import PROBLEMS, load_policies, open_queue
 from varl.trajectories.queue import RunQueue
 
@@ -79,6 +80,7 @@ class Runner:
             return None
 
     def _train(self, job: Job, recipe: Recipe) -> RunResult:
+        check_files(recipe)  # before anything is started
         directory = recipe.run.dir / recipe.run.name
         prompts = None if job.tuning else self.study.prompts
         with local_services(recipe, lambda line: self.say(f"  {line}")) as services:

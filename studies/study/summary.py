@@ -135,28 +135,26 @@ def controls_table(study: Study, controls: Mapping[str, Mapping[str, float]]) ->
 
 def scale_table(runs: Sequence[RunResult]) -> str:
     """Shares of gradient norm and KL by scale for each arm; empty where no run measured them."""
-    rows, most = [], 0
-    for prefix in BY_SCALE:
+    rows = []
+    for prefix, label in zip(BY_SCALE, ("gradient norm", "KL"), strict=True):
         for arm in dict.fromkeys(run.arm for run in runs):
             shares = scale_shares([run for run in runs if run.arm == arm], prefix)
             if shares:
-                most = max(most, len(shares))
-                label = "gradient norm" if prefix.startswith("grad") else "KL"
                 rows.append([arm, label, *(f"{share:.2f}" for share in shares)])
-    return (
-        table(["arm", "", *map(str, range(most))], [row + [""] * (most + 2 - len(row)) for row in rows]) if rows else ""
-    )
+    width = max(map(len, rows), default=0)
+    head = ["arm", "", *map(str, range(1, width - 1))]
+    return table(head, [row + [""] * (width - len(row)) for row in rows]) if rows else ""
 
 
 def scale_shares(runs: Sequence[RunResult], prefix: str) -> list[float]:
-    """Each scale's share of the sum of means over updates and runs; a scale that an update does not train counts there as absent."""
+    """Means over the updates that trained each scale, in all runs, as shares of their sum."""
     found = dict[int, list[float]]()
     for run in runs:
         for point in run.curve:
             for name, value in point.metrics.items():
                 if name.startswith(prefix):
                     found.setdefault(int(name.removeprefix(prefix)), []).append(max(value, 0.0))
-    means = [fmean(found.get(scale, [0.0])) for scale in range(max(found, default=-1) + 1)]
+    means = [fmean(found.get(scale, [0.0])) for scale in range(1, max(found, default=0) + 1)]
     return [mean / sum(means) for mean in means] if sum(means) > 0 else []
 
 
