@@ -17,8 +17,9 @@ setup: .venv/.dev ## make .venv with everything that the other targets use
 demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
 	$(BIN)/varl demo $(ARGS)
 
-# Two processes of tests: much of the time a test waits, for a process to come up or for a deadline. A file's tests stay together.
-PYTEST := $(PY) -m pytest --numprocesses 2 --dist loadfile
+# Three processes of tests: much of the time a test waits, for a process to come up or for a deadline. A file's tests
+# stay together; tests/support/marking.py says which files begin.
+PYTEST := $(PY) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: lint types ## lint, types, all tests; flags of pytest in ARGS
 	$(PYTEST) $(ARGS)

@@ -108,6 +108,7 @@ def evaluation_jobs(
             schema=SCHEMA,
             log_probs=rollout_pb2.LOG_PROBS_PLAIN,
             want_images=index < settings.pictures,
+            want_appearance=True,
         )
         for index, spec in enumerate(prompts)
     ]

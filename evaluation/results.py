@@ -84,8 +84,12 @@ class Evaluation(_Record):
     failed: tuple[FailedPrompt, ...]
 
     def measures(self) -> tuple[str, ...]:
-        """Names of the measures, in order: "word_accuracy" and "ned" with OCR, "reward" (weighted), "reward/<name>"."""
-        return tuple(self.prompts[0].shares) if self.prompts else ()
+        """Names of the measures that some image has, in order.
+
+        "word_accuracy" and "ned" with OCR, "reward" (weighted), "reward/<name>", "appearance/<figure>".
+        """
+        names = self.prompts[0].shares if self.prompts else ()
+        return tuple(name for name in names if any(result.shares[name][1] for result in self.prompts))
 
     def estimate(self, measure: str) -> Estimate:
         """One figure, pooled over all images, with its error clustered by prompt; raises ValueError for no prompts."""
@@ -119,20 +123,35 @@ class Difference:
 def summarised(estimates: Mapping[str, Estimate]) -> Summary:
     """Figures as they stand in eval.json.
 
-    Each with its error as NAME_se, rewards by name together under ``rewards``, ``rewards_se``.
+    Each with its error as NAME_se; rewards by name together under ``rewards``, ``rewards_se``, and what is measured of
+    the images' looks under ``appearance``, ``appearance_se``.
     """
-    named = {name.removeprefix("reward/"): found for name, found in estimates.items() if name.startswith("reward/")}
     summary: Summary = {}
     for name, found in estimates.items():
-        if not name.startswith("reward/"):
+        if "/" not in name:
             summary |= {name: found.value, f"{name}_se": finite_or_none(found.error)}
-    summary["rewards"] = {name: found.value for name, found in named.items()}
-    summary["rewards_se"] = {name: finite_or_none(found.error) for name, found in named.items()}
+    for title, prefix in (("rewards", "reward/"), ("appearance", "appearance/")):
+        named = {name.removeprefix(prefix): found for name, found in estimates.items() if name.startswith(prefix)}
+        summary[title] = {name: found.value for name, found in named.items()}
+        summary[f"{title}_se"] = {name: finite_or_none(found.error) for name, found in named.items()}
     return summary
 
 
 def difference(before: Evaluation, after: Evaluation) -> Difference:
     """Paired change over the prompts that both evaluations scored.
+
+    Raises:
+        ValueError: the evaluations differ in seed, images per prompt or the prompt of an index, or share no prompt.
+    """
+    pair = common_prompts(before, after)
+    shared = [measure for measure in before.measures() if measure in after.measures()]
+    totals = {measure: (_totals(pair[0], measure), _totals(pair[1], measure)) for measure in shared}
+    known = {measure: sides for measure, sides in totals.items() if all(counts.sum() for _, counts in sides)}
+    return Difference({measure: paired_change(*sides) for measure, sides in known.items()}, len(pair[0]))
+
+
+def common_prompts(before: Evaluation, after: Evaluation) -> tuple[list[PromptResult], list[PromptResult]]:
+    """The results of the prompts that both evaluations scored, in the same order.
 
     Raises:
         ValueError: the evaluations differ in seed, images per prompt or the prompt of an index, or share no prompt.
@@ -145,10 +164,7 @@ def difference(before: Evaluation, after: Evaluation) -> Difference:
         raise ValueError("the evaluations have different prompts at the same index")
     if not common:
         raise ValueError("the evaluations share no prompt")
-    pair = [old[i] for i in common], [new[i] for i in common]
-    shared = [measure for measure in before.measures() if measure in after.measures()]
-    changes = {measure: paired_change(*(_totals(side, measure) for side in pair)) for measure in shared}
-    return Difference(changes, len(common))
+    return [old[i] for i in common], [new[i] for i in common]
 
 
 def finite_or_none(value: float) -> float | None:

@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from tests.support.marking import mark_processes
+    from tests.support.marking import longest_first, mark_processes
 
     mark_processes(items)
+    longest_first(items)

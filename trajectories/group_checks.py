@@ -31,6 +31,7 @@ class _Expected:
     height: int
     width: int
     images: bool  # every first continuation has its image, no other
+    appearance: bool  # and its appearance
 
 
 def group_problems(group: trajectory_pb2.Group) -> Iterator[Problem]:
@@ -57,6 +58,7 @@ def _expected(group: trajectory_pb2.Group, counts: Sequence[int]) -> _Expected:
         height=group.image_height,
         width=group.image_width,
         images=group.job.want_images,
+        appearance=group.job.want_appearance,
     )
 
 
@@ -116,6 +118,11 @@ def _candidate_problems(candidate: trajectory_pb2.Candidate, expected: _Expected
         wanted = expected.images and index == 0
         problems = _continuation_problems(continuation, expected, wanted)
         yield from (problem.within(f"continuations[{index}]") for problem in problems)
+        if bool(continuation.appearance) != (expected.appearance and index == 0):
+            yield Problem(
+                Reason.APPEARANCE,
+                f"continuations[{index}].appearance must be there for first continuations of jobs that want it alone",
+            )
 
 
 def _continuation_problems(
@@ -126,6 +133,8 @@ def _continuation_problems(
         yield Problem(Reason.REWARDS, f"rewards must name {named}")
     if not all(map(math.isfinite, continuation.rewards.values())):
         yield Problem(Reason.REWARDS, "rewards must be finite")
+    if not all(map(math.isfinite, continuation.appearance.values())):
+        yield Problem(Reason.APPEARANCE, "appearance must be finite")
     yield from _region_problems(continuation.regions, expected.rewards)
     if not wanted and continuation.image:
         yield Problem(Reason.IMAGE, "image must be empty: the job wants those of first continuations or none")

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     REWARDS = "rewards"
     REGIONS = "regions"
     IMAGE = "image"
+    APPEARANCE = "appearance"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from varl.policy.base import Policy
+from varl.services.rollout.appearance import appearance
 from varl.services.rollout.generation import Place, TokensStep
 from varl.services.rollout.scoring import ScoredBatch, ScoringFailure, sample_id
 from varl.trajectories.job_checks import continuations_of
@@ -56,7 +57,8 @@ def build_group(
                 trajectory_pb2.FAILURE_CODE_SCORE_FAILED, f"reward {name!r} answered with two models: {revisions}"
             )
     answers |= {name: found for name in job.optional_rewards if (found := _optional(name, batches))}
-    images = _images(batches, answers, job.want_images)
+    images = _images(batches, answers)
+    _attach(job, batches, images)
     bits = policy.bits_per_site
     return trajectory_pb2.Group(
         job=job,
@@ -89,18 +91,30 @@ def _optional(name: str, batches: Sequence[ScoredBatch]) -> list[reward_pb2.Scor
 
 
 def _images(
-    batches: Sequence[ScoredBatch], answers: Mapping[str, Sequence[reward_pb2.ScoreResponse]], wanted: bool
+    batches: Sequence[ScoredBatch], answers: Mapping[str, Sequence[reward_pb2.ScoreResponse]]
 ) -> dict[Place, trajectory_pb2.Continuation]:
-    """Every scored image by its place, with its file where it is wanted: a candidate's first."""
+    """What the rewards say of every image, by its place."""
     images = dict[Place, trajectory_pb2.Continuation]()
     for index, batch in enumerate(batches):
         scores = {name: {result.id: result.score for result in given[index].results} for name, given in answers.items()}
-        for place, file in batch.files.items():
-            image = trajectory_pb2.Continuation(image=file if wanted and place[1] == 0 else b"")
+        for place in batch.files:
+            image = trajectory_pb2.Continuation()
             for name, by_id in scores.items():
                 _enter_score(image, name, by_id[sample_id(place)])
             images[place] = image
     return images
+
+
+def _attach(
+    job: rollout_pb2.RolloutJob, batches: Sequence[ScoredBatch], images: Mapping[Place, trajectory_pb2.Continuation]
+) -> None:
+    """Give every candidate's first image its file and its appearance, as far as the job wants them."""
+    first = {place: file for batch in batches for place, file in batch.files.items() if place[1] == 0}
+    for place, file in first.items():
+        if job.want_images:
+            images[place].image = file
+        if job.want_appearance:
+            images[place].appearance.update(appearance(file, images[place].regions))
 
 
 def _enter_score(image: trajectory_pb2.Continuation, name: str, score: reward_pb2.Score) -> None:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # matplotlib takes seconds to import, and a run draws at its end alone
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, float]
 INK = "#123456"  # stands for the page's text colour until the SVG is written
@@ -67,6 +68,13 @@ CHARTS = (
 )
 
 
+DRIFT = Chart(
+    "What the reward does not measure",
+    "change of held-out images against the base's, same prompts and seeds; shares and contrast",
+    ("eval/drift/dark", "eval/drift/saturated", "eval/drift/text_area", "eval/drift/text_contrast"),
+)
+
+
 def held_out_charts(measures: Sequence[str]) -> list[Chart]:
     """Charts of an evaluation's measures while training.
 
@@ -76,13 +84,17 @@ def held_out_charts(measures: Sequence[str]) -> list[Chart]:
     words = tuple(f"eval/{name}" for name in ("word_accuracy", "ned") if name in measures)
     rewards = [name for name in measures if name.startswith("reward/") and not (words and name == "reward/ocr")]
     charts = [Chart("Held-out words while training", note, words)] if words else []
-    return charts + [
+    shown = [
         Chart(f"Held-out {name.removeprefix('reward/')} while training", note, (f"eval/{name}",)) for name in rewards
     ]
+    return [*charts, *shown, DRIFT]
 
 
 def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
     """SVG of one chart, or None where no row has any of its metrics."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     names = _names(chart.metrics, rows)
     if not names:
         return None

@@ -19,7 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from varl.evaluation.drift import drifts
 from varl.evaluation.estimates import Estimate
+from varl.evaluation.measures.appearance import BY_NAME as APPEARANCE
 from varl.evaluation.results import Evaluation, Picture, PromptResult, ReadWord, difference
 from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
@@ -155,7 +157,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": _duration, "points": _points}
+    environment.filters |= {"duration": _duration, "points": _points, "figure_name": _figure_name}
     charts = [*CHARTS, *held_out_charts(after.measures())]
     drawn = [(chart, svg) for chart in charts if (svg := draw(chart, rows)) is not None]
     values: dict[str, Any] = {
@@ -168,6 +170,7 @@ def render(
         "best": best_against_best(by_sampler, headline).words(title(headline)),
         "common": difference(before, after).prompts,
         "charts": drawn,
+        "drifts": drifts(before, after, recipe.evaluation.drift.limits()),
         "reads": "word_accuracy" in after.measures(),
         "pairs": pairs(before, after),
         "failed": [(side.tag, failed) for side in (before, after) for failed in side.failed],
@@ -187,9 +190,13 @@ def figures(before: Evaluation, after: Evaluation) -> list[Figure]:
 
 
 def headlines(measures: Sequence[str]) -> list[str]:
-    """The measures to show first: not the weighted sum, and of OCR what was read in place of its reward."""
+    """The measures to show first: what was read in place of OCR's reward; not the weighted sum, nor the appearance."""
     return [
-        name for name in measures if name != "reward" and not (name == "reward/ocr" and "word_accuracy" in measures)
+        name
+        for name in measures
+        if name != "reward"
+        and not name.startswith(APPEARANCE)
+        and not (name == "reward/ocr" and "word_accuracy" in measures)
     ]
 
 
@@ -227,6 +234,10 @@ def _size(picture: Picture) -> tuple[int, int]:
 def _points(polygon: Sequence[float]) -> str:
     """Corners as SVG takes them."""
     return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
+
+
+def _figure_name(measure: str) -> str:
+    return measure.removeprefix(APPEARANCE).replace("_", " ")
 
 
 def _duration(seconds: float) -> str:

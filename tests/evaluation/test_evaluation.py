@@ -135,7 +135,8 @@ def test_figures_are_pooled_over_every_image(run: Run) -> None:
 def test_summary_has_the_promised_keys_and_is_json(run: Run) -> None:
     summary = run(Reader()).summary()
     words = ["word_accuracy", "word_accuracy_se", "ned", "ned_se"]
-    assert list(summary) == [*words, "reward", "reward_se", "rewards", "rewards_se", "prompts", "images", "failures"]
+    named = ["rewards", "rewards_se", "appearance", "appearance_se"]
+    assert list(summary) == [*words, "reward", "reward_se", *named, "prompts", "images", "failures"]
     assert (summary["prompts"], summary["images"], summary["failures"]) == (4, 12, 0)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
@@ -302,7 +303,9 @@ def test_difference_pairs_the_prompts_that_both_sides_have(run: Run) -> None:
     assert change.changes["word_accuracy"].value == 0.0  # the common prompts have the same images
     assert after.estimate("word_accuracy").value > before.estimate("word_accuracy").value
     words = ["word_accuracy", "word_accuracy_se", "ned", "ned_se"]
-    assert list(change.summary()) == [*words, "reward", "reward_se", "rewards", "rewards_se", "prompts"]
+    assert list(change.summary()) == [
+        *words, "reward", "reward_se", "rewards", "rewards_se", "appearance", "appearance_se", "prompts"
+    ]  # fmt: skip
 
 
 def test_evaluations_that_cannot_be_compared_are_refused(run: Run) -> None:

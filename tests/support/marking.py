@@ -1,6 +1,6 @@
-"""Which tests start processes.
+"""Which tests start processes, and which files begin first.
 
-Found by reading what a test and its fixtures call, so that nobody has to keep marks up to date.
+The former is found by reading what a test and its fixtures call, so that nobody has to keep marks up to date.
 Names in the code of a function are looked up in the function's module; what they lead to is read in the same way, as
 far as it is code of this repository. What is reached by attributes of objects alone is not seen, so classes count with
 all of their methods.
@@ -26,6 +26,22 @@ def mark_processes(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and any(map(starts, functions_of(item))):
             item.add_marker(pytest.mark.process)
+
+
+# Files of a minute and more, the longest first: the last file of a run is a short one, and no process of tests is idle.
+LONGEST = (
+    "e2e/test_demo.py", "serving/test_lifecycle.py", "chaos/test_chaos.py", "trainer/test_staleness_run.py",
+    "rollout/test_optional_reward.py", "trainer/test_resume_kill.py", "trainer/test_disk.py", "gateway/test_process.py",
+    "rollout/test_missing_weights.py", "cli/test_wheel.py", "studies/test_study.py", "rollout/test_worker.py",
+    "reward/test_own_reward.py", "chaos/test_soak.py", "hpsv3/test_service.py", "trainer/test_run.py",
+    "ocr/test_engine.py", "tiny/test_pretrain.py",
+)  # fmt: skip
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Sort tests by their files, those of LONGEST before all others; within a file the order stays."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get("/".join(item.path.parts[-2:]), len(ranks)))
 
 
 def functions_of(item: pytest.Function) -> Iterator[object]:

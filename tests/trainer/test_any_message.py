@@ -55,6 +55,7 @@ def jobs(draw: st.DrawFn) -> rollout_pb2.RolloutJob:
         continuations=draw(st.integers(1, 2)) if stage == rollout_pb2.STAGE_PREFIX else 1,
         weight_version=draw(st.integers(0, 2**64 - 1)),
         want_images=draw(st.booleans()),
+        want_appearance=draw(st.booleans()),
         optional_rewards=draw(st.sampled_from([[], ["other"]])),
     )
 
@@ -82,6 +83,8 @@ def messages(draw: st.DrawFn) -> bytes:
         candidate = group.candidates.add(tokens=tokens, log_probs=[reported] * sites)
         for index in range(continuations_of(job)):
             image = candidate.continuations.add(image=IMAGE if job.want_images and index == 0 else b"")
+            if job.want_appearance and index == 0:
+                image.appearance["dark"] = draw(st.floats(0, 1))
             for name in names:
                 image.rewards[name] = draw(ANY)
             for polygon in draw(st.lists(POLYGONS, max_size=2)):

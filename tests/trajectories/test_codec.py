@@ -124,6 +124,20 @@ def infinite_log_prob(group: trajectory_pb2.Group) -> None:
     group.candidates[1].log_probs[0] = -math.inf
 
 
+def appearance_missing(group: trajectory_pb2.Group) -> None:
+    group.job.want_appearance = True
+
+
+def appearance_unwanted(group: trajectory_pb2.Group) -> None:
+    group.candidates[0].continuations[1].appearance["dark"] = 0.5
+
+
+def nan_appearance(group: trajectory_pb2.Group) -> None:
+    group.job.want_appearance = True
+    for candidate in group.candidates:
+        candidate.continuations[0].appearance["dark"] = math.nan
+
+
 def empty_grid(group: trajectory_pb2.Group) -> None:
     group.grids[0].height = 0
 
@@ -247,6 +261,9 @@ def png(width: int, height: int) -> bytes:
         (bomb, Reason.IMAGE, "continuations[0].image"),
         (image_of_another_size, Reason.IMAGE, "continuations[0].image must be an RGB image of 64 x 64 pixels"),
         (image_cut_short, Reason.IMAGE, "continuations[0].image"),
+        (appearance_missing, Reason.APPEARANCE, "continuations[0].appearance must be there"),
+        (appearance_unwanted, Reason.APPEARANCE, "continuations[1].appearance must be there for first continuations"),
+        (nan_appearance, Reason.APPEARANCE, "continuations[0].appearance must be finite"),
     ],
 )
 def test_bad_group_is_rejected_both_ways_by_field(

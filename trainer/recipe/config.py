@@ -125,11 +125,19 @@ class Command(Recipe):
 
     def settings(self) -> Recipe:
         """The recipe alone, without the flags of the command, its files found (``varl.trainer.recipe.places``)."""
-        fields, folder = {name: getattr(self, name) for name in Recipe.model_fields}, find(self.recipe).parent
-        fields["model"] = locate_model(self.model, folder)
-        fields["prompts"] = locate_prompts(self.prompts, folder)
-        fields["rollout"] = locate_rewards(self.rollout, folder)
-        return Recipe.model_construct(**fields)
+        fields = {name: getattr(self, name) for name in Recipe.model_fields}
+        return located(Recipe.model_construct(**fields), find(self.recipe).parent)
+
+
+def located(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe that was read in ``folder``, its files found (``varl.trainer.recipe.places``)."""
+    return recipe.model_copy(
+        update={
+            "model": locate_model(recipe.model, folder),
+            "prompts": locate_prompts(recipe.prompts, folder),
+            "rollout": locate_rewards(recipe.rollout, folder),
+        }
+    )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

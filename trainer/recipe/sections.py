@@ -348,6 +348,27 @@ class MetricsSettings(Section):
     samples_per_prompt: PositiveInt = Field(default=4, description="images in a row of a sample grid")
 
 
+class DriftSettings(Section):
+    """How far the images may drift from the base's in what no reward measures, on the same prompts and seeds.
+
+    A change beyond its limit that is more than two standard errors from none is an alarm: eval/drift_alarms, a line in
+    the log and in the report. The figures are those of services/rollout/appearance.
+    """
+
+    action: Literal["stop", "warn", "off"] = Field(default="warn", description="what an alarm does to the run")
+    dark: NonNegative = Field(default=0.1, description="share of dark pixels, in [0, 1]")
+    saturated: NonNegative = Field(default=0.1, description="share of saturated pixels, in [0, 1]")
+    sharpness: NonNegative = Field(default=15.0, description="mean |Laplacian| of the luma, in grey levels of 255")
+    background_entropy: NonNegative = Field(default=1.0, description="bits of the colours outside of text, of 6")
+    text_area: NonNegative = Field(default=0.1, description="share of pixels inside boxes with text, in [0, 1]")
+    text_contrast: NonNegative = Field(default=0.2, description="luma contrast inside those boxes, in [0, 1]")
+    colour_distance: NonNegative = Field(default=10.0, description="of the mean colour, in CIELAB units")
+
+    def limits(self) -> dict[str, float]:
+        """The limits by figure."""
+        return self.model_dump(exclude={"action"})
+
+
 class EvaluationSettings(Section):
     """The rewards' measures on held-out prompts while training; always the same prompts and seeds."""
 
@@ -362,6 +383,7 @@ class EvaluationSettings(Section):
         "a gain that a sampler gives the base as well is none",
     )
     sampling: SamplingSettings = SamplingSettings()
+    drift: DriftSettings = DriftSettings()
 
     def other_samplers(self) -> list[Sampler]:
         """``samplers`` as the policy takes them; what one does not say is as in ``sampling``."""

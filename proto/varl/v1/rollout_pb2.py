@@ -25,25 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15varl/v1/rollout.proto\x12\x07varl.v1\x1a\x1cgoogle/protobuf/struct.proto\"`\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0b\n\x03\x63\x66g\x18\x04 \x01(\x02\x12\x14\n\x0c\x63\x66g_constant\x18\x05 \x01(\x08\"\xe2\x03\n\nRolloutJob\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06update\x18\x03 \x01(\x04\x12\r\n\x05group\x18\x04 \x01(\r\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x14\n\x0ctarget_words\x18\x06 \x03(\t\x12\x1d\n\x05stage\x18\x07 \x01(\x0e\x32\x0e.varl.v1.Stage\x12\x13\n\x0bsplit_scale\x18\x08 \x01(\r\x12\x12\n\ngroup_size\x18\t \x01(\r\x12\x15\n\rcontinuations\x18\n \x01(\r\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x16\n\x0eweight_version\x18\x0c \x01(\x04\x12\x13\n\x0bweight_path\x18\r \x01(\t\x12#\n\x08sampling\x18\x0e \x01(\x0b\x32\x11.varl.v1.Sampling\x12\x0f\n\x07rewards\x18\x0f \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\r\x12\x0e\n\x06schema\x18\x12 \x01(\r\x12\x18\n\x10optional_rewards\x18\x13 \x03(\t\x12)\n\x08metadata\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x12$\n\tlog_probs\x18\x15 \x01(\x0e\x32\x11.varl.v1.LogProbs\x12\x13\n\x0bwant_images\x18\x11 \x01(\x08\"c\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.varl.v1.Sampling\":\n\x10GenerateResponse\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x16\n\x0eweight_version\x18\x02 \x01(\x04*R\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTAGE_FULL\x10\x01\x12\x10\n\x0cSTAGE_PREFIX\x10\x02\x12\x10\n\x0cSTAGE_SUFFIX\x10\x03*Q\n\x08LogProbs\x12\x19\n\x15LOG_PROBS_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_PROBS_PLAIN\x10\x01\x12\x15\n\x11LOG_PROBS_SAMPLED\x10\x02\x32Q\n\x0eRolloutService\x12?\n\x08Generate\x12\x18.varl.v1.GenerateRequest\x1a\x19.varl.v1.GenerateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15varl/v1/rollout.proto\x12\x07varl.v1\x1a\x1cgoogle/protobuf/struct.proto\"`\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0b\n\x03\x63\x66g\x18\x04 \x01(\x02\x12\x14\n\x0c\x63\x66g_constant\x18\x05 \x01(\x08\"\xfb\x03\n\nRolloutJob\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06update\x18\x03 \x01(\x04\x12\r\n\x05group\x18\x04 \x01(\r\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x14\n\x0ctarget_words\x18\x06 \x03(\t\x12\x1d\n\x05stage\x18\x07 \x01(\x0e\x32\x0e.varl.v1.Stage\x12\x13\n\x0bsplit_scale\x18\x08 \x01(\r\x12\x12\n\ngroup_size\x18\t \x01(\r\x12\x15\n\rcontinuations\x18\n \x01(\r\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x16\n\x0eweight_version\x18\x0c \x01(\x04\x12\x13\n\x0bweight_path\x18\r \x01(\t\x12#\n\x08sampling\x18\x0e \x01(\x0b\x32\x11.varl.v1.Sampling\x12\x0f\n\x07rewards\x18\x0f \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\r\x12\x0e\n\x06schema\x18\x12 \x01(\r\x12\x18\n\x10optional_rewards\x18\x13 \x03(\t\x12)\n\x08metadata\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x12$\n\tlog_probs\x18\x15 \x01(\x0e\x32\x11.varl.v1.LogProbs\x12\x13\n\x0bwant_images\x18\x11 \x01(\x08\x12\x17\n\x0fwant_appearance\x18\x16 \x01(\x08\"c\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.varl.v1.Sampling\":\n\x10GenerateResponse\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x16\n\x0eweight_version\x18\x02 \x01(\x04*R\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTAGE_FULL\x10\x01\x12\x10\n\x0cSTAGE_PREFIX\x10\x02\x12\x10\n\x0cSTAGE_SUFFIX\x10\x03*Q\n\x08LogProbs\x12\x19\n\x15LOG_PROBS_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_PROBS_PLAIN\x10\x01\x12\x15\n\x11LOG_PROBS_SAMPLED\x10\x02\x32Q\n\x0eRolloutService\x12?\n\x08Generate\x12\x18.varl.v1.GenerateRequest\x1a\x19.varl.v1.GenerateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'varl.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGE']._serialized_start=808
-  _globals['_STAGE']._serialized_end=890
-  _globals['_LOGPROBS']._serialized_start=892
-  _globals['_LOGPROBS']._serialized_end=973
+  _globals['_STAGE']._serialized_start=833
+  _globals['_STAGE']._serialized_end=915
+  _globals['_LOGPROBS']._serialized_start=917
+  _globals['_LOGPROBS']._serialized_end=998
   _globals['_SAMPLING']._serialized_start=64
   _globals['_SAMPLING']._serialized_end=160
   _globals['_ROLLOUTJOB']._serialized_start=163
-  _globals['_ROLLOUTJOB']._serialized_end=645
-  _globals['_GENERATEREQUEST']._serialized_start=647
-  _globals['_GENERATEREQUEST']._serialized_end=746
-  _globals['_GENERATERESPONSE']._serialized_start=748
-  _globals['_GENERATERESPONSE']._serialized_end=806
-  _globals['_ROLLOUTSERVICE']._serialized_start=975
-  _globals['_ROLLOUTSERVICE']._serialized_end=1056
+  _globals['_ROLLOUTJOB']._serialized_end=670
+  _globals['_GENERATEREQUEST']._serialized_start=672
+  _globals['_GENERATEREQUEST']._serialized_end=771
+  _globals['_GENERATERESPONSE']._serialized_start=773
+  _globals['_GENERATERESPONSE']._serialized_end=831
+  _globals['_ROLLOUTSERVICE']._serialized_start=1000
+  _globals['_ROLLOUTSERVICE']._serialized_end=1081
 # @@protoc_insertion_point(module_scope)

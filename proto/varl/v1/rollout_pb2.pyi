@@ -43,7 +43,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg: _Optional[float] = ..., cfg_constant: _Optional[bool] = ...) -> None: ...
 
 class RolloutJob(_message.Message):
-    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "schema", "optional_rewards", "metadata", "log_probs", "want_images")
+    __slots__ = ("run_id", "job_id", "update", "group", "prompt", "target_words", "stage", "split_scale", "group_size", "continuations", "seed", "weight_version", "weight_path", "sampling", "rewards", "attempt", "schema", "optional_rewards", "metadata", "log_probs", "want_images", "want_appearance")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class RolloutJob(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     WANT_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    WANT_APPEARANCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     job_id: str
     update: int
@@ -86,7 +87,8 @@ class RolloutJob(_message.Message):
     metadata: _struct_pb2.Struct
     log_probs: LogProbs
     want_images: bool
-    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., schema: _Optional[int] = ..., optional_rewards: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., log_probs: _Optional[_Union[LogProbs, str]] = ..., want_images: _Optional[bool] = ...) -> None: ...
+    want_appearance: bool
+    def __init__(self, run_id: _Optional[str] = ..., job_id: _Optional[str] = ..., update: _Optional[int] = ..., group: _Optional[int] = ..., prompt: _Optional[str] = ..., target_words: _Optional[_Iterable[str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., split_scale: _Optional[int] = ..., group_size: _Optional[int] = ..., continuations: _Optional[int] = ..., seed: _Optional[int] = ..., weight_version: _Optional[int] = ..., weight_path: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., schema: _Optional[int] = ..., optional_rewards: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., log_probs: _Optional[_Union[LogProbs, str]] = ..., want_images: _Optional[bool] = ..., want_appearance: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt", "count", "seed", "sampling")

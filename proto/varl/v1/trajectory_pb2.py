@@ -26,7 +26,7 @@ from varl.v1 import reward_pb2 as varl_dot_v1_dot_reward__pb2
 from varl.v1 import rollout_pb2 as varl_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18varl/v1/trajectory.proto\x12\x07varl.v1\x1a\x14varl/v1/reward.proto\x1a\x15varl/v1/rollout.proto\"R\n\rLocatedRegion\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x0f\n\x07polygon\x18\x02 \x03(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\nconfidence\x18\x04 \x01(\x02\"\xb1\x01\n\x0c\x43ontinuation\x12\x33\n\x07rewards\x18\x01 \x03(\x0b\x32\".varl.v1.Continuation.RewardsEntry\x12\'\n\x07regions\x18\x04 \x03(\x0b\x32\x16.varl.v1.LocatedRegion\x12\r\n\x05image\x18\x03 \x01(\x0c\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01J\x04\x08\x02\x10\x03\"b\n\tCandidate\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12\x11\n\tlog_probs\x18\x02 \x03(\x02\x12,\n\rcontinuations\x18\x03 \x03(\x0b\x32\x15.varl.v1.ContinuationJ\x04\x08\x01\x10\x02\"%\n\x04Grid\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"\xa7\x03\n\x05Group\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.varl.v1.RolloutJob\x12\x1c\n\x05grids\x18\x02 \x03(\x0b\x32\r.varl.v1.Grid\x12\x15\n\rprefix_tokens\x18\x0c \x01(\x0c\x12\x15\n\rbits_per_site\x18\x0b \x01(\r\x12&\n\ncandidates\x18\x04 \x03(\x0b\x32\x12.varl.v1.Candidate\x12*\n\x06models\x18\x05 \x03(\x0b\x32\x1a.varl.v1.Group.ModelsEntry\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\x18\n\x10generate_seconds\x18\x07 \x01(\x01\x12\x15\n\rscore_seconds\x18\x08 \x01(\x01\x12\x16\n\x0e\x61\x62sent_rewards\x18\n \x03(\t\x12\x14\n\x0cimage_height\x18\r \x01(\r\x12\x13\n\x0bimage_width\x18\x0e \x01(\r\x12\r\n\x05\x63odes\x18\x0f \x01(\x04\x1a=\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x05value\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model:\x02\x38\x01J\x04\x08\x03\x10\x04J\x04\x08\t\x10\n\"t\n\x0cGroupFailure\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.varl.v1.RolloutJob\x12\"\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x14.varl.v1.FailureCode\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06worker\x18\x04 \x01(\t\"b\n\nTrajectory\x12\x1f\n\x05group\x18\x01 \x01(\x0b\x32\x0e.varl.v1.GroupH\x00\x12(\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x15.varl.v1.GroupFailureH\x00\x42\t\n\x07outcome*\xc9\x01\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46\x41ILURE_CODE_SCORE_FAILED\x10\x01\x12#\n\x1f\x46\x41ILURE_CODE_REWARD_UNAVAILABLE\x10\x02\x12 \n\x1c\x46\x41ILURE_CODE_WEIGHTS_MISSING\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_BAD_JOB\x10\x04\x12\x1c\n\x18\x46\x41ILURE_CODE_DEAD_LETTER\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18varl/v1/trajectory.proto\x12\x07varl.v1\x1a\x14varl/v1/reward.proto\x1a\x15varl/v1/rollout.proto\"R\n\rLocatedRegion\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x0f\n\x07polygon\x18\x02 \x03(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\nconfidence\x18\x04 \x01(\x02\"\x9f\x02\n\x0c\x43ontinuation\x12\x33\n\x07rewards\x18\x01 \x03(\x0b\x32\".varl.v1.Continuation.RewardsEntry\x12\'\n\x07regions\x18\x04 \x03(\x0b\x32\x16.varl.v1.LocatedRegion\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x39\n\nappearance\x18\x05 \x03(\x0b\x32%.varl.v1.Continuation.AppearanceEntry\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x31\n\x0f\x41ppearanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01J\x04\x08\x02\x10\x03\"b\n\tCandidate\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12\x11\n\tlog_probs\x18\x02 \x03(\x02\x12,\n\rcontinuations\x18\x03 \x03(\x0b\x32\x15.varl.v1.ContinuationJ\x04\x08\x01\x10\x02\"%\n\x04Grid\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"\xa7\x03\n\x05Group\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.varl.v1.RolloutJob\x12\x1c\n\x05grids\x18\x02 \x03(\x0b\x32\r.varl.v1.Grid\x12\x15\n\rprefix_tokens\x18\x0c \x01(\x0c\x12\x15\n\rbits_per_site\x18\x0b \x01(\r\x12&\n\ncandidates\x18\x04 \x03(\x0b\x32\x12.varl.v1.Candidate\x12*\n\x06models\x18\x05 \x03(\x0b\x32\x1a.varl.v1.Group.ModelsEntry\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\x18\n\x10generate_seconds\x18\x07 \x01(\x01\x12\x15\n\rscore_seconds\x18\x08 \x01(\x01\x12\x16\n\x0e\x61\x62sent_rewards\x18\n \x03(\t\x12\x14\n\x0cimage_height\x18\r \x01(\r\x12\x13\n\x0bimage_width\x18\x0e \x01(\r\x12\r\n\x05\x63odes\x18\x0f \x01(\x04\x1a=\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x05value\x18\x02 \x01(\x0b\x32\x0e.varl.v1.Model:\x02\x38\x01J\x04\x08\x03\x10\x04J\x04\x08\t\x10\n\"t\n\x0cGroupFailure\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.varl.v1.RolloutJob\x12\"\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x14.varl.v1.FailureCode\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06worker\x18\x04 \x01(\t\"b\n\nTrajectory\x12\x1f\n\x05group\x18\x01 \x01(\x0b\x32\x0e.varl.v1.GroupH\x00\x12(\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x15.varl.v1.GroupFailureH\x00\x42\t\n\x07outcome*\xc9\x01\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46\x41ILURE_CODE_SCORE_FAILED\x10\x01\x12#\n\x1f\x46\x41ILURE_CODE_REWARD_UNAVAILABLE\x10\x02\x12 \n\x1c\x46\x41ILURE_CODE_WEIGHTS_MISSING\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_BAD_JOB\x10\x04\x12\x1c\n\x18\x46\x41ILURE_CODE_DEAD_LETTER\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTINUATION_REWARDSENTRY']._loaded_options = None
   _globals['_CONTINUATION_REWARDSENTRY']._serialized_options = b'8\001'
+  _globals['_CONTINUATION_APPEARANCEENTRY']._loaded_options = None
+  _globals['_CONTINUATION_APPEARANCEENTRY']._serialized_options = b'8\001'
   _globals['_GROUP_MODELSENTRY']._loaded_options = None
   _globals['_GROUP_MODELSENTRY']._serialized_options = b'8\001'
-  _globals['_FAILURECODE']._serialized_start=1130
-  _globals['_FAILURECODE']._serialized_end=1331
+  _globals['_FAILURECODE']._serialized_start=1240
+  _globals['_FAILURECODE']._serialized_end=1441
   _globals['_LOCATEDREGION']._serialized_start=82
   _globals['_LOCATEDREGION']._serialized_end=164
   _globals['_CONTINUATION']._serialized_start=167
-  _globals['_CONTINUATION']._serialized_end=344
-  _globals['_CONTINUATION_REWARDSENTRY']._serialized_start=292
-  _globals['_CONTINUATION_REWARDSENTRY']._serialized_end=338
-  _globals['_CANDIDATE']._serialized_start=346
-  _globals['_CANDIDATE']._serialized_end=444
-  _globals['_GRID']._serialized_start=446
-  _globals['_GRID']._serialized_end=483
-  _globals['_GROUP']._serialized_start=486
-  _globals['_GROUP']._serialized_end=909
-  _globals['_GROUP_MODELSENTRY']._serialized_start=836
-  _globals['_GROUP_MODELSENTRY']._serialized_end=897
-  _globals['_GROUPFAILURE']._serialized_start=911
-  _globals['_GROUPFAILURE']._serialized_end=1027
-  _globals['_TRAJECTORY']._serialized_start=1029
-  _globals['_TRAJECTORY']._serialized_end=1127
+  _globals['_CONTINUATION']._serialized_end=454
+  _globals['_CONTINUATION_REWARDSENTRY']._serialized_start=351
+  _globals['_CONTINUATION_REWARDSENTRY']._serialized_end=397
+  _globals['_CONTINUATION_APPEARANCEENTRY']._serialized_start=399
+  _globals['_CONTINUATION_APPEARANCEENTRY']._serialized_end=448
+  _globals['_CANDIDATE']._serialized_start=456
+  _globals['_CANDIDATE']._serialized_end=554
+  _globals['_GRID']._serialized_start=556
+  _globals['_GRID']._serialized_end=593
+  _globals['_GROUP']._serialized_start=596
+  _globals['_GROUP']._serialized_end=1019
+  _globals['_GROUP_MODELSENTRY']._serialized_start=946
+  _globals['_GROUP_MODELSENTRY']._serialized_end=1007
+  _globals['_GROUPFAILURE']._serialized_start=1021
+  _globals['_GROUPFAILURE']._serialized_end=1137
+  _globals['_TRAJECTORY']._serialized_start=1139
+  _globals['_TRAJECTORY']._serialized_end=1237
 # @@protoc_insertion_point(module_scope)

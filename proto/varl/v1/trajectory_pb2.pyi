@@ -37,8 +37,15 @@ class LocatedRegion(_message.Message):
     def __init__(self, reward: _Optional[str] = ..., polygon: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Continuation(_message.Message):
-    __slots__ = ("rewards", "regions", "image")
+    __slots__ = ("rewards", "regions", "image", "appearance")
     class RewardsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class AppearanceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -48,10 +55,12 @@ class Continuation(_message.Message):
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    APPEARANCE_FIELD_NUMBER: _ClassVar[int]
     rewards: _containers.ScalarMap[str, float]
     regions: _containers.RepeatedCompositeFieldContainer[LocatedRegion]
     image: bytes
-    def __init__(self, rewards: _Optional[_Mapping[str, float]] = ..., regions: _Optional[_Iterable[_Union[LocatedRegion, _Mapping]]] = ..., image: _Optional[bytes] = ...) -> None: ...
+    appearance: _containers.ScalarMap[str, float]
+    def __init__(self, rewards: _Optional[_Mapping[str, float]] = ..., regions: _Optional[_Iterable[_Union[LocatedRegion, _Mapping]]] = ..., image: _Optional[bytes] = ..., appearance: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("tokens", "log_probs", "continuations")

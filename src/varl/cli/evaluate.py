@@ -113,7 +113,7 @@ def _figures(summary: dict[str, Any]) -> str:
     errors = {
         name.removesuffix("_se"): error
         for name, error in summary.items()
-        if name.endswith("_se") and name != "rewards_se"
+        if name.endswith("_se") and not isinstance(error, dict)
     }
     figures = {name: (summary[name], error) for name, error in errors.items()}
     figures |= {name: (value, summary["rewards_se"][name]) for name, value in summary["rewards"].items()}

@@ -1,0 +1,1 @@
+"""A study: several arms at several seeds on one base, compared with paired intervals."""

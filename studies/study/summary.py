@@ -1,0 +1,189 @@
+"""What a study says: study.json with every run, and a page with tables and a chart."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from varl.launch.machine import Machine
+from varl.studies.study.chart import draw_curves
+from varl.studies.study.plan import Study
+from varl.studies.study.results import BY_SCALE, RunResult, at_seconds, by_arm, row_of
+from varl.studies.study.run import Findings
+from varl.studies.study.statistics import Contrast, Mean, contrasts, mean_over_seeds
+from varl.trainer.disk.atomic import write_durably
+
+JSON_FILE, PAGE_FILE, CHART_FILE = "study.json", "study.md", "study.svg"
+
+
+def write_summary(folder: Path, study: Study, found: Findings, command: str, machine: Machine) -> Path:
+    """Write study.json, study.md and study.svg into ``folder`` and return the page's path."""
+    tested = contrasts(study.contrasts, by_arm(found.runs, study.measure))
+    record = study_record(study, found, tested) | {"command": command, "machine": machine.model_dump()}
+    write_durably(folder / JSON_FILE, json.dumps(_finite(record), indent=1) + "\n")
+    write_durably(folder / CHART_FILE, draw_curves(study, found.runs, found.controls))
+    write_durably(folder / PAGE_FILE, page(study, found, tested, machine))
+    return folder / PAGE_FILE
+
+
+def study_record(study: Study, found: Findings, tested: Sequence[Contrast]) -> dict[str, Any]:
+    """study.json but for the command and the machine."""
+    return {
+        "study": study.model_dump(mode="json", exclude={"arms"}),
+        "arms": {name: arm.recipe | {"learning_rate": found.rates.get(name)} for name, arm in study.arms.items()},
+        "runs": [row_of(result) for result in found.runs],
+        "tuning": [row_of(result) for result in found.tuning],
+        "controls": found.controls,
+        "contrasts": [vars(one) | {"difference": vars(one.difference)} for one in tested],
+        "failures": found.failures,
+    }
+
+
+def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Machine) -> str:
+    """The page in Markdown."""
+    seeds = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}"
+    parts = [
+        f"# {study.name}",
+        f"{len(study.arms)} arms, {seeds}, {study.images} scored images a run, {study.prompts} held-out prompts."
+        f" {machine.cpu}, {machine.cores} cores, {machine.device}.",
+        f"![{study.measure} by scored images]({CHART_FILE})",
+        "## Arms",
+        arms_table(study, found),
+        f"± is the half-width of a 95 % interval over seeds (Student's t). {wall_time_note(study, found)}",
+    ]
+    if tested:
+        parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
+    if found.controls:
+        parts += ["## The base, without training", controls_table(study, found.controls), CONTROL_NOTE]
+    shares = scale_table(found.runs)
+    if shares:
+        parts += ["## By scale", shares, SCALE_NOTE]
+    if found.failures:
+        parts += ["## Missing", "\n".join(f"- {name}: {why}" for name, why in found.failures.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+CONTRAST_NOTE = (
+    "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over the rows."
+)
+CONTROL_NOTE = "What a sampler gives the base costs no training, so a gain is to be held against the best of these."
+SCALE_NOTE = "Shares of the sum over scales, mean over updates and seeds, scales from the coarsest."
+
+
+def arms_table(study: Study, found: Findings) -> str:
+    """A row for each arm that has a run."""
+    equal = equal_seconds(found.runs)
+    head = ["arm", "seeds", "learning rate", study.measure, "at equal time", *study.samplers, "minutes"]
+    rows = []
+    for name, arm in study.arms.items():
+        runs = [result for result in found.runs if result.arm == name]
+        if runs:
+            timed = [value for run in runs if (value := at_seconds(run, study.measure, equal)) is not None]
+            others = [by_arm(runs, study.measure, sampler).get(name, {}) for sampler in study.samplers]
+            rows.append(
+                [
+                    arm.title or name,
+                    str(len(runs)),
+                    f"{runs[0].learning_rate:g}",
+                    _mean([run.figure(study.measure) for run in runs]),
+                    _mean(timed),
+                    *(_mean(list(values.values())) for values in others),
+                    f"{fmean(run.seconds for run in runs) / 60:.1f}",
+                ]
+            )
+    return table(head, rows)
+
+
+def equal_seconds(runs: Sequence[RunResult]) -> float:
+    """Seconds of training that every run has had: those of the shortest."""
+    return min((run.seconds for run in runs), default=0.0)
+
+
+def wall_time_note(study: Study, found: Findings) -> str:
+    """What "at equal time" means."""
+    minutes = equal_seconds(found.runs) / 60
+    return (
+        f"Equal time: after {minutes:.1f} minutes of training, what the shortest run took, between two evaluations "
+        "while training, which are on fewer prompts."
+    )
+
+
+def contrast_table(study: Study, tested: Sequence[Contrast]) -> str:
+    """A row for each planned contrast."""
+    rows = [
+        [
+            f"{_title(study, one.first)} − {_title(study, one.second)}",
+            str(one.difference.seeds),
+            _words(one.difference, "+.3f"),
+            _number(one.p),
+            _number(one.holm),
+        ]
+        for one in tested
+    ]
+    return table(["contrast", "seeds", f"difference in {study.measure}", "p", "p (Holm)"], rows)
+
+
+def controls_table(study: Study, controls: Mapping[str, Mapping[str, float]]) -> str:
+    """A row for each sampler that the base was read with."""
+    rows = [[name, f"{figures.get(study.measure, math.nan):.3f}"] for name, figures in controls.items()]
+    return table(["sampler", study.measure], rows)
+
+
+def scale_table(runs: Sequence[RunResult]) -> str:
+    """Shares of gradient norm and KL by scale for each arm; empty where no run measured them."""
+    rows = []
+    for prefix, label in zip(BY_SCALE, ("gradient norm", "KL"), strict=True):
+        for arm in dict.fromkeys(run.arm for run in runs):
+            shares = scale_shares([run for run in runs if run.arm == arm], prefix)
+            if shares:
+                rows.append([arm, label, *(f"{share:.2f}" for share in shares)])
+    width = max(map(len, rows), default=0)
+    head = ["arm", "", *map(str, range(1, width - 1))]
+    return table(head, [row + [""] * (width - len(row)) for row in rows]) if rows else ""
+
+
+def scale_shares(runs: Sequence[RunResult], prefix: str) -> list[float]:
+    """Means over the updates that trained each scale, in all runs, as shares of their sum."""
+    found = dict[int, list[float]]()
+    for run in runs:
+        for point in run.curve:
+            for name, value in point.metrics.items():
+                if name.startswith(prefix):
+                    found.setdefault(int(name.removeprefix(prefix)), []).append(max(value, 0.0))
+    means = [fmean(found.get(scale, [0.0])) for scale in range(1, max(found, default=0) + 1)]
+    return [mean / sum(means) for mean in means] if sum(means) > 0 else []
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _title(study: Study, arm: str) -> str:
+    return study.arms[arm].title or arm
+
+
+def _mean(values: Sequence[float]) -> str:
+    return _words(mean_over_seeds(values), ".3f") if values else "–"
+
+
+def _words(mean: Mean, form: str) -> str:
+    spread = "" if math.isnan(mean.half_width) else f" ± {mean.half_width:.3f}"
+    return f"{mean.value:{form}}{spread}"
+
+
+def _number(p: float) -> str:
+    return "–" if math.isnan(p) else f"{p:.3f}"
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """NaN as null, which JSON can say."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
