@@ -13,28 +13,28 @@ from varl.tiny.sign_words import Split
 from varl.tiny.signs import draw_sign
 from varl.trajectories.prompts import PromptSpec
 
-SEED = 7
-TRAIN_PROMPTS, HELD_OUT_PROMPTS = 4096, 1024
+TRAIN_PROMPTS, HELD_OUT_PROMPTS, TUNING_PROMPTS = 4096, 1024, 256
+TUNING_SEED = 8
 
 
-def word_prompts(words: list[str], count: int) -> list[PromptSpec]:
+def word_prompts(words: list[str], count: int, seed: int = 7) -> list[PromptSpec]:
     """Distinct prompts of one word (70 %) or two out of ``words``."""
 
     def draw(rng: np.random.Generator) -> PromptSpec:
         chosen = draw_words(rng, words, 0.0)
         return PromptSpec(draw_prompt(chosen, rng)[0], chosen)
 
-    return _distinct(draw, count)
+    return _distinct(draw, count, seed)
 
 
-def sign_prompts(split: Split, count: int) -> list[PromptSpec]:
+def sign_prompts(split: Split, count: int, seed: int = 7) -> list[PromptSpec]:
     """Distinct prompts of one to three words of a split."""
 
     def draw(rng: np.random.Generator) -> PromptSpec:
         sign = draw_sign(rng, split)
         return PromptSpec(sign.prompt(), sign.words)
 
-    return _distinct(draw, count)
+    return _distinct(draw, count, seed)
 
 
 def write_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
@@ -44,8 +44,8 @@ def write_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _distinct(draw: Callable[[np.random.Generator], PromptSpec], count: int) -> list[PromptSpec]:
-    rng = np.random.default_rng(SEED)
+def _distinct(draw: Callable[[np.random.Generator], PromptSpec], count: int, seed: int) -> list[PromptSpec]:
+    rng = np.random.default_rng(seed)
     specs: dict[str, PromptSpec] = {}
     while len(specs) < count:
         spec = draw(rng)

@@ -32,9 +32,8 @@ def test_no_held_out_word_is_ever_trained_on() -> None:
 
 def test_the_prompt_files_are_what_the_script_writes() -> None:
     for name in get_args(TaskName):
-        base = task(name)
-        assert load_prompts(PROMPTS / f"{base.stem}_train.jsonl") == base.train_prompts()
-        assert load_prompts(PROMPTS / f"{base.stem}_heldout.jsonl") == base.held_out_prompts()
+        for stem, specs in task(name).prompts().items():
+            assert load_prompts(PROMPTS / f"{stem}.jsonl") == specs
 
 
 @pytest.mark.parametrize("stem", ["signs", "tiny"])

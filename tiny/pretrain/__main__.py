@@ -34,8 +34,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    write_prompts(args.prompts / f"{chosen.stem}_train.jsonl", chosen.train_prompts())
-    write_prompts(args.prompts / f"{chosen.stem}_heldout.jsonl", chosen.held_out_prompts())
+    for stem, specs in chosen.prompts().items():
+        write_prompts(args.prompts / f"{stem}.jsonl", specs)
     with (out / "pretrain.log").open("a") as log_file:
         started = time.monotonic()
 

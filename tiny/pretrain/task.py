@@ -12,7 +12,14 @@ from varl.policy.nextflow import NextFlowConfig
 from varl.policy.nextflow.config import TokenizerConfig, TransformerConfig
 from varl.tiny import render, signs
 from varl.tiny.pretrain.stage import Batch
-from varl.tiny.prompts import HELD_OUT_PROMPTS, TRAIN_PROMPTS, sign_prompts, word_prompts
+from varl.tiny.prompts import (
+    HELD_OUT_PROMPTS,
+    TRAIN_PROMPTS,
+    TUNING_PROMPTS,
+    TUNING_SEED,
+    sign_prompts,
+    word_prompts,
+)
 from varl.tiny.render import Rendered
 from varl.tiny.sign_words import Split
 from varl.tiny.words import held_out_words, training_words
@@ -26,7 +33,8 @@ class Task:
     """One base.
 
     tokenizer_batch, policy_batch: count pictures that pretraining may show. held_out: count pictures of words that
-    neither pretraining nor RL shows. stem: of the prompt files; train_prompts, held_out_prompts: what they hold.
+    neither pretraining nor RL shows. stem: of the prompt files; train_prompts, tuning_prompts (words of RL as well: for
+    the choices of a study) and held_out_prompts: what they hold.
     """
 
     config: NextFlowConfig
@@ -35,7 +43,13 @@ class Task:
     held_out: Batch
     stem: str
     train_prompts: Callable[[], list[PromptSpec]]
+    tuning_prompts: Callable[[], list[PromptSpec]]
     held_out_prompts: Callable[[], list[PromptSpec]]
+
+    def prompts(self) -> dict[str, list[PromptSpec]]:
+        """The prompts by the stem of their file."""
+        kinds = {"train": self.train_prompts, "tuning": self.tuning_prompts, "heldout": self.held_out_prompts}
+        return {f"{self.stem}_{kind}": made() for kind, made in kinds.items()}
 
 
 SIGNS = NextFlowConfig(
@@ -63,6 +77,7 @@ def task(name: TaskName) -> Task:
             held_out=_held_out_signs,
             stem="signs",
             train_prompts=lambda: sign_prompts(Split.TRAIN, TRAIN_PROMPTS),
+            tuning_prompts=lambda: sign_prompts(Split.TRAIN, TUNING_PROMPTS, TUNING_SEED),
             held_out_prompts=lambda: sign_prompts(Split.HELD_OUT, HELD_OUT_PROMPTS),
         )
     return Task(
@@ -72,6 +87,7 @@ def task(name: TaskName) -> Task:
         held_out=_held_out_words,
         stem="tiny",
         train_prompts=lambda: word_prompts(training_words(), TRAIN_PROMPTS),
+        tuning_prompts=lambda: word_prompts(training_words(), TUNING_PROMPTS, TUNING_SEED),
         held_out_prompts=lambda: word_prompts(held_out_words(), HELD_OUT_PROMPTS),
     )
 
