@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +28,7 @@ from varl.studies.report.charts import CHARTS, draw, held_out_charts
 from varl.studies.report.samplers import SamplerPair, best_against_best
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.recipe.changes import read_resolved
 from varl.trainer.recipe.config import Recipe
 
 CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
@@ -95,7 +95,7 @@ def write_report(directory: Path) -> Path:
         ValueError: a file of the run is not what it should be.
     """
     recipe_text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
-    recipe = Recipe(**tomllib.loads(recipe_text))  # nothing but the file: the environment of today did not make the run
+    recipe = read_resolved(directory / CONFIG_FILE)  # the environment of today did not make the run
     page = render(
         recipe,
         RunFacts.model_validate_json((directory / FACTS_FILE).read_bytes()),

@@ -124,7 +124,7 @@ def arm_recipe(study: Study, job: Job, folder: Path) -> Recipe:
     )
     if job.tuning and study.tuning:
         table = merged(table, {"prompts": {"held_out": str(study.tuning.held_out)}})
-    recipe = located(Recipe(**table), study.recipe.parent)
+    recipe = located(Recipe.model_validate(table), study.recipe.parent)
     images = (study.tuning.images if job.tuning and study.tuning else None) or study.images
     return recipe.model_copy(update={"run": recipe.run.model_copy(update={"updates": updates_within(recipe, images)})})
 

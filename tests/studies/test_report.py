@@ -178,6 +178,22 @@ def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
     assert "failed groups: 0 before, 1 after" in cards[2].words()
 
 
+def test_drift_is_shown_with_its_limit_and_what_is_beyond_it(run: Path) -> None:
+    looks = {"before": (0.25, 60.0), "after": (0.75, 61.0)}
+    for side in (BEFORE, AFTER):
+        dark, lightness = looks[side.tag]
+        colour = {"lightness": lightness, "a": 0.0, "b": 0.0}
+        shares = {f"appearance/{name}": (value, 1.0) for name, value in ({"dark": dark} | colour).items()}
+        prompts = tuple(one.model_copy(update={"shares": one.shares | shares}) for one in side.prompts)
+        save_evaluation(run, side.model_copy(update={"prompts": prompts}))
+    rows = [row.words() for row in Page(write_report(run).read_text()).stack[0].by_id("drift").all("tr")[1:]]
+    assert rows == ["dark 0.25 +0.5 ± 0 beyond its limit 0.1", "colour distance 0 +1 ± 0 10"]
+
+
+def test_a_run_without_figures_of_appearance_has_no_section_of_drift(page: Element) -> None:
+    assert not [element for element in page.everything() if element.attributes.get("id") == "drift"]
+
+
 def test_the_same_prompts_stand_side_by_side_with_what_was_read(page: Element) -> None:
     shown = page.by_id("pairs").all("article")
     assert [card.all("p")[0].words() for card in shown] == [

@@ -43,9 +43,18 @@ def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
 
     A key that the older file lacks had its default. Raises ValueError where the file is no recipe.
     """
-    old = Recipe.model_validate(tomllib.loads(config.read_text(encoding="utf-8")))
-    before, now = (dict(_flat(one.model_dump(mode="json"))) for one in (old, recipe))
+    before, now = leaves(read_resolved(config)), leaves(recipe)
     return differences({k: v for k, v in before.items() if _matters(k)}, {k: v for k, v in now.items() if _matters(k)})
+
+
+def read_resolved(config: Path) -> Recipe:
+    """The recipe of a run directory's config.toml, without a look at the environment; raises OSError and ValueError."""
+    return Recipe.model_validate(tomllib.loads(config.read_text(encoding="utf-8")))
+
+
+def leaves(recipe: Recipe) -> dict[str, object]:
+    """Every setting by its dotted name."""
+    return dict(_flat(recipe.model_dump(mode="json")))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

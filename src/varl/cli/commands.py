@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
     "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
     "study": Entry("varl.cli.study", "demo", "train several arms at several seeds, and compare them"),
+    "compare": Entry("varl.cli.compare", "trainer", "two finished runs, paired by held-out prompt"),
     "gateway": Entry("varl.services.gateway.__main__", "serving", "one URL for several reward services"),
     "rollout": Entry("varl.services.rollout.__main__", "rollout", "a rollout worker of a training run"),
     "score": Entry("varl.cli.score", "client", "score image files by a reward service"),
