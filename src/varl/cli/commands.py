@@ -26,6 +26,7 @@ COMMANDS = {
     "train": Entry("varl.trainer.__main__", "trainer", "the trainer, by a recipe"),
     "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
     "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
+    "benchmark": Entry("varl.cli.benchmark", "demo", "judge a folder of images by CVTG-2K or a prompt file"),
     "study": Entry("varl.cli.study", "demo", "train several arms at several seeds, and compare them"),
     "compare": Entry("varl.cli.compare", "trainer", "two finished runs, paired by held-out prompt"),
     "gateway": Entry("varl.services.gateway.__main__", "serving", "one URL for several reward services"),

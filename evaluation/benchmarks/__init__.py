@@ -1,0 +1,1 @@
+"""Published benchmarks: their prompts from their own files, their figures by their own rules."""
