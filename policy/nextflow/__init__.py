@@ -13,7 +13,7 @@ from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
 
-__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load"]
+__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer"]
 
 
 def build(config: NextFlowConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
@@ -33,12 +33,18 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
         ValueError: the weights do not fit the configuration.
         OSError: a file is missing or cannot be read.
     """
+    policy = load_tokenizer(model_dir, device, dtype)
+    policy.load_weights(str(Path(model_dir) / "policy.safetensors"))
+    return policy
+
+
+def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
+    """Read config.json and tokenizer.safetensors; the transformer's weights are fresh, as ``build`` gives them."""
     folder = Path(model_dir)
     policy = build(NextFlowConfig.read(folder), device, dtype)
     policy.tokenizer.load_state_dict(
         safetensors.torch.load_file(folder / "tokenizer.safetensors", device=str(policy.device))
     )
-    policy.load_weights(str(folder / "policy.safetensors"))
     return policy
 
 

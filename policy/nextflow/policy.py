@@ -166,10 +166,13 @@ class NextFlowPolicy:
 
         Floats as ``dtype``, read back as the reader wants them.
         """
-        folder = Path(model_dir)
-        self.config.write(folder)
-        _save(self.tokenizer, folder / "tokenizer.safetensors", dtype)
-        _save(self.module, folder / "policy.safetensors", dtype)
+        self.save_tokenizer(model_dir, dtype)
+        _save(self.module, Path(model_dir) / "policy.safetensors", dtype)
+
+    def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json and tokenizer.safetensors alone, for a transformer that is still to be trained."""
+        self.config.write(Path(model_dir))
+        _save(self.tokenizer, Path(model_dir) / "tokenizer.safetensors", dtype)
 
     def _read_text(self, prompt: str) -> Branch:
         text = self._text(prompt)

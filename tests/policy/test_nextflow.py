@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
-from varl.policy.nextflow import NextFlowPolicy, build_random, load
+from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.sequence import block_causal, padded_prompts
 from varl.policy.nextflow.tokenizer import split_scales
@@ -181,3 +181,13 @@ def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextF
     share = torch.cat([(a != b).flatten() for a, b in zip(encoded.inputs, encoded.targets, strict=True)]).float().mean()
     assert 0.4 < share < 0.6  # 60 % sampled among 8, one of which is the nearest
     assert torch.equal(policy.tokenizer.encode(images).targets[0], encoded.targets[0])
+
+
+def test_a_tokenizer_alone_waits_for_its_transformer(policy: NextFlowPolicy, tmp_path: Path) -> None:
+    policy.save_tokenizer(tmp_path)
+    with pytest.raises(OSError, match=r"policy\.safetensors"):
+        load(tmp_path)
+    fresh = load_tokenizer(tmp_path)
+    trained = policy.tokenizer.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in fresh.tokenizer.state_dict().items())
+    assert not torch.equal(fresh.module.embed_tokens.weight, policy.module.embed_tokens.weight)

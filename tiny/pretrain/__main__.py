@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from varl.policy.base import SamplingParams
-from varl.policy.nextflow import build, load
+from varl.policy.nextflow import build, load, load_tokenizer
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.tiny.pretrain.check import check_policy, check_tokenizer
@@ -45,11 +45,16 @@ def main() -> None:
             print(text, file=log_file, flush=True)
 
         log(f"torch {torch.__version__}, {args.threads} threads, seed {args.seed}, stages {' '.join(args.stages)}")
-        policy = build(chosen.config) if "tokenizer" in args.stages else load(out)
+        policy = build(chosen.config) if "tokenizer" in args.stages else _read(out)
         if "tokenizer" in args.stages:
             _tokenizer_stage(policy, chosen, args, out, state, log)
         if "policy" in args.stages:
             _policy_stage(policy, chosen, args, out, state, log)
+
+
+def _read(out: Path) -> NextFlowPolicy:
+    """The model in ``out``; its transformer is fresh where only the tokenizer has been trained."""
+    return load(out) if (out / "policy.safetensors").exists() else load_tokenizer(out)
 
 
 def _tokenizer_stage(
@@ -63,7 +68,7 @@ def _tokenizer_stage(
     rest = Stage(draw, args.tokenizer_steps, batch, seed + 2, state / "tokenizer.pt", log)
     train_tokenizer(tokenizer, stride, rest)
     policy.tokenizer.requires_grad_(False)
-    policy.save(out, torch.bfloat16)
+    policy.save_tokenizer(out, torch.bfloat16)
     items = chosen.held_out(args.check_prompts, np.random.default_rng(seed))
     plain, decoded = check_tokenizer(policy, build_onnx(), items)
     log(f"held-out words, rendered: {plain}; after the tokenizer: {decoded}")
