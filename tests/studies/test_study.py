@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ import pytest
 
 from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.trainer_rig import make_model
-from varl.studies.study.plan import Job, Study, arm_recipe, load_study, main_jobs, merged, tuning_jobs, updates_within
+from varl.studies.study.plan import (
+    Job,
+    Study,
+    arm_recipe,
+    images_by_update,
+    load_study,
+    main_jobs,
+    merged,
+    tuning_jobs,
+    updates_within,
+)
 from varl.studies.study.results import Point, RunResult, at_seconds, row_of
 from varl.studies.study.run import chosen_rates
 from varl.studies.study.summary import scale_shares
+from varl.trainer.recipe.dry_run import check_files
 
 STUDY = """
 name = "small"
@@ -130,6 +142,17 @@ def test_a_wrong_study_is_refused_by_its_field(folder: Path, old: str, new: str,
     (folder / "study.toml").write_text(STUDY.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         load_study(folder / "study.toml")
+
+
+@pytest.mark.parametrize("name", ["method", "sweeps"])
+def test_the_studies_of_the_repository_are_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path("recipes/studies") / f"{name}.toml")
+    jobs = [*tuning_jobs(study), *main_jobs(study, dict.fromkeys(study.arms, 1e-5))]
+    for recipe in {job.arm: arm_recipe(study, job, Path("out")) for job in jobs}.values():
+        check_files(recipe)
+        scored = list(islice(images_by_update(recipe), recipe.run.updates))[-1]
+        assert study.images - 1024 < scored <= study.images
 
 
 def plan(**fields: Any) -> Study:  # noqa: ANN401
