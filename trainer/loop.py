@@ -305,7 +305,12 @@ def train(
             elif due:
                 log.sync()
                 due = not run.checkpoint_manager.save_or_postpone(progress)
-        log.write(last, {"weight_version": float(last), **run.finish(progress)})
+        try:
+            ending = run.finish(progress)
+        except GuardError as error:
+            log.write(last, error.metrics)
+            raise
+        log.write(last, {"weight_version": float(last), **ending})
     return run.directory
 
 
