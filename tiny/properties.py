@@ -1,0 +1,158 @@
+"""``python -m varl.tiny.properties``: what a tiny base is like before any RL, as the table of its README.
+
+What matters for RL: how well it reads where it is sampled, what a better sampler would give for nothing, how much is
+left open at each scale, how much of the picture a mask covers, and how much of a reward's variance the prefix decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from varl.evaluation.samplers import Sampler, parse_sampler
+from varl.policy.base import SamplingParams, cells
+from varl.policy.nextflow import load
+from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.policy.sampling import mix
+from varl.services.ocr.engines.base import EngineFailure, OcrEngine, ReadWord
+from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.reward import Recognized, comp_sim_pen
+from varl.tiny.pretrain.check import check_policy, sample
+from varl.tiny.pretrain.task import TaskName, task
+from varl.trainer.objectives.mask_propagation import rasterise
+from varl.trajectories.prompts import PromptSpec
+
+PLAIN = "T=1"
+OTHERS = ("greedy", "T=0.3", "T=0.5", "T=0.7", "T=0.85", "k=2", "k=4", "k=8", "g=1", "g=2", "g=3")
+FINEST = 3  # scales whose mask fraction is given
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A reward's variance in parts: between prefixes of one prompt, and among continuations of one prefix."""
+
+    prefix: float
+    suffix: float
+
+    @property
+    def share(self) -> float:
+        """Share that the prefix decides, in [0, 1]; NaN where nothing varies."""
+        total = self.prefix + self.suffix
+        return self.prefix / total if total > 0 else float("nan")
+
+
+def spread_of(rewards: Floats) -> Spread:
+    """Components of variance of rewards [prompts, prefixes, continuations], by one-way analysis within each prompt.
+
+    The mean square between prefixes estimates K prefix + suffix, that within them suffix (Searle, Casella and
+    McCulloch, Variance Components, section 3.6). A negative estimate is 0.
+    """
+    copies = rewards.shape[2]
+    within = rewards.var(axis=2, ddof=1).mean()
+    between = copies * rewards.mean(axis=2).var(axis=1, ddof=1).mean()
+    return Spread(max(0.0, float(between - within) / copies), float(within))
+
+
+def rewards_by_prefix(
+    policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], split: int, shape: tuple[int, int]
+) -> Floats:
+    """OCR rewards [prompts, prefixes, continuations] at temperature 1; ``split``: scales of the prefix."""
+    prefixes, copies = shape
+    found = np.zeros((len(specs), prefixes, copies))
+    for index, spec in enumerate(specs):
+        state, first = policy.sample(
+            policy.prefill(spec.prompt, guided=False), split, [mix(index, i) for i in range(prefixes)], SamplingParams()
+        )
+        seeds = [mix(index, 1000 + i) for i in range(prefixes * copies)]
+        _, rest = policy.sample(state.fork(copies), len(policy.grids), seeds, SamplingParams())
+        images = policy.decode(torch.cat([first.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
+        values = [_reward(spec, reading) for reading in _read(engine, list(images))]
+        found[index] = np.array(values).reshape(prefixes, copies)
+    return found
+
+
+def entropies(policy: NextFlowPolicy, specs: Sequence[PromptSpec]) -> list[float]:
+    """Mean entropy of each scale along the base's own samples, nats a token."""
+    totals = np.zeros(len(policy.grids))
+    for index, spec in enumerate(specs):
+        tokens = sample(policy, spec.prompt, [mix(7, index)], SamplingParams())
+        with torch.no_grad():
+            each = policy.distribution(spec.prompt, tokens, 0).entropy()[0]
+        totals += [scale.mean().item() for scale in each.split_with_sizes(cells(policy.grids))]
+    return list(totals / len(specs))
+
+
+def mask_fractions(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec]) -> list[float]:
+    """Mean share of the cells of each of the FINEST scales that the words read in samples touch."""
+    totals = np.zeros(FINEST)
+    for index, spec in enumerate(specs):
+        images = policy.decode(sample(policy, spec.prompt, [mix(7, index)], SamplingParams()))
+        (words,) = _read(engine, list(images))
+        masks = [
+            rasterise([word.polygon for word in words], grid, policy.image_size) for grid in policy.grids[-FINEST:]
+        ]
+        totals += [mask.float().mean().item() for mask in masks]
+    return list(totals / len(specs))
+
+
+def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], split: int) -> str:
+    """The table in Markdown."""
+    samplers = [Sampler(PLAIN, SamplingParams()), *(parse_sampler(text, SamplingParams()) for text in OTHERS)]
+    accuracy = {one.name: check_policy(policy, engine, specs, one.params, 0).word_accuracy for one in samplers}
+    best = max(accuracy, key=lambda name: accuracy[name])
+    few = specs[: max(2, len(specs) // 4)]
+    spread = spread_of(rewards_by_prefix(policy, engine, few, split, (4, 4)))
+    rows = {
+        "word accuracy at temperature 1": f"{accuracy[PLAIN]:.3f}",
+        f"best untrained sampler ({best})": f"{accuracy[best]:.3f}, {accuracy[best] - accuracy[PLAIN]:+.3f}",
+        "all samplers": ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
+        "scales; of them in the suffix": f"{len(policy.grids)}; {len(policy.grids) - split}",
+        "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few)),
+        f"mask fraction in the finest {FINEST} scales": " ".join(
+            f"{value:.2f}" for value in mask_fractions(policy, engine, few)
+        ),
+        f"share of reward variance decided by the prefix (m = {split})": f"{spread.share:.2f}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"| property | {len(specs)} held-out prompts, one image each |\n|---|---|\n{table}\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m varl.tiny.properties", description="Measures a tiny base before RL, as a table in Markdown."
+    )
+    parser.add_argument("--task", choices=get_args(TaskName), default="signs", help="whose held-out prompts are read")
+    parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny_signs"), help="folder of the model")
+    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts")
+    parser.add_argument("--split", type=int, default=5, help="scales of the prefix")
+    flags = parser.parse_args(arguments)
+    specs = task(flags.task).held_out_prompts()[: flags.prompts]
+    sys.stdout.write(report(load(flags.model), build_onnx(), specs, flags.split))
+    return 0
+
+
+def _read(engine: OcrEngine, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[ReadWord]]:
+    readings = engine.read(list(images))
+    failed = [reading.detail for reading in readings if isinstance(reading, EngineFailure)]
+    if failed:
+        raise RuntimeError(f"the OCR engine failed: {failed[0]}")
+    return [reading for reading in readings if not isinstance(reading, EngineFailure)]
+
+
+def _reward(spec: PromptSpec, words: Sequence[ReadWord]) -> float:
+    targets = [word.lower() for word in spec.target_words]
+    return comp_sim_pen(targets, [Recognized(word.text, word.confidence) for word in words]).value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
