@@ -62,7 +62,7 @@ types: .venv/.dev ## mypy over the whole tree
 proto: .venv/.dev ## generate proto/varl/v1/*_pb2* again from the .proto files
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(wildcard $(GENERATED)/*.proto)
 
-pretrain: .venv/.dev ## train the base model of the tiny recipes (hours); flags in ARGS
+pretrain: .venv/.dev ## train a tiny base, resumably (hours); flags in ARGS, e.g. ARGS="--task words"
 	$(PY) -m varl.tiny.pretrain $(ARGS)
 
 pretrain-reward: .venv/.dev ## train the tiny preference model on rendered pairs; flags in ARGS
