@@ -121,6 +121,7 @@ COPY --from=trainer-venv /opt/venv /opt/venv
 COPY checkpoints/tiny checkpoints/tiny
 COPY recipes recipes
 COPY services/ocr services/ocr
+COPY services/reward/__init__.py services/reward/place.py services/reward/
 COPY policy policy
 COPY trajectories trajectories
 COPY evaluation evaluation

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.struct_pb2 import Struct
 
-from varl.services.serving.metadata import Metadata, MetadataError, check_metadata, to_struct
+from varl.metadata import Metadata, MetadataError, check_metadata, to_struct
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from varl.services.serving.metadata import to_struct
+from varl.metadata import to_struct
 from varl.services.serving.scoring import (
     BatchResult,
     ErrorCode,

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from varl.metadata import Metadata
 from varl.services.serving.batching.batcher import Batcher
-from varl.services.serving.metadata import Metadata
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
@@ -98,7 +98,7 @@ class RawSample:
 class ScorerSample:
     """A sample that passed every check, its image decoded; ``deadline`` is on the monotonic clock.
 
-    ``metadata`` is what the caller gave beside the prompt (varl.services.serving.metadata has its bounds), {} where
+    ``metadata`` is what the caller gave beside the prompt (varl.metadata has its bounds), {} where
     nothing.
     """
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from starlette.requests import ClientDisconnect
 
+from varl.metadata import MetadataError, check_metadata
 from varl.services.serving.admission import Admission
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import (
@@ -23,7 +24,6 @@ from varl.services.serving.batching.queue import (
 )
 from varl.services.serving.batching.spans import BatchSpans
 from varl.services.serving.images import ImageLimits, decode_image
-from varl.services.serving.metadata import MetadataError, check_metadata
 from varl.services.serving.metrics import Metrics
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import (

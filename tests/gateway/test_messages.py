@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from varl.metadata import from_struct
 from varl.services.gateway.gateway import _bounded
 from varl.services.gateway.messages import batch_result, sample_messages
-from varl.services.serving.metadata import from_struct
 from varl.services.serving.scoring import ErrorCode, RawSample, Region, SampleError, SampleScore
 from varl.v1 import reward_pb2
 

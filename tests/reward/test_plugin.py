@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from varl.metadata import MAX_BYTES, MetadataError, check_metadata, from_struct, to_struct
 from varl.reward import ErrorCode, Region, Reward, Sample, SampleError, Score
 from varl.services.reward.load import load_reward
 from varl.services.reward.place import RewardNotFoundError
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, WrongLengthError
-from varl.services.serving.metadata import MAX_BYTES, MetadataError, check_metadata, from_struct, to_struct
 from varl.services.serving.plugin import RewardScorer, outcome
 from varl.services.serving.scoring import StartError
 

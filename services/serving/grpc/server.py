@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health
 
+from varl.metadata import Metadata, MetadataError, from_struct
 from varl.services.serving.grpc.reflection import Reflection
 from varl.services.serving.grpc.wire import Context, abort, parsed, to_bytes
-from varl.services.serving.metadata import Metadata, MetadataError, from_struct
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import ScoringService
 from varl.services.serving.status import RejectionCode, RequestRejectedError

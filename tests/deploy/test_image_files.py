@@ -1,0 +1,57 @@
+"""Every image has the files that its process imports: what the Dockerfile copies against what the code needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.import_closure import closure
+from tests.support.paths import ROOT
+
+ENTRIES = {
+    "ocr": ["varl.services.ocr.__main__", "varl.services.ocr.engines.onnx"],
+    "hpsv3": ["varl.services.hpsv3.__main__"],
+    "gateway": ["varl.services.gateway.__main__"],
+    "rollout": ["varl.services.rollout.__main__"],
+    "trainer": ["varl.trainer.__main__", "varl.studies.demo"],
+}
+
+
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """Stage -> the stage it is from, and the sources that it copies from the repository."""
+    found = dict[str, tuple[str, list[str]]]()
+    name = ""
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if match := re.match(r"FROM (\S+) AS (\S+)", line):
+            name = match[2]
+            found[name] = (match[1], [])
+        elif line.startswith("COPY ") and "--from" not in line:
+            found[name][1].extend(line.split()[1:-1])
+    return found
+
+
+def copied(stage: str) -> list[Path]:
+    known, sources = stages(), list[str]()
+    while stage in known:
+        stage, more = known[stage]
+        sources += more
+    return [Path(source) for source in sources]
+
+
+@pytest.mark.parametrize(("image", "module"), [(image, one) for image, entries in ENTRIES.items() for one in entries])
+def test_what_is_imported_is_in_the_image(image: str, module: str) -> None:
+    there = copied(image)
+    missing = [path for path in closure(module) if not any(path == one or one in path.parents for one in there)]
+    assert not missing, sorted(map(str, missing))
+
+
+def test_the_closure_follows_imports_inside_functions_and_packages() -> None:
+    found = closure("varl.trainer.local_services")
+    assert {
+        Path("services/reward/place.py"),
+        Path("services/reward/__init__.py"),
+        Path("src/varl/__init__.py"),
+    } <= found
+    assert Path("trainer/loop.py") not in found
