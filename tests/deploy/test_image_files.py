@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.import_closure import closure
+from tests.support.import_graph import graph, modules, reachable
 from tests.support.paths import ROOT
 
 ENTRIES = {
@@ -38,6 +38,14 @@ def copied(stage: str) -> list[Path]:
         stage, more = known[stage]
         sources += more
     return [Path(source) for source in sources]
+
+
+def closure(module: str) -> set[Path]:
+    """Files below the repository that a module needs, itself or by others, packages included."""
+    names = {module, *reachable(graph(), module)}
+    parents = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
+    known = modules()
+    return {known[name].resolve().relative_to(ROOT) for name in (names | parents) & known.keys()}
 
 
 @pytest.mark.parametrize(("image", "module"), [(image, one) for image, entries in ENTRIES.items() for one in entries])

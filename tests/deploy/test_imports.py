@@ -5,60 +5,15 @@ Files belong in sub-packages, not side by side in trainer/ and tests/.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
+from tests.support.import_graph import graph, imported, modules, reachable
 from tests.support.paths import ROOT
 
-PACKAGES = ROOT / "src" / "varl"
 NETWORK = {"grpc", "redis", "httpx", "requests", "urllib", "socket", "aiohttp", "uvicorn", "fastapi", "http"}
 MOST_TRAINER_FILES = 12
-
-
-@cache
-def modules() -> Mapping[str, Path]:
-    """Files of varl by the names of their modules; what protoc generates is left out.
-
-    Links are followed one by one: rglob does not.
-    """
-    roots = [
-        (PACKAGES, "varl"),
-        *((entry, f"varl.{entry.name}") for entry in sorted(PACKAGES.iterdir()) if entry.is_dir()),
-    ]
-    found: dict[str, Path] = {}
-    for folder, package in roots:
-        for path in folder.glob("*.py") if package == "varl" else folder.resolve().rglob("*.py"):
-            parts = path.relative_to(folder if package == "varl" else folder.resolve()).with_suffix("").parts
-            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
-    return {name: path for name, path in found.items() if not name.startswith("varl.v1")}
-
-
-def imported(path: Path, package: str) -> Iterator[str]:
-    """Names that a file imports anywhere in it, as they could be modules.
-
-    The module itself and each name taken from it.
-    """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(
-                [*package.split(".")[: len(package.split(".")) + 1 - node.level], *filter(None, [node.module])]
-            )
-            source = base if node.level else str(node.module)
-            yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
-
-
-@cache
-def graph() -> Mapping[str, frozenset[str]]:
-    """For each module of varl those of varl that it imports, type checking's included."""
-    known = modules()
-    packages = {name: name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in known.items()}
-    return {name: frozenset(imported(path, packages[name])) & known.keys() - {name} for name, path in known.items()}
 
 
 def cycles(edges: Mapping[str, frozenset[str]]) -> list[list[str]]:
@@ -68,16 +23,6 @@ def cycles(edges: Mapping[str, frozenset[str]]) -> list[list[str]]:
         frozenset(other for other in reach[name] if name in reach[other]) for name in edges if name in reach[name]
     }
     return sorted(map(sorted, groups))
-
-
-def reachable(edges: Mapping[str, frozenset[str]], start: str) -> set[str]:
-    seen, ahead = set[str](), [*edges[start]]
-    while ahead:
-        name = ahead.pop()
-        if name not in seen:
-            seen.add(name)
-            ahead += edges[name]
-    return seen
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -93,7 +38,7 @@ def test_a_cycle_would_be_found() -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("varl.services.serving", {"varl.services.serving", "varl.services", "varl.launch"}),
+        ("varl.services.serving", {"varl.services.serving", "varl.services", "varl.launch", "varl.metadata"}),
         ("varl.launch", {"varl.launch"}),
         ("varl.policy", {"varl.policy"}),
     ],
@@ -108,7 +53,7 @@ def test_packages_know_only_what_lies_below_them(package: str, allowed: set[str]
 @pytest.mark.parametrize("service", ["ocr", "hpsv3", "gateway"])
 def test_reward_services_know_no_policy_no_trainer_and_no_other_service(service: str) -> None:
     own = f"varl.services.{service}"
-    allowed = {own, "varl.services.serving", "varl.launch"}
+    allowed = {own, "varl.services.serving", "varl.launch", "varl.metadata"}
     assert [
         f"{name} imports {other}" for name in inside(own) for other in graph()[name] if not within(other, allowed)
     ] == []
