@@ -116,7 +116,9 @@ def test_a_run_goes_through_whatever_is_killed(project: Project) -> None:
     assert b"<html" in project.read("trainer", "/runs/compose/report.html")
     assert project.container("trainer").attrs["RestartCount"] >= 1
     wait_for("health", lambda: project.healthy("ocr") and project.healthy("rollout"), 120, lambda: project.logs("ocr"))
-    assert json.loads(project.read("trainer", "/runs/compose/eval.json")).keys() == {"before", "after", "difference"}
+    assert json.loads(project.read("trainer", "/runs/compose/eval.json")).keys() == {
+        "before", "after", "difference", "samplers"
+    }  # fmt: skip
 
 
 def test_no_entry_is_left_in_redis(project: Project) -> None:
