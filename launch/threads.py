@@ -10,8 +10,8 @@ import os
 
 # libgomp lets a waiting thread spin 300,000 times, some milliseconds, in which it keeps a core from the very thread
 # that it waits for once other processes want the cores too. 300 spins, some microseconds, bridge the shortest pauses
-# between two operators of a model, and whoever waits for longer sleeps: under load as fast as without any spinning, on
-# an idle machine nearly as fast as with it. benchmarks/threads.py has the figures. No number depends on it.
+# between two operators of a model, and a thread that waits longer sleeps: under load as fast as without any spinning,
+# on an idle machine nearly as fast as with it. benchmarks/threads.py has the figures. No number depends on it.
 SPIN_COUNT = 300
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 POLICY_VARIABLE = "OMP_WAIT_POLICY"

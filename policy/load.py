@@ -31,8 +31,8 @@ def load(
     """Load the model of a folder.
 
     device: of torch. dtype: of weights and arithmetic, or its name. plugin: "package.module:function", a loader
-    (folder, device, dtype) that is used whatever config.json says; it is imported, so it must come from whoever starts
-    the program.
+    (folder, device, dtype) that is used whatever config.json says; it is imported, so only the person who starts
+    the program may name it.
 
     Raises:
         ValueError: config.json names no known architecture, the plugin cannot be imported, or the files do not fit

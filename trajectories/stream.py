@@ -77,7 +77,7 @@ class GroupStream:
         ]
 
     def claim(self, min_idle_ms: int, skip: Iterable[str] = ()) -> Iterator[Entry]:
-        """Take over, one by one, entries that were handed out but not settled for ``min_idle_ms``, whoever holds them.
+        """Take over, one by one, entries that were handed out but not settled for ``min_idle_ms``, from any consumer.
 
         XPENDING + XCLAIM rather than XAUTOCLAIM, which on 6.2 tells neither the delivery count nor the ids of entries
         that are gone.
@@ -122,7 +122,7 @@ class GroupStream:
         self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], idle=idle_ms, justid=True)
 
     def release_all(self, idle_ms: int) -> int:
-        """Release every pending entry, whoever holds it; returns how many there were."""
+        """Release every pending entry of every consumer; returns how many there were."""
         start, count = "-", 0
         while page := self._pending_page(start, min_idle_ms=0):
             for row in page:

@@ -53,7 +53,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-# What befalls one sample of a request and would befall the others as well: the request is rejected whole.
+# What goes wrong for one sample and would for the others as well: the request is rejected whole.
 _REJECTIONS: Mapping[type[Exception], tuple[RejectionCode, float | None]] = {
     LateError: (RejectionCode.DEADLINE_EXCEEDED, None),
     QueueFullError: (RejectionCode.OVERLOADED, 1.0),

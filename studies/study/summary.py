@@ -70,7 +70,7 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
 CONTRAST_NOTE = (
     "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over the rows."
 )
-CONTROL_NOTE = "What a sampler gives the base costs no training, so a gain is to be held against the best of these."
+CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a gain with the best of these."
 SCALE_NOTE = "Shares of the sum over scales, mean over updates and seeds, scales from the coarsest."
 
 

@@ -23,7 +23,7 @@ def build() -> flask.Flask:
 
     def score() -> flask.Response:
         # A pickle, because that is the protocol this imitates. It comes from the benchmark itself over the loopback;
-        # anywhere else whoever reaches the port could run code here.
+        # anywhere else anyone who reaches the port could run code here.
         request = pickle.loads(flask.request.get_data())
         outputs = [model(prompt, image) for prompt, image in zip(request["prompts"], request["images"], strict=True)]
         return flask.Response(pickle.dumps({"outputs": outputs}), content_type="application/octet-stream")

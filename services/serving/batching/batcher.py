@@ -33,8 +33,8 @@ class Batcher(Generic[Item, Answer]):
     are kept smaller); FatalModelError, the instance is lost (``fatal`` is set, everything fails as unavailable);
     anything else, some item is bad (run again in halves until it stands alone).
 
-    ``fatal`` is for whoever ends the process. ``observe`` is called on the loop with each forward. ``spans``, if set
-    before the start, traces the batches.
+    ``fatal`` is for the code that ends the process. ``observe`` is called on the loop with each forward. ``spans``, if
+    set before the start, traces the batches.
     """
 
     def __init__(
