@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from pydantic import Field, PositiveInt, ValidationError
@@ -37,10 +38,10 @@ from varl.studies.report.report import (
 )
 from varl.studies.report.samplers import SamplerPair, best_against_best, summarised_pairs
 from varl.studies.stages import Say, StageClock, progress_bar
+from varl.studies.study.plan import images_by_update
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
-from varl.trainer.objectives.vmr import Stage, stage_of
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import dry_run
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
@@ -160,12 +161,7 @@ def demo_recipe(settings: DemoSettings) -> Recipe:
 
 def images_of_run(recipe: Recipe) -> int:
     """Images that the training draws and scores."""
-    stages = (
-        stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
-        for update in range(recipe.run.updates)
-    )
-    copies = sum(recipe.rollout.continuations if stage is Stage.PREFIX else 1 for stage in stages)
-    return copies * recipe.rollout.prompts_per_update * recipe.rollout.group_size
+    return next(islice(images_by_update(recipe), recipe.run.updates - 1, None))
 
 
 def expected_seconds(recipe: Recipe, prompts: int, image_s: float) -> dict[str, float]:

@@ -16,16 +16,17 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.policy.base import SamplingParams, cells
 from varl.policy.nextflow import load
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.sampling import mix
-from varl.services.ocr.engines.base import EngineFailure, OcrEngine, ReadWord
+from varl.services.ocr.engines.base import OcrEngine, ReadWord
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.services.ocr.reward import Recognized, comp_sim_pen
-from varl.tiny.pretrain.check import check_policy, sample
+from varl.tiny.pretrain.check import check_policy, read_words, sample
 from varl.tiny.pretrain.task import TaskName, task
 from varl.trainer.objectives.mask_propagation import rasterise
 from varl.trajectories.prompts import PromptSpec
@@ -75,33 +76,29 @@ def rewards_by_prefix(
         seeds = [mix(index, 1000 + i) for i in range(prefixes * copies)]
         _, rest = policy.sample(state.fork(copies), len(policy.grids), seeds, SamplingParams())
         images = policy.decode(torch.cat([first.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
-        values = [_reward(spec, reading) for reading in _read(engine, list(images))]
+        values = [_reward(spec, reading) for reading in read_words(engine, list(images))]
         found[index] = np.array(values).reshape(prefixes, copies)
     return found
 
 
-def entropies(policy: NextFlowPolicy, specs: Sequence[PromptSpec]) -> list[float]:
-    """Mean entropy of each scale along the base's own samples, nats a token."""
+def entropies(policy: NextFlowPolicy, specs: Sequence[PromptSpec], samples: Sequence[Tensor]) -> list[float]:
+    """Mean entropy of each scale along the base's own samples, one a prompt, in nats a token."""
     totals = np.zeros(len(policy.grids))
-    for index, spec in enumerate(specs):
-        tokens = sample(policy, spec.prompt, [mix(7, index)], SamplingParams())
+    for spec, tokens in zip(specs, samples, strict=True):
         with torch.no_grad():
             each = policy.distribution(spec.prompt, tokens, 0).entropy()[0]
         totals += [scale.mean().item() for scale in each.split_with_sizes(cells(policy.grids))]
     return list(totals / len(specs))
 
 
-def mask_fractions(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec]) -> list[float]:
+def mask_fractions(policy: NextFlowPolicy, engine: OcrEngine, samples: Sequence[Tensor]) -> list[float]:
     """Mean share of the cells of each of the FINEST scales that the words read in samples touch."""
     totals = np.zeros(FINEST)
-    for index, spec in enumerate(specs):
-        images = policy.decode(sample(policy, spec.prompt, [mix(7, index)], SamplingParams()))
-        (words,) = _read(engine, list(images))
-        masks = [
-            rasterise([word.polygon for word in words], grid, policy.image_size) for grid in policy.grids[-FINEST:]
-        ]
+    for words in read_words(engine, list(policy.decode(torch.cat(list(samples))))):
+        polygons = [word.polygon for word in words]
+        masks = [rasterise(polygons, grid, policy.image_size) for grid in policy.grids[-FINEST:]]
         totals += [mask.float().mean().item() for mask in masks]
-    return list(totals / len(specs))
+    return list(totals / len(samples))
 
 
 def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], split: int) -> str:
@@ -110,15 +107,16 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
     accuracy = {one.name: check_policy(policy, engine, specs, one.params, 0).word_accuracy for one in samplers}
     best = max(accuracy, key=lambda name: accuracy[name])
     few = specs[: max(2, len(specs) // 4)]
+    samples = [sample(policy, spec.prompt, [mix(7, index)], SamplingParams()) for index, spec in enumerate(few)]
     spread = spread_of(rewards_by_prefix(policy, engine, few, split, (4, 4)))
     rows = {
         "word accuracy at temperature 1": f"{accuracy[PLAIN]:.3f}",
         f"best untrained sampler ({best})": f"{accuracy[best]:.3f}, {accuracy[best] - accuracy[PLAIN]:+.3f}",
         "all samplers": ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
         "scales; of them in the suffix": f"{len(policy.grids)}; {len(policy.grids) - split}",
-        "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few)),
+        "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few, samples)),
         f"mask fraction in the finest {FINEST} scales": " ".join(
-            f"{value:.2f}" for value in mask_fractions(policy, engine, few)
+            f"{value:.2f}" for value in mask_fractions(policy, engine, samples)
         ),
         f"share of reward variance decided by the prefix (m = {split})": f"{spread.share:.2f}",
     }
@@ -139,14 +137,6 @@ def main(arguments: Sequence[str]) -> int:
     specs = task(flags.task).held_out_prompts()[: flags.prompts]
     sys.stdout.write(report(load(flags.model), build_onnx(), specs, flags.split))
     return 0
-
-
-def _read(engine: OcrEngine, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[ReadWord]]:
-    readings = engine.read(list(images))
-    failed = [reading.detail for reading in readings if isinstance(reading, EngineFailure)]
-    if failed:
-        raise RuntimeError(f"the OCR engine failed: {failed[0]}")
-    return [reading for reading in readings if not isinstance(reading, EngineFailure)]
 
 
 def _reward(spec: PromptSpec, words: Sequence[ReadWord]) -> float:

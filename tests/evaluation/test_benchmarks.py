@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from tests.support.levenshtein import levenshtein
 from tests.support.ocr_builders import render
 from tests.support.tiny_clip import make_clip
 from varl.cli.benchmark import main
@@ -119,17 +120,8 @@ def script(prompt: str, lines: Sequence[str]) -> tuple[int, int, list[float]]:
     wanted = [word for span in re.findall(r"'(.*?)'", prompt) for word in span.lower().split()]
     seen = [word for line in lines for word in line.lower().split()] or [""]
     nearest = [difflib.get_close_matches(word, seen, n=1, cutoff=0)[0] for word in wanted]
-    close = [1 - edits(a, b) / (max(len(a), len(b)) + 1e-5) for a, b in zip(wanted, nearest, strict=True)]
+    close = [1 - levenshtein(a, b) / (max(len(a), len(b)) + 1e-5) for a, b in zip(wanted, nearest, strict=True)]
     return len(wanted), sum(word in seen for word in wanted), close
-
-
-def edits(a: str, b: str) -> int:
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
-    return row[-1]
 
 
 def judged(data: Path, images: Path, engine: OcrEngine, log: Path, **options: Any) -> list[Verdict]:  # noqa: ANN401

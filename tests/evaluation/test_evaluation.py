@@ -14,6 +14,7 @@ import pytest
 import redis
 
 import varl.policy.nextflow
+from tests.support.levenshtein import levenshtein
 from tests.support.trainer_rig import MODEL, BrightnessReward, make_model, rollout_workers
 from varl.evaluation.evaluate import EvalSettings, EvaluationError, evaluate, evaluation_jobs, prompt_result
 from varl.evaluation.results import Evaluation, PromptResult, difference
@@ -101,15 +102,6 @@ def run(queue: RunQueue, redis_server: str, run_id: str, model_dir: Path) -> Ite
             )
 
     yield go
-
-
-def levenshtein(a: str, b: str) -> int:
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
-    return row[-1]
 
 
 def test_figures_are_pooled_over_every_image(run: Run) -> None:

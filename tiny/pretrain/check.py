@@ -12,7 +12,7 @@ from torch import Tensor
 from varl.policy.base import SamplingParams
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.sampling import mix
-from varl.services.ocr.engines.base import EngineFailure, OcrEngine
+from varl.services.ocr.engines.base import EngineFailure, OcrEngine, ReadWord
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Pixels, Rendered
@@ -30,13 +30,21 @@ class ReadCheck:
         return f"word accuracy {self.word_accuracy:.3f} ned {self.ned:.3f}"
 
 
+def read_words(engine: OcrEngine, images: Sequence[Pixels]) -> list[list[ReadWord]]:
+    """The words of uint8 images [H, W, 3]; raises RuntimeError where the engine fails on one."""
+    found = list[list[ReadWord]]()
+    for reading in engine.read(list(images)):
+        if isinstance(reading, EngineFailure):
+            raise RuntimeError(f"the OCR engine failed: {reading.detail}")
+        found.append(reading)
+    return found
+
+
 def read_check(engine: OcrEngine, images: Sequence[Pixels], targets: Sequence[tuple[str, ...]]) -> ReadCheck:
     """Read uint8 images [H, W, 3] and compare with the words that each should show."""
     hits = total = 0
     neds: list[float] = []
-    for words, target in zip(engine.read(list(images)), targets, strict=True):
-        if isinstance(words, EngineFailure):
-            raise RuntimeError(f"the OCR engine failed: {words.detail}")
+    for words, target in zip(read_words(engine, images), targets, strict=True):
         texts = [word.text for word in words]
         found, asked = word_accuracy_counts(target, texts)
         hits, total = hits + found, total + asked

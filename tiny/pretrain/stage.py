@@ -50,7 +50,7 @@ class Stage:
 class _State:
     """Parts of one stage and the number of steps they have taken, saved to one file every ``every_s`` seconds."""
 
-    def __init__(self, path: Path, parts: Mapping[str, Stateful], every_s: float = 120.0) -> None:
+    def __init__(self, path: Path, parts: Mapping[str, Stateful], every_s: float) -> None:
         self.path, self.parts, self.every_s = path, parts, every_s
         self._saved = time.monotonic()
 

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from varl.cli.parser import Parser, number
 from varl.evaluation.benchmarks.items import BENCHMARKS, Item
 from varl.evaluation.benchmarks.judge import TextImageScorer, Verdict, as_json, judge, results
 from varl.evaluation.benchmarks.published import COLUMNS, beside_published
 from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
+from varl.studies.stages import progress_bar
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -104,12 +103,10 @@ def _judge(
     items: Sequence[Item], flags: argparse.Namespace, engine: OcrEngine, clip: TextImageScorer | None
 ) -> list[Verdict]:
     log = flags.out.with_suffix(".jsonl")
-    with tqdm(total=len(items), unit="image", dynamic_ncols=True) as bar:
-        return judge(items, flags.images, engine, clip, flags.min_confidence, log, lambda done: _told(bar, done))
-
-
-def _told(bar: Any, done: int) -> None:  # noqa: ANN401
-    bar.update(done - bar.n)
+    with progress_bar(len(items), "image") as progress:
+        return judge(
+            items, flags.images, engine, clip, flags.min_confidence, log, lambda done: progress(done, len(items))
+        )
 
 
 def _settings(flags: argparse.Namespace, engine: OcrEngine) -> dict[str, Any]:
