@@ -18,8 +18,10 @@ from varl.trainer.recipe.config import Recipe
 
 RESULT_FILE = "result.json"
 ASIDE = ("timing/evaluation", "timing/samples")  # of an update's time, what is no training
-CURVE = ("reward/total", "kl", "grad_norm")  # metrics of every update that a result keeps
-BY_SCALE = ("grad_norm/scale_", "kl/scale_")
+# Metrics of every update that a result keeps: these, and those by scale whose names begin like this.
+CURVE = ("reward/total", "kl", "grad_norm", "grad_signal", "grad_noise")
+SHARES = {"grad_norm/scale_": "gradient norm", "kl/scale_": "KL"}
+COSINE = "grad_cosine/scale_"
 
 
 class _Record(BaseModel):
@@ -134,4 +136,4 @@ def by_arm(results: Sequence[RunResult], measure: str, sampler: str | None = Non
 
 
 def _is_kept(name: str) -> bool:
-    return name in CURVE or name.startswith(("eval/", *BY_SCALE))
+    return name in CURVE or name.startswith(("eval/", COSINE, *SHARES))

@@ -11,10 +11,12 @@ from typing import Any
 
 from varl.launch.machine import Machine
 from varl.studies.study.chart import draw_curves
+from varl.studies.study.gradients import NOISE_NOTE, NOTE, by_scale_table, noise_table
 from varl.studies.study.plan import Study
-from varl.studies.study.results import BY_SCALE, RunResult, at_seconds, by_arm, row_of
+from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of
 from varl.studies.study.run import Findings
 from varl.studies.study.statistics import Contrast, Mean, contrasts, mean_over_seeds
+from varl.studies.study.tables import table
 from varl.trainer.disk.atomic import write_durably
 
 JSON_FILE, PAGE_FILE, CHART_FILE = "study.json", "study.md", "study.svg"
@@ -59,9 +61,10 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
         parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
     if found.controls:
         parts += ["## The base, without training", controls_table(study, found.controls), CONTROL_NOTE]
-    shares = scale_table(found.runs)
-    if shares:
-        parts += ["## By scale", shares, SCALE_NOTE]
+    if by_scale := by_scale_table(found.runs):
+        parts += ["## By scale", by_scale, NOTE]
+    if noise := noise_table(found.runs):
+        parts += ["## Signal and noise", noise, NOISE_NOTE]
     if found.failures:
         parts += ["## Missing", "\n".join(f"- {name}: {why}" for name, why in found.failures.items())]
     return "\n\n".join(parts) + "\n"
@@ -71,7 +74,6 @@ CONTRAST_NOTE = (
     "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over the rows."
 )
 CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a gain with the best of these."
-SCALE_NOTE = "Shares of the sum over scales, mean over updates and seeds, scales from the coarsest."
 
 
 def arms_table(study: Study, found: Findings) -> str:
@@ -131,36 +133,6 @@ def controls_table(study: Study, controls: Mapping[str, Mapping[str, float]]) ->
     """A row for each sampler that the base was read with."""
     rows = [[name, f"{figures.get(study.measure, math.nan):.3f}"] for name, figures in controls.items()]
     return table(["sampler", study.measure], rows)
-
-
-def scale_table(runs: Sequence[RunResult]) -> str:
-    """Shares of gradient norm and KL by scale for each arm; empty where no run measured them."""
-    rows = []
-    for prefix, label in zip(BY_SCALE, ("gradient norm", "KL"), strict=True):
-        for arm in dict.fromkeys(run.arm for run in runs):
-            shares = scale_shares([run for run in runs if run.arm == arm], prefix)
-            if shares:
-                rows.append([arm, label, *(f"{share:.2f}" for share in shares)])
-    width = max(map(len, rows), default=0)
-    head = ["arm", "", *map(str, range(1, width - 1))]
-    return table(head, [row + [""] * (width - len(row)) for row in rows]) if rows else ""
-
-
-def scale_shares(runs: Sequence[RunResult], prefix: str) -> list[float]:
-    """Means over the updates that trained each scale, in all runs, as shares of their sum."""
-    found = dict[int, list[float]]()
-    for run in runs:
-        for point in run.curve:
-            for name, value in point.metrics.items():
-                if name.startswith(prefix):
-                    found.setdefault(int(name.removeprefix(prefix)), []).append(max(value, 0.0))
-    means = [fmean(found.get(scale, [0.0])) for scale in range(1, max(found, default=0) + 1)]
-    return [mean / sum(means) for mean in means] if sum(means) > 0 else []
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _title(study: Study, arm: str) -> str:

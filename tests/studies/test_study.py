@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.trainer_rig import make_model
+from varl.studies.study.gradients import noise_table, scale_means, scale_shares, signal_to_noise
 from varl.studies.study.plan import (
     Job,
     Study,
@@ -28,7 +29,6 @@ from varl.studies.study.plan import (
 )
 from varl.studies.study.results import Point, RunResult, at_seconds, row_of
 from varl.studies.study.run import chosen_rates
-from varl.studies.study.summary import scale_shares
 from varl.trainer.recipe.dry_run import check_files
 
 STUDY = """
@@ -232,6 +232,21 @@ def test_shares_by_scale_are_of_the_updates_that_trained_the_scale() -> None:
     run = result("a", 0, 0.5, curve=tuple(point(u, 0.0, **one) for u, one in enumerate(metrics)))
     assert scale_shares([run], "kl/scale_") == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     assert scale_shares([run], "grad_norm/scale_") == []
+    assert scale_means([run], "kl/scale_") == [1.0, 2.0, 3.0]
+
+
+def test_signal_over_noise_is_of_sums_and_by_stage() -> None:
+    prefix = {"grad_norm/scale_1": 1.0, "grad_norm/scale_2": 1.0}
+    metrics = (
+        prefix | {"grad_signal": 3.0, "grad_noise": 1.0},
+        prefix | {"grad_signal": -1.0, "grad_noise": 3.0},
+        {"grad_norm/scale_3": 1.0, "grad_signal": 5.0, "grad_noise": 10.0},
+        {"kl": 0.0},
+    )
+    run = result("a", 0, 0.5, curve=tuple(point(u, 0.0, **one) for u, one in enumerate(metrics)))
+    assert signal_to_noise(run.curve[:2]) == pytest.approx(0.5)
+    assert noise_table([run]).splitlines()[2:] == ["| a | 1 to 2 | 2 | 0.50 |", "| a | 3 to 3 | 1 | 0.50 |"]
+    assert noise_table([result("a", 0, 0.5)]) == ""
 
 
 def test_tables_are_merged_and_all_else_is_replaced() -> None:

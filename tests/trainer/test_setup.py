@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import pytest
@@ -24,6 +25,7 @@ from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, Optim
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.gradients import GradientNoise, by_scale_metrics
 from varl.trainer.step.update import UpdateOutcome, Updater, build_optimizer, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
@@ -198,7 +200,8 @@ def test_the_number_of_candidates_in_a_pass_does_not_change_the_gradient(stage: 
         outcome, metrics = updater.update(batches, 0, by_scale=True)
         assert outcome is UpdateOutcome.STEPPED
         norms.append(metrics)
-    for name in ("grad_norm", "loss", "kl", *(f"grad_norm/scale_{scale + 1}" for scale in stage)):
+    by_scale = [f"grad_{of}/scale_{scale + 1}" for scale in stage for of in ("norm", "cosine")]
+    for name in ("grad_norm", "loss", "kl", "grad_signal", "grad_noise", *by_scale):
         assert norms[0][name] == pytest.approx(norms[1][name], rel=1e-3, abs=1e-6), name
 
 
@@ -206,6 +209,30 @@ def test_gradients_by_scale_add_up_to_the_whole() -> None:
     model = _policy()
     _, metrics = _updater(model, grad_clip=0).update([_batch(model, [0.0, 1.0], range(1))], 0, by_scale=True)
     assert metrics["grad_norm/scale_1"] == pytest.approx(metrics["grad_norm"], rel=1e-5)
+    assert metrics["grad_cosine/scale_1"] == 0  # there is no other scale
+    assert not metrics.keys() & {"grad_signal", "grad_noise"}  # one group tells no noise
+
+
+def test_noise_is_what_parts_the_groups_and_signal_what_they_share() -> None:
+    weights = torch.zeros(3)
+    rng = torch.Generator().manual_seed(0)
+    mean, found = torch.tensor([0.5, -0.2, 0.1]), list[dict[str, float]]()
+    for _ in range(2000):
+        weights.grad, noise = torch.zeros(3), GradientNoise([weights])
+        for _ in range(4):
+            weights.grad += (mean + torch.randn(3, generator=rng)) / 4
+            noise.add_group()
+        found.append(noise.metrics())
+    assert fmean(one["grad_noise"] for one in found) == pytest.approx(3 / 4, rel=0.05)
+    assert fmean(one["grad_signal"] for one in found) == pytest.approx(float(mean.square().sum()), rel=0.1)
+
+
+def test_scales_that_pull_apart_have_a_negative_cosine() -> None:
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0])
+    metrics = by_scale_metrics({0: [x, None], 1: [y, None], 2: [None, x]})
+    assert metrics["grad_norm/scale_2"] == 2
+    assert metrics["grad_cosine/scale_1"] == pytest.approx(-2 / 5**0.5)
+    assert metrics["grad_cosine/scale_3"] == 0
 
 
 def test_groups_without_preference_are_skipped_or_kept() -> None:

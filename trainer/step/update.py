@@ -19,6 +19,7 @@ from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
+from varl.trainer.step.gradients import GradientNoise, add, by_scale_metrics
 from varl.trainer.step.guards import (
     Alarm,
     GuardError,
@@ -106,7 +107,7 @@ class Updater:
     ) -> tuple[UpdateOutcome, dict[str, float]]:
         """Take one step on the groups of an update, all of one stage.
 
-        ``by_scale`` also measures the gradient of each scale's loss.
+        ``by_scale`` also measures the gradient of each scale's loss, and the signal and noise of the whole.
         Returns what happened and the metrics; the weights are as before unless the outcome is STEPPED.
 
         Raises:
@@ -132,10 +133,12 @@ class Updater:
             return UpdateOutcome.NO_PREFERENCE if sound else UpdateOutcome.NO_GROUPS
         # Forward and backward, a group at a time: gradients add up, activations do not.
         self.optimizer.zero_grad(set_to_none=True)
+        noise = GradientNoise(self._parameters()) if by_scale else None
         try:
-            measured = [self._backward(group, len(used), watch) for group in used]
+            measured = [self._backward(group, len(used), watch, noise) for group in used]
         except NonFiniteLossError:
             return UpdateOutcome.NON_FINITE_LOSS
+        metrics |= noise.metrics() if noise else {}
         # Clip over all groups together, and measure before anything is decided.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
@@ -145,7 +148,7 @@ class Updater:
         if refused is not None:
             return refused
         if by_scale:
-            metrics |= self._gradient_norms(used[0])
+            metrics |= self._gradients_by_scale(used[0])
         metrics["lr"] = self._step(update)
         return UpdateOutcome.STEPPED
 
@@ -204,9 +207,12 @@ class Updater:
         self.optimizer.step()
         return rate
 
-    def _backward(self, group: GroupBatch, groups: int, watch: Watch) -> list[Measured]:
+    def _backward(self, group: GroupBatch, groups: int, watch: Watch, noise: GradientNoise | None) -> list[Measured]:
         """Add the gradient of one group's part of the loss, a few candidates at a time."""
-        return [self._backward_part(group, rows, groups, watch) for rows in self._passes(group)]
+        measured = [self._backward_part(group, rows, groups, watch) for rows in self._passes(group)]
+        if noise:
+            noise.add_group()
+        return measured
 
     def _backward_part(self, group: GroupBatch, rows: slice, groups: int, watch: Watch) -> Measured:
         loss, measured = self._token_loss(group, rows)
@@ -242,8 +248,8 @@ class Updater:
             reference = self.reference.distribution(group.prompt, tokens, start, sampling)
         return own.evaluate(tokens[:, -sum(group.steps) :], reference)
 
-    def _gradient_norms(self, group: GroupBatch) -> dict[str, float]:
-        """Norm of the parameters' gradient of each scale's part of one group's loss.
+    def _gradients_by_scale(self, group: GroupBatch) -> dict[str, float]:
+        """Measures of the parameters' gradient of each scale's part of one group's loss.
 
         Leaves accumulated gradients alone.
         """
@@ -253,8 +259,8 @@ class Updater:
             for step, part in enumerate(loss.terms.split_with_sizes(list(group.steps), dim=-1)):
                 value = part.sum() / len(group.values)
                 found = torch.autograd.grad(value, self._parameters(), retain_graph=True, allow_unused=True)
-                totals[step] = [_add(total, gradient) for total, gradient in zip(totals[step], found, strict=True)]
-        return {f"grad_norm/scale_{scale + 1}": _norm(total) for scale, total in zip(group.scales, totals, strict=True)}
+                totals[step] = [add(total, gradient) for total, gradient in zip(totals[step], found, strict=True)]
+        return by_scale_metrics(dict(zip(group.scales, totals, strict=True)))
 
     def _passes(self, group: GroupBatch) -> Iterator[slice]:
         size = self._settings.candidates_per_pass or len(group.values)
@@ -271,11 +277,3 @@ class Updater:
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-
-def _add(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    return gradient if total is None else total if gradient is None else total + gradient
-
-
-def _norm(gradients: Sequence[Tensor | None]) -> float:
-    return math.sqrt(math.fsum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
