@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _CVTG_SPAN = re.compile(r"'(.*?)'")  # of its script: an apostrophe ends a span
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt. image: its file below the folder of images; group: what figures are also given by."""
+    """One prompt. image: its file below a folder of images; group: what figures are also given by, "" for nothing."""
 
     image: str
     prompt: str
@@ -45,7 +45,25 @@ def cvtg_2k(folder: Path) -> list[Item]:
         )
         for name in CVTG_FOLDERS
         for area in CVTG_AREAS
-        for entry in _entries(_cvtg_file(folder, name, area))
+        for entry in _entries(_cvtg_file(folder, name, area), "data_list", ("prompt",), ("index",))
+    ]
+
+
+def hpsv3(folder: Path) -> list[Item]:
+    """HPSv3's benchmark from its folder: a file benchmark_CATEGORY.json each, of caption and image_file.
+
+    Images are CATEGORY/NAME.png, NAME that of image_file; the group is the category. There are no target words.
+
+    Raises:
+        ValueError: there is no such file, or one is not as published; the message names it.
+    """
+    files = sorted(folder.glob("benchmark_*.json"))
+    if not files:
+        raise ValueError(f"{folder}: there is no benchmark_CATEGORY.json in it")
+    return [
+        Item(f"{category}/{Path(entry['image_file']).stem}.png", entry["caption"], (), category)
+        for path, category in ((path, path.stem.removeprefix("benchmark_")) for path in files)
+        for entry in _entries(path, None, ("caption", "image_file"))
     ]
 
 
@@ -65,12 +83,16 @@ def prompt_file(path: Path) -> list[Item]:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     return [
-        Item(f"{index:05d}.png", spec.prompt, resolve_targets(spec.prompt, spec.target_words), "all")
+        Item(f"{index:05d}.png", spec.prompt, resolve_targets(spec.prompt, spec.target_words), "")
         for index, spec in enumerate(specs)
     ]
 
 
-BENCHMARKS: Mapping[str, Callable[[Path], list[Item]]] = {"cvtg-2k": cvtg_2k, "prompts": prompt_file}
+BENCHMARKS: Mapping[str, Callable[[Path], list[Item]]] = {
+    "cvtg-2k": cvtg_2k,
+    "hpsv3": hpsv3,
+    "prompts": prompt_file,
+}
 
 
 def _cvtg_file(folder: Path, name: str, area: int) -> Path:
@@ -81,13 +103,18 @@ def _cvtg_file(folder: Path, name: str, area: int) -> Path:
     return parts[0] / f"{area}_combined.json"
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path, inside: str | None, texts: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The list of a JSON file, at its key ``inside`` if there is one, whose entries have these keys."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["data_list"]
-        if not all(isinstance(entry["prompt"], str) and "index" in entry for entry in entries):
-            raise TypeError("a prompt is no text")
+        read = json.loads(path.read_text(encoding="utf-8"))
+        entries = read[inside] if inside else read
+        if not all(isinstance(entry[key], str) for entry in entries for key in texts):
+            raise TypeError(f"a {' or '.join(texts)} is no text")
+        if not all(key in entry for entry in entries for key in others):
+            raise KeyError(*others)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: want data_list with an index and a prompt in each entry: {error!r}") from error
+        wanted = f"want {inside or 'a list'} of entries with {' and '.join([*others, *texts])}"
+        raise ValueError(f"{path}: {wanted}: {error!r}") from error
     return list(entries)

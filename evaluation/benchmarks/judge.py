@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from varl.evaluation.benchmarks.items import Item
-from varl.evaluation.estimates import Array, Estimate, pooled_ratio
+from varl.evaluation.benchmarks.scorers import Scored, Scorer
 from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 
 BATCH = 16
 MAX_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a prompt. folder: that of its seed; index: of the prompt."""
+
+    item: Item
+    folder: Path
+    index: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / self.item.image
 
 
 class Verdict(BaseModel):
@@ -30,91 +43,95 @@ class Verdict(BaseModel):
     correct: int = 0
     words: int = 0
     ned: float = 0.0  # sum over target words
-    clipscore: float | None = None
+    scores: dict[str, float] = {}
     error: str = ""
 
 
-class TextImageScorer(Protocol):
-    """Scores images for their prompts, as ClipScorer does."""
-
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """One number an image."""
+def pictures_of(items: Sequence[Item], folders: Sequence[Path]) -> list[Picture]:
+    """Every prompt's image in every folder, a prompt's next to each other."""
+    return [Picture(item, folder, index) for index, item in enumerate(items) for folder in folders]
 
 
-def judge(
-    items: Sequence[Item],
-    images: Path,
-    engine: OcrEngine,
-    clip: TextImageScorer | None,
-    min_confidence: float,
-    log: Path,
-    progress: Callable[[int], None],
-) -> list[Verdict]:
-    """A verdict for each item, in order; those in ``log`` are not looked for again, unless they were errors.
+class Judge:
+    """What looks at the images: an OCR engine for prompts with target words, and scorers.
 
-    min_confidence: lines read with less are left out. progress is told how many images are done. A missing or damaged
-    image is a verdict with an error and in no figure.
+    min_confidence: lines read with less are left out.
     """
-    known = _read_log(log, clip is not None)
-    left = [item for item in items if item.image not in known]
-    progress(len(items) - len(left))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        for start in range(0, len(left), BATCH):
-            for verdict in _judge_batch(left[start : start + BATCH], images, engine, clip, min_confidence):
-                file.write(verdict.model_dump_json() + "\n")
-                known[verdict.image] = verdict
-            file.flush()
-            progress(len(items) - len(left) + min(start + BATCH, len(left)))
-    return [known[item.image] for item in items]
+
+    def __init__(self, engine: OcrEngine | None, scorers: Sequence[Scorer], min_confidence: float) -> None:
+        self._engine, self._scorers, self._min_confidence = engine, scorers, min_confidence
+
+    def judge(self, pictures: Sequence[Picture], log: Path, progress: Callable[[int], None]) -> list[Verdict]:
+        """A verdict for each picture, in order; those in ``log`` are not judged again, unless they were errors.
+
+        progress is told how many images are done. A missing or damaged image is a verdict with an error and in no
+        figure.
+        """
+        known = self._read_log(log)
+        left = [picture for picture in pictures if str(picture.path) not in known]
+        progress(len(pictures) - len(left))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            for start in range(0, len(left), BATCH):
+                for verdict in self._judge_batch(left[start : start + BATCH]):
+                    file.write(verdict.model_dump_json() + "\n")
+                    known[verdict.image] = verdict
+                file.flush()
+                progress(len(pictures) - len(left) + min(start + BATCH, len(left)))
+        return [known[str(picture.path)] for picture in pictures]
+
+    def _read_log(self, path: Path) -> dict[str, Verdict]:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        names = {name for scorer in self._scorers for name in scorer.names}
+        found = dict[str, Verdict]()
+        for line in lines:
+            try:
+                verdict = Verdict.model_validate_json(line)
+            except ValidationError:  # the last line of a run that was cut off
+                continue
+            if not verdict.error and names <= verdict.scores.keys():
+                found[verdict.image] = verdict
+        return found
+
+    def _judge_batch(self, pictures: Sequence[Picture]) -> Iterable[Verdict]:
+        opened = {picture: _open(picture.path) for picture in pictures}
+        good = {picture: image for picture, image in opened.items() if isinstance(image, Image.Image)}
+        scored = dict(zip(good, self._scores(list(good), list(good.values())), strict=True))
+        for picture, image in opened.items():
+            found = image if isinstance(image, str) else scored[picture]
+            if isinstance(image, str) or isinstance(found, str):
+                yield Verdict(image=str(picture.path), error=str(found))
+            else:
+                yield self._verdict(picture, image, found)
+
+    def _scores(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> list[Scored]:
+        merged: list[Scored] = [{} for _ in pictures]
+        for scorer in self._scorers if pictures else ():
+            rows = scorer.score(images, [picture.item.prompt for picture in pictures])
+            merged = [_merge(one, other) for one, other in zip(merged, rows, strict=True)]
+        return merged
+
+    def _verdict(self, picture: Picture, image: Image.Image, scores: dict[str, float]) -> Verdict:
+        targets, name = picture.item.targets, str(picture.path)
+        if self._engine is None or not targets:
+            return Verdict(image=name, scores=scores)
+        (reading,) = self._engine.read([np.asarray(image)])
+        if isinstance(reading, EngineFailure):
+            return Verdict(image=name, error=reading.detail)
+        read = [word.text for word in reading if word.confidence >= self._min_confidence]
+        correct, words = word_accuracy_counts(targets, read)
+        return Verdict(
+            image=name,
+            read=tuple(text.lower() for text in read),
+            correct=correct,
+            words=words,
+            ned=float(sum(ned_values(targets, read))),
+            scores=scores,
+        )
 
 
-def _read_log(path: Path, with_clip: bool) -> dict[str, Verdict]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = dict[str, Verdict]()
-    for line in lines:
-        try:
-            verdict = Verdict.model_validate_json(line)
-        except ValidationError:  # the last line of a run that was cut off
-            continue
-        if not verdict.error and (verdict.clipscore is not None or not with_clip):
-            found[verdict.image] = verdict
-    return found
-
-
-def _judge_batch(
-    items: Sequence[Item], folder: Path, engine: OcrEngine, clip: TextImageScorer | None, min_confidence: float
-) -> Iterable[Verdict]:
-    opened = {item.image: _open(folder / item.image) for item in items}
-    good = {name: image for name, image in opened.items() if isinstance(image, Image.Image)}
-    scores = dict[str, float]()
-    if clip is not None and good:
-        prompts = [item.prompt for item in items if item.image in good]
-        scores = dict(zip(good, clip.score(list(good.values()), prompts), strict=True))
-    for item in items:
-        image = opened[item.image]
-        if isinstance(image, str):
-            yield Verdict(image=item.image, error=image)
-        else:
-            yield _verdict(item, engine, image, min_confidence, scores.get(item.image))
-
-
-def _verdict(
-    item: Item, engine: OcrEngine, image: Image.Image, min_confidence: float, clipscore: float | None
-) -> Verdict:
-    (reading,) = engine.read([np.asarray(image)])
-    if isinstance(reading, EngineFailure):
-        return Verdict(image=item.image, error=reading.detail)
-    read = [word.text for word in reading if word.confidence >= min_confidence]
-    correct, words = word_accuracy_counts(item.targets, read)
-    return Verdict(
-        image=item.image,
-        read=tuple(text.lower() for text in read),
-        correct=correct,
-        words=words,
-        ned=float(sum(ned_values(item.targets, read))),
-        clipscore=clipscore,
-    )
+def _merge(one: Scored, other: Scored) -> Scored:
+    return one if isinstance(one, str) else other if isinstance(other, str) else one | other
 
 
 def _open(path: Path) -> Image.Image | str:
@@ -128,48 +145,3 @@ def _open(path: Path) -> Image.Image | str:
         return "there is no such image"
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         return f"{type(error).__name__}: {error}"
-
-
-def results(items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Figures overall and by group, by the names of CVTG-2K's script, each with its standard error over images."""
-    areas = dict.fromkeys(item.group for item in items)
-    pairs = list(zip(items, verdicts, strict=True))
-    return {
-        "overall_results": summary(verdicts),
-        "area_results": {area: summary([one for item, one in pairs if item.group == area]) for area in areas},
-        "failed": {verdict.image: verdict.error for verdict in verdicts if verdict.error},
-    }
-
-
-def summary(verdicts: Sequence[Verdict]) -> dict[str, float | int | None]:
-    """Word Accuracy and NED pooled over target words, CLIPScore over images; None where nothing was judged."""
-    judged = [one for one in verdicts if not one.error]
-    words = np.array([one.words for one in judged], np.float64)
-    clip = np.array([one.clipscore for one in judged if one.clipscore is not None], np.float64)
-    figures = {
-        "word_accuracy": _ratio(np.array([one.correct for one in judged], np.float64), words),
-        "ned": _ratio(np.array([one.ned for one in judged], np.float64), words),
-        "clipscore": _ratio(clip, np.ones(len(clip))),
-    }
-    totals: dict[str, float | int | None] = {
-        "total_images": len(judged),
-        "total_words": int(words.sum()),
-        "correct_words": sum(one.correct for one in judged),
-    }
-    return {name: found.value if found else None for name, found in figures.items()} | totals | _errors(figures)
-
-
-def _ratio(totals: Array, counts: Array) -> Estimate | None:
-    return pooled_ratio(totals, counts) if counts.sum() > 0 else None
-
-
-def _errors(figures: Mapping[str, Estimate | None]) -> dict[str, float | int | None]:
-    return {
-        f"{name}_se": found.error if found is not None and np.isfinite(found.error) else None
-        for name, found in figures.items()
-    }
-
-
-def as_json(record: Mapping[str, Any]) -> str:
-    """The record as it is written."""
-    return json.dumps(record, indent=1, allow_nan=False) + "\n"

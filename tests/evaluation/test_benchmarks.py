@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import re
 import subprocess
@@ -22,9 +23,14 @@ from tests.support.ocr_builders import render
 from tests.support.tiny_clip import make_clip
 from varl.cli.benchmark import main
 from varl.evaluation.benchmarks.clip_score import MEAN, PREFIX, STD, ClipScorer, preprocess
-from varl.evaluation.benchmarks.items import cvtg_2k, prompt_file
-from varl.evaluation.benchmarks.judge import Verdict, judge, results, summary
-from varl.evaluation.benchmarks.published import beside_published
+from varl.evaluation.benchmarks.draw import draw
+from varl.evaluation.benchmarks.figures import results, summary
+from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
+from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
+from varl.evaluation.benchmarks.published import CVTG_2K, HPSV3, beside_published
+from varl.evaluation.benchmarks.scorers import Scored
+from varl.policy.base import SamplingParams
+from varl.policy.load import load
 from varl.services.ocr.engines.base import EngineFailure, EngineModel, OcrEngine, Reading, ReadWord
 
 PROMPTS = {
@@ -81,7 +87,7 @@ def test_a_folder_that_is_not_as_published_is_named(data: Path, tmp_path: Path) 
     (data / "CVTG-Style").rename(data / "CVTG-style")  # its other spelling
     assert len(cvtg_2k(data)) == 4
     (data / "CVTG" / "3_combined.json").write_text('{"data_list": [{"index": 1}]}')
-    with pytest.raises(ValueError, match=r"3_combined.json: want data_list with an index and a prompt"):
+    with pytest.raises(ValueError, match=r"3_combined.json: want data_list of entries with index and prompt"):
         cvtg_2k(data)
     (data / "CVTG" / "3_combined.json").unlink()
     with pytest.raises(ValueError, match=r"3_combined.json: No such file"):
@@ -94,7 +100,7 @@ def test_a_prompt_file_has_an_image_for_each_line(tmp_path: Path) -> None:
     path = tmp_path / "test.txt"
     path.write_text('a sign that says "New York"\n\n')
     (item,) = prompt_file(path)
-    assert (item.image, item.targets, item.group) == ("00000.png", ("new", "york"), "all")
+    assert (item.image, item.targets, item.group) == ("00000.png", ("new", "york"), "")
     assert prompt_file(Path("recipes/prompts/signs_heldout.jsonl"))[0].targets == ("toffee",)
     with pytest.raises(ValueError, match="No such file"):
         prompt_file(tmp_path / "none.txt")
@@ -124,12 +130,15 @@ def script(prompt: str, lines: Sequence[str]) -> tuple[int, int, list[float]]:
     return len(wanted), sum(word in seen for word in wanted), close
 
 
-def judged(data: Path, images: Path, engine: OcrEngine, log: Path, **options: Any) -> list[Verdict]:  # noqa: ANN401
+def judged(data: Path, images: Path, engine: OcrEngine, log: Path, min_confidence: float = 0.5) -> list[Verdict]:
     told = list[int]()
-    settings: dict[str, Any] = {"clip": None, "min_confidence": 0.5} | options
-    found = judge(cvtg_2k(data), images, engine, settings["clip"], settings["min_confidence"], log, told.append)
+    found = Judge(engine, [], min_confidence).judge(pictures_of(cvtg_2k(data), [images]), log, told.append)
     assert told[-1] == len(found)
     return found
+
+
+def area_results(data: Path, images: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    return results(pictures_of(cvtg_2k(data), [images]), verdicts, "area_results")
 
 
 def test_figures_are_those_of_the_script(data: Path, images: Path, tmp_path: Path) -> None:
@@ -137,7 +146,7 @@ def test_figures_are_those_of_the_script(data: Path, images: Path, tmp_path: Pat
     verdicts = judged(data, images, Reader([words(*one) for one in lines]), tmp_path / "log.jsonl")
     items = cvtg_2k(data)
     expected = [script(item.prompt, read) for item, read in zip(items, lines, strict=True)]
-    found = results(items, verdicts)
+    found = area_results(data, images, verdicts)
     total, correct = sum(one[0] for one in expected), sum(one[1] for one in expected)
     assert found["overall_results"]["word_accuracy"] == pytest.approx(correct / total, abs=1e-9)
     assert found["overall_results"]["ned"] == pytest.approx(sum(sum(one[2]) for one in expected) / total, abs=1e-9)
@@ -161,10 +170,10 @@ def test_what_cannot_be_judged_is_an_error_and_in_no_figure(data: Path, images: 
     (images / "CVTG/2/1.png").write_bytes(b"no image")
     log = tmp_path / "log.jsonl"
     verdicts = judged(data, images, Reader([EngineFailure("out of memory"), words("red", "blue")]), log)
-    found = results(cvtg_2k(data), verdicts)
-    assert found["failed"]["CVTG/2/0.png"] == "there is no such image"
-    assert found["failed"]["CVTG/2/1.png"].startswith("UnidentifiedImageError")
-    assert found["failed"]["CVTG/3/0.png"] == "out of memory"
+    found = area_results(data, images, verdicts)
+    assert found["failed"][str(images / "CVTG/2/0.png")] == "there is no such image"
+    assert found["failed"][str(images / "CVTG/2/1.png")].startswith("UnidentifiedImageError")
+    assert found["failed"][str(images / "CVTG/3/0.png")] == "out of memory"
     assert found["overall_results"]["total_images"] == 1 and found["overall_results"]["word_accuracy"] == 1.0
     assert found["area_results"]["3"]["word_accuracy"] is None
 
@@ -214,10 +223,91 @@ def test_the_transform_gives_squares_in_clips_range() -> None:
 
 def test_published_models_stand_around_ones_own() -> None:
     own = {"word_accuracy": 0.6, "ned": 0.8, "clipscore": None}
-    lines = beside_published(own, "mine").splitlines()
+    lines = beside_published(CVTG_2K, own, {"2": {"word_accuracy": 0.7}}, "mine").splitlines()
     index = next(i for i, line in enumerate(lines) if line.startswith("mine"))
     assert lines[index].split() == ["mine", "0.6000", "0.8000", "-"]
     assert lines[index - 1].startswith("Seedream") and lines[index + 1].startswith("SD3.5 Large")
+
+
+def test_categories_stand_under_the_published_ones_however_they_are_spelt() -> None:
+    groups = {"natural_scenery": {"hpsv3": 9.0}, "Food": {"hpsv3": 8.0}, "more": {"hpsv3": 1.0}}
+    lines = beside_published(HPSV3, {"hpsv3": 10.0}, groups, "mine").splitlines()
+    own = next(line for line in lines if line.startswith("mine"))
+    heads = [re.search(rf"\b{name}\b", lines[0]) for name in ("Natural Scenery", "Food", "Arts")]
+    assert [own[: head.end()].split()[-1] for head in heads if head] == ["9.0000", "8.0000", "-"]
+    assert all(len(row) == len(HPSV3.columns) for row in HPSV3.rows.values())
+
+
+class Length:
+    """Scores a prompt by its letters; one of "bad" cannot be scored."""
+
+    names = ("length",)
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scored]:
+        return ["no such prompt" if prompt == "bad" else {"length": float(len(prompt))} for prompt in prompts]
+
+
+def hpsv3_folder(folder: Path) -> Path:
+    for category, captions in {"food": ["a pie", "bad"], "arts": ["a mask of wood"]}.items():
+        entries = [{"caption": one, "image_file": f"x/{i}.jpg"} for i, one in enumerate(captions)]
+        (folder / f"benchmark_{category}.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_hpsv3_is_scored_by_category_and_nothing_is_read(tmp_path: Path) -> None:
+    items = hpsv3(hpsv3_folder(tmp_path))
+    assert [item.image for item in items] == ["arts/0.png", "food/0.png", "food/1.png"]
+    pictures = pictures_of(items, [tmp_path / "a", tmp_path / "b"])
+    for picture in pictures:
+        picture.path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(picture.path)
+    verdicts = Judge(None, [Length()], 0.5).judge(pictures, tmp_path / "log.jsonl", lambda done: None)
+    found = results(pictures, verdicts, "category_results")
+    assert found["overall_results"]["length"] == (14 + 5) / 2
+    assert found["overall_results"]["word_accuracy"] is None and found["overall_results"]["total_images"] == 4
+    assert found["category_results"]["food"]["length"] == 5 and found["category_results"]["food"]["length_se"] is None
+    assert found["seed_results"][str(tmp_path / "b")]["total_images"] == 2
+    assert set(found["failed"].values()) == {"no such prompt"}
+
+
+def test_a_benchmark_of_another_form_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no benchmark_CATEGORY\.json"):
+        hpsv3(tmp_path)
+    (tmp_path / "benchmark_food.json").write_text('[{"caption": "a pie"}]')
+    with pytest.raises(ValueError, match=r"benchmark_food.json: want a list of entries with caption and image_file"):
+        hpsv3(tmp_path)
+
+
+def test_several_seeds_of_a_prompt_are_one_draw_of_it() -> None:
+    pictures = [Picture(Item("0.png", "p", ("w",), ""), Path(folder), index) for index in (0, 1) for folder in "ab"]
+    verdicts = [Verdict(image="x", words=2, correct=correct) for correct in (0, 1, 2, 2)]
+    found = summary(list(zip(pictures, verdicts, strict=True)))
+    once = summary(
+        [(pictures[0], Verdict(image="x", words=4, correct=1)), (pictures[2], Verdict(image="x", words=4, correct=4))]
+    )
+    assert found["word_accuracy"] == 5 / 8
+    assert found["word_accuracy_se"] == pytest.approx(once["word_accuracy_se"])
+
+
+def test_a_policy_draws_what_is_missing_and_the_same_again(tmp_path: Path) -> None:
+    policy = load(Path("checkpoints/tiny"))
+    items = [
+        Item(f"{index}.png", f"a red sign that says '{word}'", (word.lower(),), "")
+        for index, word in enumerate(("CAT", "DOG"))
+    ]
+    seeds = {tmp_path / "seed-0": 0, tmp_path / "seed-1": 1}
+    pictures, told = pictures_of(items, list(seeds)), list[int]()
+    draw(policy, pictures, seeds, SamplingParams(), told.append)
+    assert told == [2, 4]
+    first = {picture: picture.path.read_bytes() for picture in pictures}
+    assert len(set(first.values())) == 4
+    kept, gone = pictures[0], pictures[3]
+    kept.path.write_bytes(b"as it was")
+    gone.path.unlink()
+    draw(policy, pictures, seeds, SamplingParams(), told.append)
+    assert kept.path.read_bytes() == b"as it was"
+    before, after = (np.asarray(Image.open(io.BytesIO(data)), int) for data in (first[gone], gone.path.read_bytes()))
+    assert abs(after - before).max() <= 1  # the rounding of another number of images at a time
 
 
 def test_the_command_reads_a_folder_and_writes_the_keys_of_the_script(
@@ -240,6 +330,24 @@ def test_the_command_reads_a_folder_and_writes_the_keys_of_the_script(
     assert "NextFlow-RL" in done.stdout and "PP-OCRv6" in record["ocr"]
 
 
+def test_the_command_draws_with_a_model_and_asks_a_reward_that_it_starts(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red sign that says 'CAT'\na blue board that says 'DOG'\n")
+    code = "import sys; from varl.cli import main; sys.exit(main())"
+    flags = ["prompts", "--data", prompts, "--images", tmp_path / "drawn", "--out", tmp_path / "out.json"]
+    more = ["--model", "checkpoints/tiny", "--seeds", "2", "--reward", "examples/brightness.py:Brightness"]
+    command = [sys.executable, "-c", code, "benchmark", *map(str, [*flags, *more])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")) == [
+        f"drawn/seed-{seed}/0000{index}.png" for seed in (0, 1) for index in (0, 1)
+    ]
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["overall_results"]["total_images"] == 4 and len(record["seed_results"]) == 2
+    assert 0 < record["overall_results"]["brightness"] < 1
+    assert record["sampling"]["temperature"] == 1.0
+
+
 def test_a_wrong_flag_or_file_is_said(
     data: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +357,9 @@ def test_a_wrong_flag_or_file_is_said(
         ([*given[:4], str(tmp_path / "none"), *given[5:]], "argument --images"),
         ([*given, "--min-confidence", "2"], "argument --min-confidence"),
         (["cvtg", *given[1:]], "invalid choice: 'cvtg'"),
+        ([*given, "--model", str(tmp_path / "none")], "argument --model"),
+        ([*given[:5], str(images), *given[5:], "--model", "checkpoints/tiny"], "it is one folder"),
+        (["hpsv3", "--data", str(hpsv3_folder(tmp_path)), *given[3:]], "hpsv3 needs --url"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(flags)

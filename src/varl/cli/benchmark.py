@@ -1,45 +1,55 @@
-"""``varl benchmark cvtg-2k --data FOLDER --images FOLDER``: judge a folder of images by a published benchmark."""
+"""``varl benchmark cvtg-2k --data FOLDER --images FOLDER``: judge images by a published benchmark."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from varl.cli.parser import Parser, number
+from varl.cli.model import add_model, sampling_of, the_policy
+from varl.cli.parser import Parser, add_sampling, count, number
+from varl.cli.rewards import add_service, reward_client
+from varl.client import RewardError
+from varl.evaluation.benchmarks.draw import draw
+from varl.evaluation.benchmarks.figures import as_json, results
 from varl.evaluation.benchmarks.items import BENCHMARKS, Item
-from varl.evaluation.benchmarks.judge import TextImageScorer, Verdict, as_json, judge, results
-from varl.evaluation.benchmarks.published import COLUMNS, beside_published
+from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
+from varl.evaluation.benchmarks.published import TABLES, beside_published
+from varl.evaluation.benchmarks.scorers import Named, RewardScorer, Scorer
+from varl.launch.supervisor import ChildDiedError, sigterm_as_exit
 from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
 from varl.studies.stages import progress_bar
 
+GROUPS = {"cvtg-2k": "area_results", "hpsv3": "category_results", "prompts": "group_results"}
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Judge, print the figures, write --out.
+    """Draw with --model, judge, print the figures, write --out.
 
-    The exit status: 0, 1 where an image could not be judged or a model is missing, 2 for a bad flag or file, 130 for
-    Ctrl-C; the same command goes on where it was.
+    The exit status: 0, 1 where an image could not be judged or a model or service is missing, 2 for a bad flag or file,
+    130 for Ctrl-C; the same command goes on where it was.
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
+    items = _items(parser, flags)
+    pictures = pictures_of(items, _folders(parser, flags))
     try:
-        items = BENCHMARKS[flags.benchmark](flags.data)
-    except ValueError as error:
-        parser.error(f"argument --data: {error}")
-    if not flags.images.is_dir():
-        parser.error(f"argument --images: there is no folder {flags.images}")
-    try:
-        engine, clip = _engine(flags.engine), _clip(flags.clip, flags.device)
-        verdicts = _judge(items, flags, engine, clip)
+        with sigterm_as_exit(), ExitStack() as stack:
+            if flags.model:
+                _draw(parser, flags, pictures)
+            engine = _engine(flags.engine) if any(item.targets for item in items) else None
+            scorers = _scorers(parser, flags, stack)
+            verdicts = _judge(Judge(engine, scorers, flags.min_confidence), pictures, flags)
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted; the same command goes on where it was\n")
         return 130
-    except (EngineUnavailableError, OSError) as error:
+    except (EngineUnavailableError, RewardError, ChildDiedError, TimeoutError, OSError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 1
-    record = results(items, verdicts) | _settings(flags, engine)
+    record = results(pictures, verdicts, GROUPS[flags.benchmark]) | _settings(flags, engine)
     flags.out.write_text(as_json(record), encoding="utf-8")
     sys.stdout.write(_words(flags, record))
     return 1 if record["failed"] else 0
@@ -48,24 +58,32 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "varl.cli.benchmark",
-        "Judges a folder of images by a benchmark: Word Accuracy, NED, with --clip CLIPScore.",
+        "Judges images by a benchmark: Word Accuracy and NED of target words, CLIPScore, any reward. With --model it"
+        " draws them first.",
     )
-    parser.add_argument("benchmark", choices=list(BENCHMARKS), help="cvtg-2k, or prompts: any prompt file")
+    parser.add_argument("benchmark", choices=list(BENCHMARKS), help="prompts: any prompt file")
     parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="the benchmark's published folder, or a prompt file",
+        "--data", type=Path, required=True, metavar="PATH", help="the benchmark's published folder, or a prompt file"
     )
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
+        nargs="+",
         metavar="FOLDER",
-        help="CVTG/2/INDEX.png and so on, or 00000.png by line of the prompt file",
+        help="one folder, or one a seed: CVTG/2/INDEX.png, CATEGORY/NAME.png, or 00000.png by line of the prompt file",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), metavar="FILE", help="figures as JSON")
+    _add_judges(parser)
+    add_model(parser, None)
+    parser.add_argument("--seeds", type=count(1), default=1, metavar="N", help="with --model: images of every prompt")
+    parser.add_argument("--seed", type=count(0), default=0, help="the first of the seeds")
+    add_sampling(parser, 1.0, 0, 1.0, 0.0)
+    parser.add_argument("--device", default="cpu", help="torch device of the model and of CLIP")
+    return parser
+
+
+def _add_judges(parser: Parser) -> None:
     parser.add_argument(
         "--engine", choices=("onnx", "paddle"), default="onnx", help="PP-OCRv6 small, or PP-OCRv5 on PaddlePaddle"
     )
@@ -77,8 +95,40 @@ def _parser() -> Parser:
         help="lines read with less are left out, as PaddleOCR 2 does",
     )
     parser.add_argument("--clip", metavar="MODEL", help="folder or hub name of a CLIP model; the script's is ViT-L/14")
-    parser.add_argument("--device", default="cpu", help="torch device of CLIP")
-    return parser
+    add_service(parser, None)
+
+
+def _items(parser: Parser, flags: argparse.Namespace) -> list[Item]:
+    try:
+        items = BENCHMARKS[flags.benchmark](flags.data)
+    except ValueError as error:
+        parser.error(f"argument --data: {error}")
+    if flags.benchmark == "hpsv3" and not (flags.url or flags.reward):
+        parser.error("hpsv3 needs --url, the address of an HPSv3 service, or --reward")
+    return items
+
+
+def _folders(parser: Parser, flags: argparse.Namespace) -> list[Path]:
+    folders: list[Path] = flags.images
+    if not flags.model:
+        for folder in folders:
+            if not folder.is_dir():
+                parser.error(f"argument --images: there is no folder {folder}")
+        return folders
+    if len(folders) > 1:
+        parser.error("argument --images: with --model it is one folder, below which each of several seeds has its own")
+    return folders if flags.seeds == 1 else [folders[0] / f"seed-{seed}" for seed in _seeds(flags)]
+
+
+def _seeds(flags: argparse.Namespace) -> range:
+    return range(flags.seed, flags.seed + flags.seeds)
+
+
+def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]) -> None:
+    policy = the_policy(parser, flags)
+    seeds = dict(zip(dict.fromkeys(picture.folder for picture in pictures), _seeds(flags), strict=True))
+    with progress_bar(len(pictures), "image drawn") as progress:
+        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)))
 
 
 def _engine(name: str) -> OcrEngine:
@@ -91,48 +141,53 @@ def _engine(name: str) -> OcrEngine:
     return build_paddle()
 
 
-def _clip(source: str | None, device: str) -> TextImageScorer | None:
-    if source is None:
-        return None
-    from varl.evaluation.benchmarks.clip_score import ClipScorer  # takes seconds to import
+def _scorers(parser: Parser, flags: argparse.Namespace, stack: ExitStack) -> list[Scorer]:
+    found = list[Scorer]()
+    if flags.clip:
+        from varl.evaluation.benchmarks.clip_score import ClipScorer  # takes seconds to import
 
-    return ClipScorer(source, device)
-
-
-def _judge(
-    items: Sequence[Item], flags: argparse.Namespace, engine: OcrEngine, clip: TextImageScorer | None
-) -> list[Verdict]:
-    log = flags.out.with_suffix(".jsonl")
-    with progress_bar(len(items), "image") as progress:
-        return judge(
-            items, flags.images, engine, clip, flags.min_confidence, log, lambda done: progress(done, len(items))
-        )
+        found.append(Named("clipscore", ClipScorer(flags.clip, flags.device)))
+    if flags.url or flags.reward:
+        found.append(RewardScorer(stack.enter_context(reward_client(parser, flags))))
+    return found
 
 
-def _settings(flags: argparse.Namespace, engine: OcrEngine) -> dict[str, Any]:
-    model = engine.model
+def _judge(judge: Judge, pictures: Sequence[Picture], flags: argparse.Namespace) -> list[Verdict]:
+    with progress_bar(len(pictures), "image judged") as progress:
+        log = flags.out.with_suffix(".jsonl")
+        return judge.judge(pictures, log, lambda done: progress(done, len(pictures)))
+
+
+def _settings(flags: argparse.Namespace, engine: OcrEngine | None) -> dict[str, Any]:
+    model = engine.model if engine else None
+    drawn = {"model": str(flags.model), "weights": str(flags.weights or "base"), "sampling": vars(sampling_of(flags))}
     return {
         "benchmark": flags.benchmark,
-        "ocr": f"{model.engine} {model.name} ({model.revision})",
+        "ocr": f"{model.engine} {model.name} ({model.revision})" if model else None,
         "min_confidence": flags.min_confidence,
         "clip": flags.clip,
-    }
+        "reward": flags.url or flags.reward,
+    } | (drawn if flags.model else {})
 
 
 def _words(flags: argparse.Namespace, record: dict[str, Any]) -> str:
-    overall = record["overall_results"]
-    lines = [_line(name, figures) for name, figures in {"overall": overall, **record["area_results"]}.items()]
+    overall, groups = record["overall_results"], record.get(GROUPS[flags.benchmark], {})
+    rows = {"overall": overall, **groups, **record.get("seed_results", {})}
+    width = max(map(len, rows))
+    lines = [_line(f"{name:{width}}", figures) for name, figures in rows.items()]
     if record["failed"]:
         image, why = next(iter(record["failed"].items()))
         lines.append(f"{len(record['failed'])} images could not be judged, the first {image}: {why}")
-    table = f"\n{beside_published(overall, str(flags.images))}" if flags.benchmark == "cvtg-2k" else ""
+    name = " ".join(map(str, flags.images))
+    table = f"\n{beside_published(TABLES[flags.benchmark], overall, groups, name)}" if flags.benchmark in TABLES else ""
     return "\n".join([*lines, ""]) + f"{table}{flags.out}\n"
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
+    measures = [key.removesuffix("_se") for key in figures if key.endswith("_se")]
     shown = [
         f"{measure} {figures[measure]:.4f}" + (f" ± {error:.4f}" if (error := figures[f"{measure}_se"]) else "")
-        for measure in COLUMNS
+        for measure in measures
         if figures[measure] is not None
     ]
-    return f"{name:8} {figures['total_images']:5} images  {'  '.join(shown)}"
+    return f"{name} {figures['total_images']:5} images  {'  '.join(shown)}"

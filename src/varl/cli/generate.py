@@ -10,13 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors import SafetensorError
 
+from varl.cli.model import add_model, sampling_of, the_policy
 from varl.cli.parser import Parser, add_sampling, count
-from varl.launch.resources import find
-from varl.policy.base import SamplingParams, TrainablePolicy
+from varl.policy.base import TrainablePolicy
 from varl.policy.generate import Pixels, arrange, generate_by_scale
-from varl.policy.load import load
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
-    policy = _policy(parser, flags)
+    policy = the_policy(parser, flags)
     try:
         for path in _write(policy, flags):
             sys.stdout.write(f"{path}\n")
@@ -43,12 +41,7 @@ def _parser() -> Parser:
         "varl.cli.generate", "Draws images of a prompt. A PNG carries the prompt, seed and sampler as text."
     )
     parser.add_argument("prompt", metavar="PROMPT", help="for example \"a red sign that says 'CAT'\"")
-    parser.add_argument(
-        "--model", type=Path, default=Path("checkpoints/tiny"), metavar="DIR", help="folder of the model"
-    )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="safetensors file of trained weights; default: the model's own"
-    )
+    add_model(parser, Path("checkpoints/tiny"))
     parser.add_argument(
         "-o",
         "--output",
@@ -60,12 +53,6 @@ def _parser() -> Parser:
     parser.add_argument("-n", "--count", type=count(1), default=1, metavar="N", help="images, arranged in one picture")
     parser.add_argument("--seed", type=count(0), default=0, help="the same seed draws the same images")
     add_sampling(parser, 1.0, 0, 1.0, 0.0)
-    parser.add_argument(
-        "--guidance-schedule",
-        choices=("ramp", "constant"),
-        default="ramp",
-        help="ramp: from 0 at the first scale to --guidance at the last",
-    )
     parser.add_argument(
         "--scales", action="store_true", help="also write the picture after each scale, as FILE.scale1.png and so on"
     )
@@ -82,33 +69,9 @@ def _image_path(text: str) -> Path:
     return path
 
 
-def _policy(parser: Parser, flags: argparse.Namespace) -> TrainablePolicy:
-    """The model with its weights; ends the process with a message that names the flag where it cannot be had."""
-    folder = find(flags.model)
-    if not (folder / "config.json").is_file():
-        parser.error(f"argument --model: there is no model folder {flags.model} (one with a config.json)")
-    if flags.weights and not flags.weights.is_file():
-        parser.error(f"argument --weights: there is no file {flags.weights}")
-    try:
-        policy = load(folder, flags.device)
-    except (OSError, ValueError, SafetensorError) as error:
-        parser.error(f"argument --model: {flags.model} cannot be loaded: {error}")
-    except RuntimeError as error:  # torch's, of a device that it does not know or have
-        parser.error(f"argument --device: {flags.device}: {error}")
-    try:
-        if flags.weights:
-            policy.load_weights(str(flags.weights))
-    except (OSError, ValueError, SafetensorError) as error:
-        parser.error(f"argument --weights: {error}")
-    return policy
-
-
 def _write(policy: TrainablePolicy, flags: argparse.Namespace) -> list[Path]:
     """Write the picture, and with --scales those before it; the paths in the order of writing."""
-    params = SamplingParams(
-        flags.temperature, flags.top_k, flags.top_p, flags.guidance, flags.guidance_schedule == "constant"
-    )
-    steps = list(generate_by_scale(policy, flags.prompt, flags.count, flags.seed, params))
+    steps = list(generate_by_scale(policy, flags.prompt, flags.count, flags.seed, sampling_of(flags)))
     facts = {
         "prompt": flags.prompt,
         "seed": str(flags.seed),

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from varl.cli.parser import Parser
-from varl.client import Outcome, RewardClient, RewardError, Score, Scores
-from varl.launch.rewards import reward_command
-from varl.launch.supervisor import ChildDiedError, Supervisor, sigterm_as_exit
-
-URL = "http://127.0.0.1:8080"  # where varl serve listens unless it is told otherwise
+from varl.cli.rewards import URL, add_service, reward_client
+from varl.client import Outcome, RewardError, Score, Scores
+from varl.launch.supervisor import ChildDiedError, sigterm_as_exit
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,11 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.prompt is None and not flags.target:
         parser.error("one of --prompt and --target says what the images should show")
     try:
-        with (
-            sigterm_as_exit(),
-            _service(parser, flags) as url,
-            RewardClient(url, token=_token(flags.token_file)) as client,
-        ):
+        with sigterm_as_exit(), reward_client(parser, flags) as client:
             count, images = len(flags.images), [path.read_bytes() for path in flags.images]
             found = client.score(images, [flags.prompt or ""] * count, target_words=[flags.target] * count)
     except KeyboardInterrupt:
@@ -58,16 +50,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--target", action="append", default=[], metavar="WORD", help="a word to look for; may be given several times"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--url", default=URL, help="address of a running service or gateway")
-    where.add_argument(
-        "--reward",
-        metavar="REWARD",
-        help="start a service for this call: ocr, hpsv3 (the synthetic model) or PATH.py:Class",
-    )
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants"
-    )
+    add_service(parser, URL)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
@@ -77,24 +60,6 @@ def _image(text: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path
-
-
-def _token(file: Path | None) -> str | None:
-    return file.read_text(encoding="utf-8").strip() if file else None
-
-
-@contextmanager
-def _service(parser: Parser, flags: argparse.Namespace) -> Iterator[str]:
-    """The URL to ask, whose service is started and stopped here where --reward wants that."""
-    if not flags.reward:
-        yield flags.url
-        return
-    try:
-        command = reward_command(flags.reward)
-    except ValueError as error:
-        parser.error(f"argument --reward: {error}")
-    with tempfile.TemporaryDirectory(prefix="varl-score-") as directory, Supervisor(Path(directory)) as supervisor:
-        yield f"http://127.0.0.1:{supervisor.start('reward', command)['http_port']}"
 
 
 def _json(images: Sequence[Path], found: Mapping[str, Scores]) -> str:

@@ -1,0 +1,76 @@
+"""A benchmark's figures, overall and by group, each with its standard error over prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from varl.evaluation.benchmarks.judge import Picture, Verdict
+from varl.evaluation.estimates import Estimate, pooled_ratio
+
+Figures = dict[str, float | int | None]
+
+
+def results(pictures: Sequence[Picture], verdicts: Sequence[Verdict], groups: str) -> dict[str, Any]:
+    """Figures by the names of CVTG-2K's script.
+
+    groups: the key of the figures by group, ``area_results`` there. Several folders, one a seed, have figures of their
+    own in ``seed_results``; all the others are over all of them.
+    """
+    pairs = list(zip(pictures, verdicts, strict=True))
+    names = dict.fromkeys(picture.item.group for picture in pictures if picture.item.group)
+    folders = dict.fromkeys(picture.folder for picture in pictures)
+    record: dict[str, Any] = {"overall_results": summary(pairs)}
+    if names:
+        record[groups] = {name: summary([pair for pair in pairs if pair[0].item.group == name]) for name in names}
+    if len(folders) > 1:
+        record["seed_results"] = {
+            str(folder): summary([pair for pair in pairs if pair[0].folder == folder]) for folder in folders
+        }
+    return record | {"failed": {verdict.image: verdict.error for verdict in verdicts if verdict.error}}
+
+
+def summary(pairs: Sequence[tuple[Picture, Verdict]]) -> Figures:
+    """Word Accuracy and NED pooled over target words, scores over images; None where nothing was judged.
+
+    The prompt is the sampling unit of the standard errors, NAME_se: images of one prompt are not independent.
+    """
+    by_prompt = dict[int, list[Verdict]]()
+    for picture, verdict in pairs:
+        if not verdict.error:
+            by_prompt.setdefault(picture.index, []).append(verdict)
+    rows = list(by_prompt.values())
+    judged = [verdict for row in rows for verdict in row]
+    found = {
+        "word_accuracy": _ratio([(sum(v.correct for v in row), sum(v.words for v in row)) for row in rows]),
+        "ned": _ratio([(sum(v.ned for v in row), sum(v.words for v in row)) for row in rows]),
+    } | {
+        name: _ratio([(sum(v.scores[name] for v in row), len(row)) for row in rows])
+        for name in dict.fromkeys(name for verdict in judged for name in verdict.scores)
+    }
+    totals: Figures = {
+        "total_images": len(judged),
+        "total_words": sum(verdict.words for verdict in judged),
+        "correct_words": sum(verdict.correct for verdict in judged),
+    }
+    return {name: one.value if one else None for name, one in found.items()} | totals | _errors(found)
+
+
+def _ratio(rows: Sequence[tuple[float, int]]) -> Estimate | None:
+    sums, counts = (np.array(column, np.float64) for column in (zip(*rows, strict=True) if rows else ((), ())))
+    return pooled_ratio(sums, counts) if counts.sum() > 0 else None
+
+
+def _errors(figures: Mapping[str, Estimate | None]) -> Figures:
+    return {
+        f"{name}_se": found.error if found is not None and np.isfinite(found.error) else None
+        for name, found in figures.items()
+    }
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """The record as it is written."""
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
