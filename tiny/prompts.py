@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
 from varl.tiny.render import draw_prompt, draw_words
 from varl.tiny.sign_words import Split
-from varl.tiny.signs import draw_sign
+from varl.tiny.signs import PROMPT_SHARES, draw_sign
 from varl.trajectories.prompts import PromptSpec
 
 TRAIN_PROMPTS, HELD_OUT_PROMPTS, TUNING_PROMPTS = 4096, 1024, 256
@@ -31,17 +29,10 @@ def sign_prompts(split: Split, count: int, seed: int = 7) -> list[PromptSpec]:
     """Distinct prompts of one to three words of a split."""
 
     def draw(rng: np.random.Generator) -> PromptSpec:
-        sign = draw_sign(rng, split)
+        sign = draw_sign(rng, split, PROMPT_SHARES)
         return PromptSpec(sign.prompt(), sign.words)
 
     return _distinct(draw, count, seed)
-
-
-def write_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
-    """Write prompts as JSON Lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"prompt": spec.prompt, "target_words": list(spec.target_words)}) for spec in specs]
-    path.write_text("\n".join(lines) + "\n")
 
 
 def _distinct(draw: Callable[[np.random.Generator], PromptSpec], count: int, seed: int) -> list[PromptSpec]:

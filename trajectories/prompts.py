@@ -40,6 +40,17 @@ def load_prompts(path: str | Path) -> list[PromptSpec]:
     return prompts
 
 
+def save_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
+    """Write what ``load_prompts`` reads; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{_line(spec)}\n" for spec in specs), encoding="utf-8")
+
+
+def _line(spec: PromptSpec) -> str:
+    fields = {"prompt": spec.prompt, "target_words": list(spec.target_words), "metadata": dict(spec.metadata)}
+    return json.dumps({name: value for name, value in fields.items() if value}, ensure_ascii=False)
+
+
 def _parse(line: str, where: str) -> PromptSpec:
     try:
         fields = json.loads(line)

@@ -24,7 +24,7 @@ from varl.tiny.pretrain.stage import Stage
 from varl.tiny.pretrain.task import Task, TaskName, task
 from varl.tiny.pretrain.train_policy import train_policy
 from varl.tiny.pretrain.train_tokenizer import train_semantic, train_tokenizer
-from varl.tiny.prompts import write_prompts
+from varl.trajectories.prompts import save_prompts
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     for stem, specs in chosen.prompts().items():
-        write_prompts(args.prompts / f"{stem}.jsonl", specs)
+        save_prompts(args.prompts / f"{stem}.jsonl", specs)
     with (out / "pretrain.log").open("a") as log_file:
         started = time.monotonic()
 

@@ -1,0 +1,79 @@
+"""``varl prompts FORMAT --data PATH -o FILE.jsonl``: prompts as others publish them, as recipes read them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from varl.cli.parser import Parser
+from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
+from varl.metadata import MetadataError, check_metadata
+from varl.trajectories.prompts import PromptSpec, save_prompts
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Convert and print how many.
+
+    The exit status: 0, 1 where the file cannot be written, 2 for a bad flag or file.
+    """
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    try:
+        specs = FORMATS[flags.format](flags.data)
+    except ValueError as error:
+        parser.error(f"argument --data: {error}")
+    if not specs:
+        parser.error(f"argument --data: there is no prompt in {flags.data}")
+    try:
+        save_prompts(flags.output, specs)
+    except OSError as error:
+        sys.stderr.write(f"{parser.prog}: {flags.output} cannot be written: {error}\n")
+        return 1
+    bare = sum(not spec.target_words for spec in specs)
+    sys.stdout.write(f"{flags.output}: {len(specs)} prompts, {bare} of them without target words\n")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("varl.cli.prompts", "Converts published prompts to a prompt file of recipes, JSON Lines.")
+    parser.add_argument(
+        "format",
+        choices=list(FORMATS),
+        help="lines: a prompt a line, as flow_grpo's OCR prompts; geneval: JSON Lines, all but the prompt as metadata",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="the published folder or file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the prompt file to write")
+    return parser
+
+
+def _specs(read: Callable[[Path], list[Item]]) -> Callable[[Path], list[PromptSpec]]:
+    return lambda path: [PromptSpec(item.prompt, item.targets) for item in read(path)]
+
+
+def _geneval(path: Path) -> list[PromptSpec]:
+    """JSON Lines of objects with a prompt; their other fields are what a reward is told as metadata."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    return [_with_metadata(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _with_metadata(line: str, where: str) -> PromptSpec:
+    try:
+        fields = json.loads(line)
+        prompt = fields.pop("prompt")
+        check_metadata(fields)
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError, MetadataError) as error:
+        raise ValueError(f"{where}: want a JSON object with a prompt: {error!r}") from error
+    return PromptSpec(prompt, (), fields)
+
+
+FORMATS: Mapping[str, Callable[[Path], list[PromptSpec]]] = {
+    "cvtg-2k": _specs(cvtg_2k),
+    "hpsv3": _specs(hpsv3),
+    "lines": _specs(prompt_file),
+    "geneval": _geneval,
+}
