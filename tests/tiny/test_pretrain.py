@@ -11,6 +11,7 @@ import pytest
 from varl.policy.nextflow import load
 from varl.services.ocr.targets import resolve_targets
 from varl.tiny.pretrain.task import TaskName, task
+from varl.tiny.pretrain.train_policy import INK_WEIGHT, ink_weights
 from varl.tiny.pretrain.train_tokenizer import cell_letters
 from varl.tiny.render import render, render_batch
 from varl.tiny.words import held_out_words, is_held_out, random_string, training_words
@@ -57,6 +58,19 @@ def test_cells_carry_the_letter_with_most_ink() -> None:
     cells = cell_letters([item], 8)[0].numpy()
     assert cells.shape == (8, 8)
     assert set(np.unique(cells)) == {0, ord("H") - 64, ord("I") - 64}
+
+
+def test_cells_with_ink_weigh_more_and_the_mean_stays_one() -> None:
+    item = render(("HI",), np.random.default_rng(1), grain=0.0)
+    grids = ((1, 1), (8, 8))
+    weights = ink_weights([item, item], grids)
+    assert weights.shape == (2, 65)
+    assert weights[:, 0].tolist() == [1.0, 1.0]  # one cell is all of its scale
+    fine = weights[0, 1:].view(8, 8)
+    ink = item.letters.reshape(8, 8, 8, 8).max((1, 3)) > 0
+    assert float(fine.mean()) == pytest.approx(1)
+    assert set((fine / fine.min()).round().int()[ink].tolist()) == {int(INK_WEIGHT)}
+    assert set((fine / fine.min()).round().int()[~ink].tolist()) == {1}
 
 
 def test_pretraining_runs_from_nothing_to_a_loadable_model(tmp_path: Path) -> None:

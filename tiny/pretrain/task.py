@@ -93,7 +93,7 @@ def task(name: TaskName) -> Task:
 
 
 def _held_out_signs(count: int, rng: np.random.Generator) -> list[Rendered]:
-    return [signs.render(signs.draw_sign(rng, Split.HELD_OUT), rng) for _ in range(count)]
+    return [signs.render(signs.draw_sign(rng, Split.HELD_OUT, signs.PRETRAIN_SHARES), rng) for _ in range(count)]
 
 
 def _held_out_words(count: int, rng: np.random.Generator) -> list[Rendered]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from varl.policy.base import cells
+from varl.policy.base import Grid, cells
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.rope import rotation, visual_positions
@@ -27,6 +27,10 @@ from varl.trainer.objectives.panw import step_weights, token_weights
 ALPHA = 0.5
 DROP_PROMPT = 0.1  # share of samples with the empty prompt: the unconditional branch of guidance
 TEXT_SHARE = 0.05  # weight of the prompt's own next-byte loss
+# Weight of a cell that shows ink, of 1 for one that shows none: most of a picture of signs is wall, which no prompt
+# decides and no reward reads.
+INK_WEIGHT = 6.0
+COMPILED_TEXT = 96  # tokens that prompts are padded to when the pass is compiled, once for each width
 MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon for the blocks' matrices, AdamW for embeddings, norms and head
 
 
@@ -42,7 +46,7 @@ def forward_batch(
     logits [B, text, vocabulary], the padded prompt tokens int64 [B, text] and which of them are real, bool [B, text].
     """
     module, grids = policy.module, policy.grids
-    tokens, real, positions = padded_prompts(prompts, module.text_size, multiple=16 if run else 1)
+    tokens, real, positions = padded_prompts(prompts, module.text_size, multiple=COMPILED_TEXT if run else 1)
     codes = code_inputs(policy.tokenizer.quantizer, inputs[:-1], grids)
     scale = torch.repeat_interleave(torch.arange(1, len(grids)), torch.tensor(cells(grids[1:])))
     x = torch.cat([module.embed_text(tokens), module.embed_codes(codes, scale)], 1)
@@ -62,7 +66,8 @@ def pretraining_loss(
 ) -> tuple[Tensor, list[float]]:
     """Cross-entropy on the nearest codes, given perturbed ones (arXiv 2601.02204, Eq. 2).
 
-    Scales are weighted by 1 / (h w)^alpha. The second value is the plain mean cross-entropy of every scale, in nats.
+    Scales are weighted by 1 / (h w)^alpha, cells by their ink. The second value is every scale's plain mean
+    cross-entropy, in nats.
     """
     with torch.no_grad(), autocast():
         encoded = policy.tokenizer.encode(to_images(items), SelfCorrection())
@@ -73,10 +78,19 @@ def pretraining_loss(
     nats = F.cross_entropy(visual.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
     per_scale = [part.mean() for part in nats.split_with_sizes(cells(policy.grids), 1)]
     steps = cells(policy.grids)
-    weights = token_weights(steps, step_weights(steps, ALPHA, "constant_total")).float()
+    weights = token_weights(steps, step_weights(steps, ALPHA, "constant_total")).float() * ink_weights(
+        items, policy.grids
+    )
     text_nats = F.cross_entropy(text.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(tokens[:, 1:])
     text_loss = (text_nats * real[:, :-1]).sum() / real[:, :-1].sum().clamp_min(1)
     return (nats * weights).mean() + TEXT_SHARE * text_loss, [value.item() for value in per_scale]
+
+
+def ink_weights(items: Sequence[Rendered], grids: Sequence[Grid]) -> Tensor:
+    """Weights float32 [B, sum of h*w] of mean 1 in each scale: INK_WEIGHT to 1 for a cell with ink to one without."""
+    ink = torch.from_numpy(np.stack([item.letters > 0 for item in items])).float()[:, None]
+    parts = [1 + (INK_WEIGHT - 1) * F.adaptive_max_pool2d(ink, grid).flatten(1) for grid in grids]
+    return torch.cat([part / part.mean() for part in parts], 1)
 
 
 def optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
