@@ -44,6 +44,20 @@ def load_module(module: nn.Module, path: Path, device: torch.device) -> None:
     module.load_state_dict(loaded)
 
 
+def assign_module(module: nn.Module, state: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
+    """Make these tensors, converted to ``dtype``, a module's state; it may have been built on the meta device.
+
+    No copy is made of a tensor that has the dtype already. ``state`` is emptied, so that each tensor goes when it has
+    been converted. source: what an error names.
+
+    Raises:
+        ValueError: names or shapes differ from the module's.
+    """
+    check_state(module, state, source)
+    converted = {name: state.pop(name).to(dtype) for name in list(state)}
+    module.load_state_dict(converted, assign=True)
+
+
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise ValueError, with the first few names, where a state's names or shapes differ from the module's."""
     own = module.state_dict()
