@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -26,9 +26,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def save_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """Write a module's state as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
+    save_state(module.state_dict(), path, dtype)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Write tensors as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
     part = path.with_name(path.name + ".part")
-    save_tensors(state, part)
+    save_tensors({name: value.detach().to("cpu", dtype).contiguous() for name, value in state.items()}, part)
     part.replace(path)
 
 
@@ -61,6 +65,12 @@ def assign_module(module: nn.Module, state: dict[str, Tensor], source: str, dtyp
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise ValueError, with the first few names, where a state's names or shapes differ from the module's."""
     own = module.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or sorted(name for name in own if own[name].shape != state[name].shape)
-    if wrong:
-        raise ValueError(f"{source} does not fit this model: {', '.join(wrong[:5])}")
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    wrong = {"lacks": own.keys() - state.keys(), "also holds": state.keys() - own.keys(), "has other shapes of": shapes}
+    told = [f"{what} {_first(names)}" for what, names in wrong.items() if names]
+    if told:
+        raise ValueError(f"{source} does not fit this model: it {'; '.join(told)}")
+
+
+def _first(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from varl.policy.infinity.config import TransformerConfig
-from varl.policy.tensor_files import save_tensors
+from varl.policy.tensor_files import save_state
 
 ROWS, ENCODER = "text_rows.safetensors", "text_encoder"  # in a model folder: the rows, and the encoder's own folder
 
@@ -65,13 +65,12 @@ class StoredRows:
             return check_rows(file.get_tensor(prompt).to(torch.float32), prompt, self._config)
 
     def add(self, rows: dict[str, Tensor]) -> None:
-        """Write these rows beside those that are there, the whole file or nothing; raises OSError."""
-        with_old = rows if not self.path.is_file() else self._all() | rows
-        part = self.path.with_name(self.path.name + ".part")
-        save_tensors({prompt: value.contiguous() for prompt, value in with_old.items()}, part)
-        part.replace(self.path)
+        """Write these rows, as float16, beside those that are there, the whole file or nothing; raises OSError."""
+        save_state(self._all() | rows, self.path, torch.float16)
 
     def _all(self) -> dict[str, Tensor]:
+        if not self.path.is_file():
+            return {}
         with self._open() as file:
             return {prompt: file.get_tensor(prompt) for prompt in file.keys()}  # noqa: SIM118 - it is no mapping
 
@@ -125,9 +124,9 @@ def text_source(folder: Path, config: TransformerConfig, device: str) -> TextSou
 
 
 def encode(prompts: Iterable[str], source: TextSource, target: StoredRows) -> int:
-    """Compute the rows of those prompts that ``target`` lacks, and write them as float16; the number of prompts."""
+    """Compute the rows of those prompts that ``target`` lacks, and write them; the number of prompts."""
     known = target.prompts()
-    found = {prompt: source.rows(prompt).to(torch.float16) for prompt in dict.fromkeys(prompts) if prompt not in known}
+    found = {prompt: source.rows(prompt) for prompt in dict.fromkeys(prompts) if prompt not in known}
     if found:
         target.add(found)
     return len(found)

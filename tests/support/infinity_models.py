@@ -9,7 +9,7 @@ from varl.policy.infinity import InfinityConfig, InfinityPolicy, TokenizerConfig
 from varl.policy.sampling import mix
 
 TRANSFORMER = TransformerConfig(
-    width=32, depth=4, heads=2, chunks=2, pool_heads=4, text_width=24, text_length=48, levels=15
+    width=64, depth=4, heads=4, chunks=2, pool_heads=4, text_width=24, text_length=48, levels=15
 )
 SQUARE = InfinityConfig(
     tokenizer=TokenizerConfig(bits=32, channels=32, multipliers=(1, 1, 1, 1, 1), blocks=1),
