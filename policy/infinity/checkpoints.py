@@ -42,7 +42,7 @@ def read_transformer(path: Path) -> State:
         if (
             name.endswith(".scale_mul_1H11") and value.ndim == 4
         ):  # [1, 1, heads, 1] of those trained with another kernel
-            state[name] = value.reshape(1, -1, 1, 1)
+            state[name] = value.view(1, -1, 1, 1)
     return state
 
 
