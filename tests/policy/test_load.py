@@ -72,7 +72,7 @@ def test_a_config_never_decides_what_is_imported(folder: Path) -> None:
     for name in ("stranger_policy:load", "stranger"):
         rename(folder, name)
         with pytest.raises(
-            ValueError, match=rf"{name}.*not one of nextflow; .*varl\.policies.*plugin = package\.module:function"
+            ValueError, match=rf"{name}.*not one of infinity, nextflow; .*varl\.policies.*plugin = package\.module:function"
         ):
             load(folder)
     assert "stranger_policy" not in sys.modules
