@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         keys = torch.cat([*(old.expand(len(x), -1, -1, -1) for old, _ in past), k], 2)
         values = torch.cat([*(old.expand(len(x), -1, -1, -1) for _, old in past), v], 2)
         seen, outputs = keys.shape[2] - q.shape[2], []
-        for part in q.split(list(counts), 2):
+        for part in q.split_with_sizes(list(counts), 2):
             seen += part.shape[2]
             outputs.append(F.scaled_dot_product_attention(part, keys[:, :, :seen], values[:, :, :seen], scale=1.0))
         return self.proj(_join(torch.cat(outputs, 2))), (k, v)
@@ -164,7 +164,7 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """[B, N, width] to [B, heads, N, head size]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _join(x: Tensor) -> Tensor:

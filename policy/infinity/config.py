@@ -15,11 +15,13 @@ from varl.policy.model_config import Frozen, ModelConfig
 class TokenizerConfig(Frozen):
     """Convolutional autoencoder whose latent is quantised to signs, a bit a channel (arXiv 2412.04431, section 3.2)."""
 
-    bits: int = Field(16, ge=1, description="channels of the latent; with patchify a token has four times as many bits")
-    channels: int = Field(128, ge=32, multiple_of=32, description="of the finest level")
-    multipliers: tuple[int, ...] = Field((1, 2, 4, 4, 4), min_length=1, description="of the channels, fine to coarse")
-    blocks: int = Field(2, ge=1, description="residual blocks of an encoder's level; the decoder has one more")
-    patchify: bool = Field(False, description="a token covers 2 x 2 cells of the latent")
+    bits: int = Field(default=16, ge=1, description="channels of the latent; a quarter of a token's bits with patchify")
+    channels: int = Field(default=128, ge=32, multiple_of=32, description="of the finest level")
+    multipliers: tuple[int, ...] = Field(
+        default=(1, 2, 4, 4, 4), min_length=1, description="of the channels, fine to coarse"
+    )
+    blocks: int = Field(default=2, ge=1, description="residual blocks of an encoder's level; the decoder has one more")
+    patchify: bool = Field(default=False, description="a token covers 2 x 2 cells of the latent")
 
     @model_validator(mode="after")
     def _fits_an_int64(self) -> TokenizerConfig:
@@ -40,20 +42,20 @@ class TokenizerConfig(Frozen):
     @property
     def stride(self) -> int:
         """Pixels a side of a token of the finest grid."""
-        return 2 ** (len(self.multipliers) - 1) * self.cells_a_side
+        return int(2 ** (len(self.multipliers) - 1)) * self.cells_a_side
 
 
 class TransformerConfig(Frozen):
     """Sizes of the transformer; all else is the same in every published model (arXiv 2412.04431, section 3.3)."""
 
-    width: int = Field(768, ge=1)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(8, ge=1)
-    chunks: int = Field(4, ge=2, description="the blocks stand in so many equal groups; only their names depend on it")
-    pool_heads: int = Field(16, ge=1, description="of the attention that pools the prompt")
-    text_width: int = Field(2048, ge=1, description="of a row of the text encoder, flan-t5-xl")
-    text_length: int = Field(512, ge=1, description="longest prompt, in the text encoder's tokens")
-    levels: int = Field(15, ge=1, description="rows of the scales' embedding")
+    width: int = Field(default=768, ge=1)
+    depth: int = Field(default=12, ge=1)
+    heads: int = Field(default=8, ge=1)
+    chunks: int = Field(default=4, ge=2, description="equal groups of blocks; only the names depend on it")
+    pool_heads: int = Field(default=16, ge=1, description="of the attention that pools the prompt")
+    text_width: int = Field(default=2048, ge=1, description="of a row of the text encoder, flan-t5-xl")
+    text_length: int = Field(default=512, ge=1, description="longest prompt, in the text encoder's tokens")
+    levels: int = Field(default=15, ge=1, description="rows of the scales' embedding")
 
     @model_validator(mode="after")
     def _divide(self) -> TransformerConfig:
@@ -82,8 +84,8 @@ class InfinityConfig(ModelConfig):
     architecture: Literal["infinity"] = "infinity"
     tokenizer: TokenizerConfig = TokenizerConfig()
     transformer: TransformerConfig = TransformerConfig()
-    aspect_ratio: float = Field(1.0, description="height over width; one of the published templates")
-    scales: int = Field(7, ge=1, description="the first so many of the template's 13 (schedule.SIZES)")
+    aspect_ratio: float = Field(default=1.0, description="height over width; one of the published templates")
+    scales: int = Field(default=7, ge=1, description="the first so many of the template's 13 (schedule.SIZES)")
 
     @model_validator(mode="after")
     def _has_a_schedule(self) -> InfinityConfig:

@@ -41,5 +41,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     In the higher precision of the two, which is float32 for the tables of ``rotation``.
     """
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = x[..., ::2], x[..., 1::2]
     return torch.stack([cos * a - sin * b, sin * a + cos * b], -1).flatten(-2)

@@ -55,14 +55,14 @@ class StoredRows:
             ValueError: its rows do not fit the model.
             OSError: the file cannot be read.
         """
-        if prompt not in self.prompts():
-            folder = self.path.parent
-            raise MissingPromptError(
-                f"{self.path} has no rows of the prompt {prompt!r}; make them with: varl encode {folder} "
-                "--prompts FILE.jsonl --encoder FOLDER_OF_FLAN_T5_XL"
-            )
-        with self._open() as file:
-            return check_rows(file.get_tensor(prompt).to(torch.float32), prompt, self._config)
+        if self.path.is_file():
+            with self._open() as file:
+                if prompt in file.keys():  # noqa: SIM118 - it is no mapping
+                    return check_rows(file.get_tensor(prompt).to(torch.float32), prompt, self._config)
+        raise MissingPromptError(
+            f"{self.path} has no rows of the prompt {prompt!r}; make them with: varl encode {self.path.parent} "
+            "--prompts FILE.jsonl --encoder FOLDER_OF_FLAN_T5_XL"
+        )
 
     def add(self, rows: dict[str, Tensor]) -> None:
         """Write these rows, as float16, beside those that are there, the whole file or nothing; raises OSError."""
@@ -109,7 +109,7 @@ class T5Rows:
             from transformers import AutoTokenizer, T5EncoderModel
 
             tokenizer = AutoTokenizer.from_pretrained(self._folder, legacy=True, local_files_only=True)
-            encoder = T5EncoderModel.from_pretrained(
+            encoder: Any = T5EncoderModel.from_pretrained(
                 self._folder, dtype=torch.float16, use_safetensors=True, local_files_only=True
             )
             self._loaded = tokenizer, encoder.to(self._device).eval().requires_grad_(False)

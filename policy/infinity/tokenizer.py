@@ -150,7 +150,7 @@ class Tokenizer(nn.Module):
         One image at a time: at 1024 pixels a side the finest level takes half a gigabyte a tensor and image.
         """
         canvas = self.quantizer.accumulate(tokens)
-        return torch.cat([self.decoder(one) for one in canvas.split(1)]).clamp(-1, 1)
+        return torch.cat([self.decoder(one) for one in canvas.chunk(len(canvas))]).clamp(-1, 1)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -95,7 +95,7 @@ class InfinityTransformer(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """All blocks, in order."""
-        return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr, misc]
+        return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
 
     def forward(
         self, text: Tensor | int | Text, scales: Sequence[Scales] = (), past: Sequence[Segment] = ()
@@ -150,4 +150,4 @@ class InfinityTransformer(nn.Module):
         """float32 [B, N, bits, 2]; the head's product is float32 for all weights, since a site sums many bits."""
         hidden = self.head_nm(x, text.pooled).to(torch.float32)
         weight, bias = (one.to(torch.float32) for one in (self.head.weight, self.head.bias))
-        return F.linear(hidden, weight, bias).unflatten(-1, (self.bits, 2))  # type: ignore[no-any-return]
+        return F.linear(hidden, weight, bias).view(*x.shape[:2], self.bits, 2)

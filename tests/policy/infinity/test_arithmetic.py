@@ -46,9 +46,9 @@ def test_the_nearest_template_is_nearest_by_difference() -> None:
 
 
 def test_positions_are_rounded_half_to_even() -> None:
-    rows = positions((20, 10), (90, 45))[:, 0].unique()
+    rows = positions((20, 10), (90, 45))[::10, 0]
     assert rows.tolist()[:7] == [0, 4, 9, 14, 18, 22, 27]  # of 0, 4.5, 9, 13.5, 18, 22.5, 27
-    square = positions((24, 24), (64, 64))[:, 0].unique()
+    square = positions((24, 24), (64, 64))[::24, 0]
     assert square.tolist()[:8] == [0, 3, 5, 8, 11, 13, 16, 19]
 
 
@@ -84,7 +84,7 @@ def quantizer(config: InfinityConfig) -> Quantizer:
 def test_the_next_scale_sees_a_bilinear_picture_and_no_average(scale: int, size: int) -> None:
     config = SQUARE.model_copy(update={"scales": 7})
     canvas = torch.randn(2, 32, 16, 16, generator=torch.Generator().manual_seed(1))
-    found = quantizer(config).inputs(canvas, scale).transpose(1, 2).unflatten(2, (size, size))
+    found = quantizer(config).inputs(canvas, scale).transpose(1, 2).reshape(2, 32, size, size)
     torch.testing.assert_close(found, sampled_between(canvas, size), rtol=0, atol=1e-5)
     assert (found - F.interpolate(canvas, size=(size, size), mode="area")).abs().max() > 0.05
 

@@ -64,6 +64,13 @@ def test_a_missing_prompt_is_named_with_the_command_that_helps(tmp_path: Path) -
     assert policy.prefill(PROMPTS[0], True).batch == 1
 
 
+def test_generate_explains_a_missing_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random_policy().save(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["generate", "a cat", "--model", str(tmp_path), "-o", str(tmp_path / "cat.png")])
+    assert f"PROMPT: {tmp_path / ROWS} has no rows of the prompt 'a cat'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -186,7 +186,7 @@ def test_scoring_computes_a_common_prefix_once(policy: InfinityPolicy) -> None:
     policy.module.blocks[0].register_forward_pre_hook(lambda _, given: rows.append(tuple(given[0].shape[:2])))
     found = policy.distribution(PROMPT, tokens, 0).log_prob(tokens)
     assert rows == [(1, 1 + 4 + 16), (3, 36)]  # the third scale is sampled after the prefix, but predicted from it
-    apart = torch.cat([policy.distribution(PROMPT, one, 0).log_prob(one) for one in tokens.split(1)])
+    apart = torch.cat([policy.distribution(PROMPT, one, 0).log_prob(one) for one in tokens.chunk(3)])
     torch.testing.assert_close(found, apart, rtol=0, atol=1e-4)
 
 

@@ -196,5 +196,5 @@ def test_a_box_reaches_every_scale_of_every_template(ratio: float) -> None:
     box = _box(0.3 * width, 0.4 * height, 0.2 * width, 0.05 * height)
     chained, direct = (propagate([box], grids, (height, width), mode) for mode in ("chained", "direct"))
     assert (chained | ~direct).all()  # pooling from grid to grid only widens
-    counts = [int(part.sum()) for part in chained.split([h * w for h, w in grids])]
+    counts = [int(part.sum()) for part in chained.split_with_sizes([h * w for h, w in grids])]
     assert min(counts) > 0 and counts[-1] < 0.03 * height * width / 256
