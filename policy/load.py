@@ -21,7 +21,7 @@ from varl.policy.base import TrainablePolicy
 Loader = Callable[[Path, str, torch.dtype], TrainablePolicy]
 DtypeName = Literal["float32", "bfloat16"]
 ENTRY_POINTS = "varl.policies"
-BUILT_IN = {"nextflow": "varl.policy.nextflow:load"}
+BUILT_IN = {"infinity": "varl.policy.infinity:load", "nextflow": "varl.policy.nextflow:load"}
 DEFAULT = "nextflow"  # of folders whose config.json is older than the key
 
 

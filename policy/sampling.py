@@ -10,9 +10,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varl.policy.base import Grid, SamplingParams, cells
+from varl.policy.base import Grid, SamplerState, SamplingParams, cells
 
 _MASK64 = (1 << 64) - 1
+
+
+def check_request(
+    state: SamplerState, to_scale: int, scales: int, seeds: Sequence[int], params: SamplingParams, guided: bool
+) -> None:
+    """Raise ValueError where ``Policy.sample`` cannot be served.
+
+    scales: how many the policy has. guided: whether the state has the unconditional branch.
+    """
+    if not state.next_scale < to_scale <= scales:
+        raise ValueError(f"to_scale must be in {state.next_scale + 1} … {scales}, got {to_scale}")
+    if not seeds or len(seeds) % state.batch:
+        raise ValueError(f"{len(seeds)} seeds for {state.batch} candidates")
+    if params.cfg > 0 and not guided:
+        raise ValueError("cfg > 0 needs a state that was prefilled with guided=True")
 
 
 def guidance(params: SamplingParams, scale: int, scales: int) -> float:

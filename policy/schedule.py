@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
-from varl.policy.base import Grid
+import torch
+from torch import Tensor
+
+from varl.policy.base import Grid, cells
 
 SQUARE_SCALES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 BASE_SCALE = 16  # the entry of SQUARE_SCALES whose grid, at 256-pixel area, names an aspect ratio's row of the table
@@ -54,3 +58,28 @@ def base_for_aspect(height: int, width: int) -> Grid:
         raise ValueError(f"aspect ratio {height}:{width} lies outside 1:4 … 4:1")
     short, long = PAPER_BASES[min(PAPER_BASES, key=lambda known: abs(math.log(known / ratio)))]
     return (short, long) if height <= width else (long, short)
+
+
+def split_scales(tokens: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+    """int64 [B, n] into one [B, h, w] per scale; n is the cells of the first scales, in full.
+
+    Raises:
+        ValueError: n ends inside a scale.
+    """
+    parts, taken = [], 0
+    for (h, w), size in zip(grids, cells(grids), strict=True):
+        if taken >= tokens.shape[1]:
+            break
+        parts.append(tokens[:, taken : taken + size].reshape(-1, h, w) if taken + size <= tokens.shape[1] else None)
+        taken += size
+    if taken != tokens.shape[1] or any(part is None for part in parts):
+        raise ValueError(f"{tokens.shape[1]} tokens do not end at a scale's end of {tuple(grids)}")
+    return [part for part in parts if part is not None]
+
+
+def shared_scales(scales: Sequence[Tensor]) -> int:
+    """How many leading scales, of those that are inputs, have the same codes in all candidates."""
+    return next(
+        (i for i, codes in enumerate(scales[:-1]) if not torch.equal(codes, codes[:1].expand_as(codes))),
+        len(scales) - 1,
+    )

@@ -1,13 +1,14 @@
-"""Writing tensors to files, so that a disk that refuses them is an OSError as everywhere else."""
+"""Tensors and weights to and from files; a disk that refuses them is an OSError as everywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -21,3 +22,55 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         path.unlink(missing_ok=True)  # what was written of it takes the room that is lacking
         raise OSError(f"{path}: {error}") from error
+
+
+def save_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Write a module's state as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
+    save_state(module.state_dict(), path, dtype)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Write tensors as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
+    part = path.with_name(path.name + ".part")
+    save_tensors({name: value.detach().to("cpu", dtype).contiguous() for name, value in state.items()}, part)
+    part.replace(path)
+
+
+def load_module(module: nn.Module, path: Path, device: torch.device) -> None:
+    """Replace a module's state by that of a safetensors file, converted to the module's dtype.
+
+    Raises:
+        ValueError: names or shapes differ from the module's.
+        OSError: the file cannot be read.
+    """
+    loaded = load_file(path, device=str(device))
+    check_state(module, loaded, str(path))
+    module.load_state_dict(loaded)
+
+
+def assign_module(module: nn.Module, state: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
+    """Make these tensors, converted to ``dtype``, a module's state; it may have been built on the meta device.
+
+    No copy is made of a tensor that has the dtype already. ``state`` is emptied, so that each tensor goes when it has
+    been converted. source: what an error names.
+
+    Raises:
+        ValueError: names or shapes differ from the module's.
+    """
+    check_state(module, state, source)
+    converted = {name: state.pop(name).to(dtype) for name in list(state)}
+    module.load_state_dict(converted, assign=True)
+
+
+def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError, with the first few names, where a state's names or shapes differ from the module's."""
+    own = module.state_dict()
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    wrong = {"lacks": own.keys() - state.keys(), "also holds": state.keys() - own.keys(), "has other shapes of": shapes}
+    told = [f"{what} {_first(names)}" for what, names in wrong.items() if names]
+    if told:
+        raise ValueError(f"{source} does not fit this model: it {'; '.join(told)}")
+
+
+def _first(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

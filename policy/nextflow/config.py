@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from varl.policy.base import Grid
+from varl.policy.model_config import Frozen, ModelConfig
 from varl.policy.schedule import scale_schedule
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TokenizerConfig(_Frozen):
+class TokenizerConfig(Frozen):
     """Multi-scale VQ tokenizer: a semantic and a pixel codebook with one shared index (arXiv 2601.02204, section 2)."""
 
     codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
@@ -34,7 +30,7 @@ class TokenizerConfig(_Frozen):
         return int(self.stem * 2 ** (len(self.encoder) - 1))
 
 
-class TransformerConfig(_Frozen):
+class TransformerConfig(Frozen):
     """Decoder-only transformer over bytes and visual codes.
 
     Names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2).
@@ -67,7 +63,7 @@ class TransformerConfig(_Frozen):
         return self
 
 
-class NextFlowConfig(_Frozen):
+class NextFlowConfig(ModelConfig):
     """A whole model: tokenizer, transformer and the scale schedule."""
 
     architecture: Literal["nextflow"] = "nextflow"
@@ -87,13 +83,3 @@ class NextFlowConfig(_Frozen):
         """(height, width) of a decoded image in pixels."""
         h, w = self.grids[-1]
         return h * self.tokenizer.stride, w * self.tokenizer.stride
-
-    @classmethod
-    def read(cls, model_dir: Path) -> NextFlowConfig:
-        """Read config.json of a model directory."""
-        return cls.model_validate_json((model_dir / "config.json").read_text())
-
-    def write(self, model_dir: Path) -> None:
-        """Write config.json into a model directory, which is made if need be."""
-        model_dir.mkdir(parents=True, exist_ok=True)
-        (model_dir / "config.json").write_text(self.model_dump_json(indent=2) + "\n")

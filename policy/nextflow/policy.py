@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -28,15 +27,18 @@ from varl.policy.base import (
     index_bits,
 )
 from varl.policy.distributions import Categorical, Guidance
+from varl.policy.images import to_pixels
+from varl.policy.kv_cache import KeyValue, repeat
 from varl.policy.nextflow.config import NextFlowConfig
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
-from varl.policy.nextflow.state import Branch, NextFlowState, repeat
-from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
-from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
-from varl.policy.sampling import guidance, guided, probabilities, sample, site_guidance, uniforms
-from varl.policy.tensor_files import save_tensors
+from varl.policy.nextflow.state import Branch, NextFlowState
+from varl.policy.nextflow.tokenizer import Tokenizer
+from varl.policy.nextflow.transformer import Codes, NextFlowTransformer, Text
+from varl.policy.sampling import check_request, guidance, guided, probabilities, sample, site_guidance, uniforms
+from varl.policy.schedule import shared_scales, split_scales
+from varl.policy.tensor_files import load_module, save_module
 
 
 class NextFlowPolicy:
@@ -96,7 +98,7 @@ class NextFlowPolicy:
         """
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
-        self._check(state, to_scale, seeds, params)
+        check_request(state, to_scale, len(self.grids), seeds, params, state.unconditional is not None)
         scales = []
         for scale in range(state.next_scale, to_scale):
             state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
@@ -108,12 +110,12 @@ class NextFlowPolicy:
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of whole token sequences int64 [B, sum of h*w]."""
-        return _pixels(self.tokenizer.decode(tokens.to(self.device)))
+        return to_pixels(self.tokenizer.decode(tokens.to(self.device)))
 
     @torch.no_grad()
     def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
-        return _pixels(self.tokenizer.decode(tokens.to(self.device)))
+        return to_pixels(self.tokenizer.decode(tokens.to(self.device)))
 
     def distribution(
         self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
@@ -148,18 +150,11 @@ class NextFlowPolicy:
             ValueError: names or shapes differ from this model's.
             OSError: the file cannot be read.
         """
-        loaded = safetensors.torch.load_file(path, device=str(self.device))
-        own = self.module.state_dict()
-        wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(
-            n for n in own if own[n].shape != loaded[n].shape
-        )
-        if wrong:
-            raise ValueError(f"{path} does not fit this model: {', '.join(wrong[:5])}")
-        self.module.load_state_dict(loaded)  # which converts to the module's dtype
+        load_module(self.module, Path(path), self.device)
 
     def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
         """Write the transformer's weights as safetensors, whole or not at all."""
-        _save(self.module, Path(path), dtype)
+        save_module(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json, policy.safetensors and tokenizer.safetensors.
@@ -167,12 +162,12 @@ class NextFlowPolicy:
         Floats as ``dtype``, read back as the reader wants them.
         """
         self.save_tokenizer(model_dir, dtype)
-        _save(self.module, Path(model_dir) / "policy.safetensors", dtype)
+        save_module(self.module, Path(model_dir) / "policy.safetensors", dtype)
 
     def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and tokenizer.safetensors alone, for a transformer that is still to be trained."""
         self.config.write(Path(model_dir))
-        _save(self.tokenizer, Path(model_dir) / "tokenizer.safetensors", dtype)
+        save_module(self.tokenizer, Path(model_dir) / "tokenizer.safetensors", dtype)
 
     def _read_text(self, prompt: str) -> Branch:
         text = self._text(prompt)
@@ -211,7 +206,7 @@ class NextFlowPolicy:
 
         What the candidates share, the prompt and a common prefix, is computed once for all of them.
         """
-        text, shared = self._text(prompt), _shared_scales(scales)
+        text, shared = self._text(prompt), shared_scales(scales)
         width = text.ids.shape[1]
         parts: list[Text | Codes] = [text]
         if shared:
@@ -239,14 +234,6 @@ class NextFlowPolicy:
         mask = torch.cat([torch.ones(vectors.shape[1], seen, dtype=torch.bool), block_causal(grids)], 1).to(self.device)
         return Codes(vectors, self._scale_index(grids, first), self._turn(grids, first, width - 1), mask)
 
-    def _check(self, state: NextFlowState, to_scale: int, seeds: Sequence[int], params: SamplingParams) -> None:
-        if not state.next_scale < to_scale <= len(self.grids):
-            raise ValueError(f"to_scale must be in {state.next_scale + 1} … {len(self.grids)}, got {to_scale}")
-        if not seeds or len(seeds) % state.batch:
-            raise ValueError(f"{len(seeds)} seeds for {state.batch} candidates")
-        if params.cfg > 0 and state.unconditional is None:
-            raise ValueError("cfg > 0 needs a state that was prefilled with guided=True")
-
     def _turn(self, grids: Sequence[Grid], first_scale: int, counter: int) -> KeyValue:
         return self._rotation(visual_positions(grids, first_scale, counter, self.config.transformer.rope_range))
 
@@ -257,23 +244,3 @@ class NextFlowPolicy:
     def _scale_index(self, grids: Sequence[Grid], first: int) -> Tensor:
         index = torch.repeat_interleave(torch.arange(first, first + len(grids)), torch.tensor(cells(grids)))
         return index.to(self.device)
-
-
-def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
-    """Images float [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
-    return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _shared_scales(scales: Sequence[Tensor]) -> int:
-    """How many leading scales, of those that are inputs, have the same codes in all candidates."""
-    return next(
-        (i for i, codes in enumerate(scales[:-1]) if not torch.equal(codes, codes[:1].expand_as(codes))),
-        len(scales) - 1,
-    )
-
-
-def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    save_tensors(state, part)
-    part.replace(path)

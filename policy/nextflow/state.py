@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from varl.policy.nextflow.transformer import Segment
+from varl.policy.kv_cache import Segment, repeat, spread
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Branch:
 
         What all candidates share (the text, a common prefix) stays one row.
         """
-        return replace(self, scales=tuple(_spread(segment, copies) for segment in self.scales))
+        return replace(self, scales=tuple(spread(segment, copies) for segment in self.scales))
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,3 @@ class NextFlowState:
         return replace(
             self, conditional=self.conditional.fork(copies), unconditional=uncond, last=repeat(self.last, copies)
         )
-
-
-def repeat(x: Tensor, copies: int) -> Tensor:
-    """Every row ``copies`` times, next to each other."""
-    return x.repeat_interleave(copies, dim=0) if copies > 1 else x
-
-
-def _spread(segment: Segment, copies: int) -> Segment:
-    """Keys and values for every copy; a single row serves all candidates as it is."""
-    return [(k, v) if k.shape[0] == 1 else (repeat(k, copies), repeat(v, copies)) for k, v in segment]

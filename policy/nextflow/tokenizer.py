@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from varl.policy.base import Grid, cells
+from varl.policy.base import Grid
 from varl.policy.nextflow.config import TokenizerConfig
 from varl.policy.nextflow.quantizer import DualQuantizer, Encoded, SelfCorrection
+from varl.policy.schedule import split_scales
 
 Levels = Sequence[tuple[int, int]]
 
@@ -111,20 +112,3 @@ class Tokenizer(nn.Module):
         return self.decode_features(self.quantizer.accumulate(split_scales(tokens, self.grids), self.grids[-1])).clamp(
             -1, 1
         )
-
-
-def split_scales(tokens: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-    """int64 [B, n] into one [B, h, w] per scale; n is the cells of the first scales, in full.
-
-    Raises:
-        ValueError: n ends inside a scale.
-    """
-    parts, taken = [], 0
-    for (h, w), size in zip(grids, cells(grids), strict=True):
-        if taken >= tokens.shape[1]:
-            break
-        parts.append(tokens[:, taken : taken + size].reshape(-1, h, w) if taken + size <= tokens.shape[1] else None)
-        taken += size
-    if taken != tokens.shape[1] or any(part is None for part in parts):
-        raise ValueError(f"{tokens.shape[1]} tokens do not end at a scale's end of {tuple(grids)}")
-    return [part for part in parts if part is not None]

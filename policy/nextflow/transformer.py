@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from varl.policy.kv_cache import KeyValue, Segment
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
 
-KeyValue = tuple[Tensor, Tensor]  # each [B or 1, kv_heads, N, head size]
-Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
 BOI, EOI, PAD = 0, 1, 2  # special tokens, after the bytes
 SPECIALS = 3
 

@@ -17,8 +17,8 @@ from benchmarks.scale import demand, flops
 from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task, drawing, teaching
 from tests.support.trajectory_builders import make_job
 from varl.policy.base import cells
+from varl.policy.kv_cache import KeyValue, Segment
 from varl.policy.nextflow import NextFlowPolicy, build_random
-from varl.policy.nextflow.transformer import KeyValue, Segment
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.v1 import rollout_pb2
 

@@ -11,8 +11,8 @@ from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.sequence import block_causal, padded_prompts
-from varl.policy.nextflow.tokenizer import split_scales
 from varl.policy.sampling import guidance, guided, probabilities, sample, uniforms
+from varl.policy.schedule import split_scales
 from varl.tiny.pretrain.train_policy import forward_batch
 
 PROMPT = "a red sign that says 'BREAD'"

@@ -24,6 +24,8 @@ COMMANDS = {
         "train a small model on this machine, with an evaluation before and after, and a report",
     ),
     "train": Entry("varl.trainer.__main__", "trainer", "the trainer, by a recipe"),
+    "convert": Entry("varl.cli.convert", "policy", "published Infinity files as a model folder"),
+    "encode": Entry("varl.cli.encode", "hpsv3", "a text encoder's rows of prompts, for an Infinity model"),
     "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
     "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
     "benchmark": Entry("varl.cli.benchmark", "demo", "judge images by CVTG-2K, HPSv3's benchmark or a prompt file"),

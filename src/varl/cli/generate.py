@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{parser.prog}: {flags.output} cannot be written: {error}\n")
         return 1
+    except ValueError as error:  # the model cannot read this prompt
+        parser.error(f"argument PROMPT: {error}")
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from varl.policy.infinity.schedule import SCHEDULES
 from varl.trainer.objectives.mask_propagation import Polygon, coarsen, merge, propagate, rasterise
 
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
@@ -178,3 +180,21 @@ def test_merge_is_the_union() -> None:
     first, second = torch.tensor([True, False, False]), torch.tensor([False, False, True])
     assert merge([first, second]).tolist() == [True, False, True]
     assert merge([first]).tolist() == first.tolist()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 0.333])
+def test_pooling_loses_no_cell_where_grids_do_not_divide_one_another(ratio: float) -> None:
+    for coarse, fine in pairwise(SCHEDULES[ratio][:6]):  # 6 to 8 to 12, 4x2 to 6x3 to 10x5, 2x6 to 3x9 to 5x15
+        mask = torch.rand(fine, generator=torch.Generator().manual_seed(1)) < 0.2
+        assert coarsen(mask, coarse).tolist() == _slow_coarsen(mask.tolist(), coarse)
+
+
+@pytest.mark.parametrize("ratio", SCHEDULES)
+def test_a_box_reaches_every_scale_of_every_template(ratio: float) -> None:
+    grids = SCHEDULES[ratio]
+    height, width = (16 * side for side in grids[-1])
+    box = _box(0.3 * width, 0.4 * height, 0.2 * width, 0.05 * height)
+    chained, direct = (propagate([box], grids, (height, width), mode) for mode in ("chained", "direct"))
+    assert (chained | ~direct).all()  # pooling from grid to grid only widens
+    counts = [int(part.sum()) for part in chained.split_with_sizes([h * w for h, w in grids])]
+    assert min(counts) > 0 and counts[-1] < 0.03 * height * width / 256

@@ -1,0 +1,172 @@
+"""What the transformer is made of: self-attention over scales, cross-attention to the prompt, and the blocks.
+
+Facts: FoundationVision/Infinity, infinity/models/basic.py, whose names the parameters and buffers keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from varl.policy.infinity.config import TransformerConfig
+from varl.policy.infinity.rope import rotate
+from varl.policy.kv_cache import KeyValue
+
+EPSILON = 1e-6  # of all normalisations
+SHARPEST = math.log(100)  # bound of the logarithm of a head's scale
+
+
+class SelfAttention(nn.Module):
+    """Attention by the cosine of queries and keys, times a learned scale a head, with rotary positions."""
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], counts: Sequence[int]
+    ) -> tuple[Tensor, KeyValue]:
+        """[B, N, width] to the same, and the new keys and values [B, heads, N, head size].
+
+        ``past`` comes before x, whose N sites are those of scales of ``counts`` sites. A scale sees itself and all
+        before it, so each is attended to on its own, without a mask and without the scores that one would hide.
+        """
+        q, k, v = self._project(x, turn)
+        keys = torch.cat([*(old.expand(len(x), -1, -1, -1) for old, _ in past), k], 2)
+        values = torch.cat([*(old.expand(len(x), -1, -1, -1) for _, old in past), v], 2)
+        seen, outputs = keys.shape[2] - q.shape[2], []
+        for part in q.split_with_sizes(list(counts), 2):
+            seen += part.shape[2]
+            outputs.append(F.scaled_dot_product_attention(part, keys[:, :, :seen], values[:, :, :seen], scale=1.0))
+        return self.proj(_join(torch.cat(outputs, 2))), (k, v)
+
+    def _project(self, x: Tensor, turn: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
+        bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])
+        q, k, v = (_split(one, self.heads) for one in F.linear(x, self.mat_qkv.weight, bias).chunk(3, -1))
+        q = F.normalize(q, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp_max(SHARPEST).exp()
+        k = F.normalize(k, dim=-1, eps=1e-12)
+        return rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype), v
+
+
+class TextAttention(nn.Module):
+    """What attention to the rows of a prompt has in common: their keys and values, and the projection at its end."""
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, source: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mat_kv = nn.Linear(source, 2 * width, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))  # keys have no bias, yet the files hold its zeros
+        self.proj = nn.Linear(width, width)
+
+    def attend(self, q: Tensor, rows: Tensor) -> Tensor:
+        """Queries [B, heads, N, head size] and rows [L, source] to [B, N, width]; no mask and no positions.
+
+        Scores are divided by the root of the head size.
+        """
+        pair = F.linear(rows[None], self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias])).chunk(2, -1)
+        keys, values = (_split(one, self.heads).expand(len(q), -1, -1, -1) for one in pair)
+        return self.proj(_join(F.scaled_dot_product_attention(q, keys, values)))  # type: ignore[no-any-return]
+
+
+class CrossAttention(TextAttention):
+    """Every site attends to the prompt."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, width, heads)
+        self.mat_q = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """[B, N, width] to the same; memory: [L, width]."""
+        return self.attend(_split(self.mat_q(x), self.heads), memory)
+
+
+class Pooling(TextAttention):
+    """One learned query over the prompt's rows."""
+
+    def __init__(self, width: int, text_width: int, heads: int) -> None:
+        super().__init__(width, text_width, heads)
+        self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) / width**0.5)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[L, text_width] to [1, width]."""
+        return self.attend(self.mat_q[:, :, None], rows)[:, 0]
+
+
+class TextPool(nn.Module):
+    """The pooling, one name deeper, as the published files have it."""
+
+    def __init__(self, width: int, text_width: int, heads: int) -> None:
+        super().__init__()
+        self.ca = Pooling(width, text_width, heads)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[L, text_width] to [1, width]."""
+        return self.ca(rows)  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU, approximated by tanh."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to the same."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, both gated and modulated by the prompt, and between them plain cross-attention to it."""
+
+    def __init__(self, size: TransformerConfig) -> None:
+        super().__init__()
+        self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, size.width) / size.width**0.5)
+        self.sa = SelfAttention(size.width, size.heads)
+        self.ca = CrossAttention(size.width, size.heads)
+        self.ffn = MLP(size.width, size.hidden)
+        self.ca_norm = nn.LayerNorm(size.width, eps=EPSILON)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        memory: Tensor,
+        turn: KeyValue,
+        past: Sequence[KeyValue],
+        counts: Sequence[int],
+    ) -> tuple[Tensor, KeyValue]:
+        """[B, N, width] to the same, and the new keys and values; modulation: [1, 1, 6, width]."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = (self.ada_gss + modulation).unbind(2)
+        attended, pair = self.sa(_modulated(x, scale1, shift1), turn, past, counts)
+        x = x + attended * gamma1
+        x = x + self.ca(self.ca_norm(x), memory)
+        return x + self.ffn(_modulated(x, scale2, shift2)) * gamma2, pair
+
+
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[B, N, width] to [B, heads, N, head size]."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _join(x: Tensor) -> Tensor:
+    """[B, heads, N, head size] to [B, N, width]."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,222 @@
+"""Infinity as a Policy: prefill, sampling with a cache that forks, decoding, and the teacher-forced pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from varl.policy import parameters
+from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
+from varl.policy.distributions import Bitwise, Guidance, pack_bits
+from varl.policy.images import to_pixels
+from varl.policy.infinity.config import InfinityConfig
+from varl.policy.infinity.rope import rotation
+from varl.policy.infinity.state import Branch, InfinityState
+from varl.policy.infinity.text import TextSource
+from varl.policy.infinity.tokenizer import Tokenizer
+from varl.policy.infinity.transformer import InfinityTransformer, Scales
+from varl.policy.kv_cache import KeyValue, repeat
+from varl.policy.sampling import check_request, guidance, guided, sample_bits, site_guidance, uniforms
+from varl.policy.schedule import shared_scales, split_scales
+from varl.policy.tensor_files import load_module, save_module
+
+WEIGHTS, TOKENIZER = "policy.safetensors", "tokenizer.safetensors"
+
+
+class InfinityPolicy:
+    """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
+
+    The module computes in the dtype that its weights have; the tokenizer is float32.
+    """
+
+    def __init__(
+        self,
+        config: InfinityConfig,
+        tokenizer: Tokenizer,
+        module: InfinityTransformer,
+        text: TextSource,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.text = config, text
+        self.device = torch.device(device)
+        self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
+        self.module = module.to(self.device)
+        self._turns = [self._rotation(grid) for grid in config.grids]
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """(height, width) of every scale, coarse to fine."""
+        return self.config.grids
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a decoded image in pixels."""
+        return self.config.image_size
+
+    @property
+    def codes(self) -> None:
+        """None: a token is packed bits."""
+        return
+
+    @property
+    def bits_per_site(self) -> int:
+        """Bits of a token."""
+        return self.config.tokenizer.bits_per_site
+
+    @torch.no_grad()
+    def prefill(self, prompt: str, guided: bool) -> InfinityState:
+        """Read the prompt and, if ``guided``, as many unconditional rows as it has; the state has batch 1.
+
+        Raises:
+            MissingPromptError: there are no rows of the prompt.
+        """
+        rows = self._rows(prompt)
+        unconditional = Branch(self.module(len(rows))[0]) if guided else None
+        return InfinityState(Branch(self.module(rows)[0]), unconditional)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        state: SamplerState,
+        to_scale: int,
+        seeds: Sequence[int],
+        params: SamplingParams,
+        log_probs: LogProbs = "plain",
+    ) -> tuple[InfinityState, Sampled]:
+        """Draw scales state.next_scale … to_scale - 1 (see varl.policy.base.Policy.sample).
+
+        Raises:
+            ValueError: the scale range is empty or too long, the seeds do not divide among the candidates, or guidance
+                lacks its branch.
+        """
+        if not isinstance(state, InfinityState):
+            raise TypeError(f"the state of another policy: {type(state).__name__}")
+        check_request(state, to_scale, len(self.grids), seeds, params, state.unconditional is not None)
+        scales = []
+        for scale in range(state.next_scale, to_scale):
+            state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
+            scales.append(sampled)
+        return state, Sampled(
+            torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1)
+        )
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3], RGB, of whole token sequences int64 [B, sum of h*w].
+
+        Values -1 to 1 become 0 to 255, rounded; the published code truncates, and returns BGR.
+        """
+        return to_pixels(self.tokenizer.decode(tokens.to(self.device)))
+
+    def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
+        return self.decode(tokens)
+
+    def distribution(
+        self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
+    ) -> Bitwise:
+        """Teacher-forced distribution at the scales ``from_scale`` … end of tokens.
+
+        See varl.policy.base.Policy.distribution.
+        """
+        scales, rows = split_scales(tokens.to(self.device), self.grids), self._rows(prompt)
+        first = sum(cells(self.grids[:from_scale]))
+        logits = self._teach(rows, scales)[:, first:]
+        if sampling is None:
+            return Bitwise(logits)
+        away = None
+        if sampling.cfg > 0:
+            strength = site_guidance(sampling, self.grids, range(from_scale, len(scales)), self.device)
+            away = Guidance(self._teach(len(rows), scales)[:, first:], strength)
+        return Bitwise(logits, sampling.temperature, away)
+
+    def select(self, trainable: Trainable) -> None:
+        """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
+        parameters.select(self.module, trainable)
+
+    def parameter_groups(self) -> ParameterGroups:
+        """The parameters that require a gradient; the gains are those of the normalisation layers."""
+        return parameters.parameter_groups(self.module)
+
+    def load_weights(self, path: str) -> None:
+        """Replace the transformer's weights.
+
+        Raises:
+            ValueError: names or shapes differ from this model's.
+            OSError: the file cannot be read.
+        """
+        load_module(self.module, Path(path), self.device)
+
+    def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
+        """Write the transformer's weights as safetensors, whole or not at all."""
+        save_module(self.module, Path(path), dtype)
+
+    def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json, policy.safetensors as ``dtype``, and tokenizer.safetensors; no rows of prompts."""
+        folder = Path(model_dir)
+        self.config.write(folder)
+        save_module(self.module, folder / WEIGHTS, dtype)
+        save_module(self.tokenizer, folder / TOKENIZER, torch.float32)
+
+    def _sample_scale(
+        self, state: InfinityState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
+    ) -> tuple[InfinityState, Sampled]:
+        copies, (h, w) = len(seeds) // state.batch, self.grids[scale]
+        conditional, plain = self._advance(state.conditional, state.canvas, scale)
+        unconditional, wanted = state.unconditional, plain
+        if unconditional is not None and params.cfg > 0:
+            unconditional, other = self._advance(unconditional, state.canvas, scale)
+            wanted = guided(plain, other, guidance(params, scale, len(self.grids)))
+        wanted = repeat(wanted, copies)
+        bits = sample_bits(wanted, params, uniforms(seeds, scale, h * w * self.bits_per_site).to(self.device))
+        tokens = pack_bits(bits)
+        reported = Bitwise(repeat(plain, copies)) if log_probs == "plain" else Bitwise(wanted, params.temperature)
+        canvas = None if state.canvas is None else repeat(state.canvas, copies)
+        branches = conditional.fork(copies), unconditional and unconditional.fork(copies)
+        after = InfinityState(*branches, self.tokenizer.quantizer.add(canvas, tokens.view(-1, h, w)), scale + 1)
+        return after, Sampled(tokens, reported.log_prob(tokens))
+
+    def _advance(self, branch: Branch, canvas: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
+        """The branch with this scale's keys and values, and the log-odds float32 [B, h*w, bits] of its bits."""
+        inputs = None if canvas is None else self.tokenizer.quantizer.inputs(canvas, scale)
+        run = self._scales(scale, scale + 1, inputs, keep=scale + 1 < len(self.grids))
+        _, (logits,), kept = self.module(branch.text, [run], branch.scales)
+        return replace(branch, scales=(*branch.scales, *kept)), logits[..., 1] - logits[..., 0]
+
+    def _teach(self, text: Tensor | int, scales: Sequence[Tensor]) -> Tensor:
+        """Logits float32 [B, N, bits, 2] of every token of the given scales, from their tokens int64 [B, h, w].
+
+        What the candidates share, the prompt and a common prefix, is computed once for all of them.
+        """
+        shared, inputs = shared_scales(scales), self._inputs(scales)
+        common = [part[:1] for part in inputs[:shared]]
+        runs = [self._scales(0, shared + 1, torch.cat(common, 1) if common else None, keep=shared + 1 < len(scales))]
+        if shared + 1 < len(scales):
+            runs.append(self._scales(shared + 1, len(scales), torch.cat(inputs[shared:], 1), keep=False))
+        _, outputs, _ = self.module(text, runs)
+        return torch.cat([out.expand(len(scales[0]), -1, -1, -1) for out in outputs], 1)
+
+    def _inputs(self, scales: Sequence[Tensor]) -> list[Tensor]:
+        """What scales 1 … t-1 are predicted from, float32 [B, h*w, bits] each."""
+        canvas, parts = None, []
+        for scale, tokens in enumerate(scales[:-1], 1):
+            canvas = self.tokenizer.quantizer.add(canvas, tokens)
+            parts.append(self.tokenizer.quantizer.inputs(canvas, scale))
+        return parts
+
+    def _scales(self, first: int, stop: int, inputs: Tensor | None, keep: bool) -> Scales:
+        cosines, sines = zip(*self._turns[first:stop], strict=True)
+        return Scales(first, self.grids[first:stop], inputs, (torch.cat(cosines), torch.cat(sines)), keep)
+
+    def _rotation(self, grid: Grid) -> KeyValue:
+        cos, sin = rotation(grid, self.config.whole_grid, self.config.transformer.head_size)
+        return cos.to(self.device), sin.to(self.device)
+
+    def _rows(self, prompt: str) -> Tensor:
+        return self.text.rows(prompt).to(self.device)

@@ -1,0 +1,153 @@
+"""The transformer: scales of bits, each seeing itself and all coarser ones, and a prompt by cross-attention.
+
+Facts: arXiv 2412.04431, section 3.3; FoundationVision/Infinity, infinity/models/infinity.py and basic.py. Parameters
+and buffers have the published names, so that a published state dict is one of this module's. Stochastic depth and the
+random loss of the prompt in training are left out: what is trained here is a policy, whose probabilities are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from varl.policy.base import Grid, cells
+from varl.policy.infinity.blocks import EPSILON, Block, TextPool
+from varl.policy.infinity.config import InfinityConfig
+from varl.policy.kv_cache import KeyValue, Segment
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt as the blocks see it: the same for every candidate and scale.
+
+    pooled: [1, width], of which the first token is made, and which modulates the head; modulation: [1, 1, 6, width],
+    what the blocks are modulated by; memory: [L, width], what they attend to.
+    """
+
+    pooled: Tensor
+    modulation: Tensor
+    memory: Tensor
+
+
+@dataclass(frozen=True)
+class Scales:
+    """A run of consecutive scales.
+
+    first: index of the first of them. grids: (height, width) of each. inputs: float32 [B, N, bits], the sums of codes
+    that they are predicted from, without the first scale, which has none (None where it is alone). turn: cosines and
+    sines of their N positions. keep: whether keys and values are returned for scales to come.
+    """
+
+    first: int
+    grids: tuple[Grid, ...]
+    inputs: Tensor | None
+    turn: KeyValue
+    keep: bool
+
+
+class Chunk(nn.Module):
+    """A group of blocks; the published code shards and recomputes by such groups, here only the names tell."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.module = nn.ModuleList(blocks)
+
+
+class HeadNorm(nn.Module):
+    """Layer normalisation before the head, scaled and shifted by the pooled prompt."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, pooled: Tensor) -> Tensor:
+        """[B, N, width] and [1, width] to [B, N, width]."""
+        scale, shift = self.ada_lin(pooled).unflatten(-1, (1, 2, -1)).unbind(2)
+        return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift  # type: ignore[no-any-return]
+
+
+class InfinityTransformer(nn.Module):
+    """From rows of a text encoder and sums of codes to a pair of logits for every bit."""
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        size, bits = config.transformer, config.tokenizer.bits_per_site
+        width, self.bits = size.width, bits
+        self.cfg_uncond = nn.Parameter(torch.randn(size.text_length, size.text_width) / size.text_width**0.5)
+        self.pos_start = nn.Parameter(torch.randn(1, 1, width) / width**0.5)
+        self.text_norm = nn.RMSNorm(size.text_width, eps=EPSILON)
+        self.text_proj_for_sos = TextPool(width, size.text_width, size.pool_heads)
+        self.text_proj_for_ca = nn.Sequential(
+            nn.Linear(size.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+        )
+        self.lvl_embed = nn.Embedding(size.levels, width)
+        self.word_embed = nn.Linear(bits, width)
+        self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.head_nm = HeadNorm(width)
+        self.head = nn.Linear(width, 2 * bits)
+        blocks, each = [Block(size) for _ in range(size.depth)], size.depth // size.chunks
+        self.block_chunks = nn.ModuleList(Chunk(blocks[i : i + each]) for i in range(0, size.depth, each))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks, in order."""
+        return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
+
+    def forward(
+        self, text: Tensor | int | Text, scales: Sequence[Scales] = (), past: Sequence[Segment] = ()
+    ) -> tuple[Text, list[Tensor], list[Segment]]:
+        """One job, whole: a prompt that is read, a scale that is sampled, or a teacher-forced pass.
+
+        It is the place where FSDP2 and torch.compile attach. text: a prompt's rows float32 [L, text_width], the length
+        of the unconditional rows that stand for it, or what an earlier call returned. Each run of scales sees ``past``
+        and the runs before it; one of one row is shared by all rows of those after it.
+
+        Returns the text, logits float32 [B, N, bits, 2] of every run, those of "0" and "1", and the keys and values of
+        the runs that keep them.
+        """
+        read = text if isinstance(text, Text) else self._read(text)
+        outputs, caches = list[Tensor](), list[Segment]()
+        for run in scales:
+            x, cache = self._run(self._embed(run, read), run, read, [*past, *caches])
+            outputs.append(self._logits(x, read))
+            if run.keep:
+                caches.append(cache)
+        return read, outputs, caches
+
+    def _read(self, text: Tensor | int) -> Text:
+        rows = self.cfg_uncond[:text] if isinstance(text, int) else text
+        # In the precision of the rows, which is float32 for a prompt's, and only then in that of the weights.
+        normed = F.rms_norm(rows, rows.shape[-1:], self.text_norm.weight.to(rows.dtype), EPSILON)
+        normed = normed.to(self.text_norm.weight.dtype)
+        pooled, memory = self.text_proj_for_sos(normed), self.text_proj_for_ca(normed)
+        modulation = self.shared_ada_lin(pooled).unflatten(-1, (1, 6, -1))
+        return Text(pooled, modulation, memory)
+
+    def _embed(self, run: Scales, text: Text) -> Tensor:
+        """[B, N, width]: the start token where the run has the first scale, the sums of codes, and the scales' rows."""
+        parts = [text.pooled[:, None] + self.pos_start] if run.first == 0 else []
+        if run.inputs is not None:
+            x = self.word_embed(run.inputs.to(self.word_embed.weight.dtype))
+            parts = [*(part.expand(len(x), -1, -1) for part in parts), x]
+        counts = torch.tensor(cells(run.grids), device=self.lvl_embed.weight.device)
+        levels = self.lvl_embed.weight[run.first : run.first + len(run.grids)]
+        return torch.cat(parts, 1) + levels.repeat_interleave(counts, 0)
+
+    def _run(self, x: Tensor, run: Scales, text: Text, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
+        kept = Segment()
+        for index, block in enumerate(self.blocks):
+            seen = [segment[index] for segment in past]
+            x, pair = block(x, text.modulation, text.memory, run.turn, seen, cells(run.grids))
+            if run.keep:  # else the keys of the largest scale would be alive in all layers at once
+                kept.append(pair)
+        return x, kept
+
+    def _logits(self, x: Tensor, text: Text) -> Tensor:
+        """float32 [B, N, bits, 2]; the head's product is float32 for all weights, since a site sums many bits."""
+        hidden = self.head_nm(x, text.pooled).to(torch.float32)
+        weight, bias = (one.to(torch.float32) for one in (self.head.weight, self.head.bias))
+        return F.linear(hidden, weight, bias).view(*x.shape[:2], self.bits, 2)
