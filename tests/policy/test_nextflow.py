@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.paths import ROOT
 from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
@@ -172,6 +173,20 @@ def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy) -> No
         for row in first
     ]
     assert encoded.targets[0].flatten().tolist() == by_hand
+
+
+def test_autocast_moves_no_code() -> None:
+    policy = load(ROOT / "checkpoints" / "tiny")
+    tokens = sample_all(policy, [1, 2, 3, 4], SamplingParams()).tokens
+    quantizer, seen = policy.tokenizer.quantizer, []
+    with torch.no_grad():
+        images = policy.tokenizer.decode(tokens)
+        features = policy.tokenizer.features(images)
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                seen.append(torch.cat([part.flatten() for part in quantizer.encode(features, policy.grids).targets]))
+                assert quantizer.distances(features.permute(0, 2, 3, 1)).dtype == torch.float32
+    assert torch.equal(seen[0], seen[1])
 
 
 def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextFlowPolicy) -> None:
