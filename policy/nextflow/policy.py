@@ -33,6 +33,7 @@ from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
 from varl.policy.nextflow.state import Branch, NextFlowState, repeat
+from varl.policy.nextflow.text import TextTokenizer
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
 from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
 from varl.policy.sampling import guidance, guided, probabilities, sample, site_guidance, uniforms
@@ -47,9 +48,14 @@ class NextFlowPolicy:
     """
 
     def __init__(
-        self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu"
+        self,
+        config: NextFlowConfig,
+        tokenizer: Tokenizer,
+        module: NextFlowTransformer,
+        text: TextTokenizer,
+        device: str = "cpu",
     ) -> None:
-        self.config = config
+        self.config, self.text = config, text
         self.device = torch.device(device)
         self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
         self.module = module.to(self.device)
@@ -157,21 +163,22 @@ class NextFlowPolicy:
             raise ValueError(f"{path} does not fit this model: {', '.join(wrong[:5])}")
         self.module.load_state_dict(loaded)  # which converts to the module's dtype
 
-    def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all."""
+    def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
+        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
         _save(self.module, Path(path), dtype)
 
-    def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, policy.safetensors and tokenizer.safetensors.
+    def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json, policy.safetensors, tokenizer.safetensors and the text tokenizer's file if it has one.
 
-        Floats as ``dtype``, read back as the reader wants them.
+        Floats as ``dtype``, or in their own; read back as the reader wants them.
         """
         self.save_tokenizer(model_dir, dtype)
         _save(self.module, Path(model_dir) / "policy.safetensors", dtype)
 
-    def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and tokenizer.safetensors alone, for a transformer that is still to be trained."""
+    def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """All of that but policy.safetensors, for a transformer that is still to be trained."""
         self.config.write(Path(model_dir))
+        self.text.save(Path(model_dir))
         _save(self.tokenizer, Path(model_dir) / "tokenizer.safetensors", dtype)
 
     def _read_text(self, prompt: str) -> Branch:
@@ -223,7 +230,7 @@ class NextFlowPolicy:
         return torch.cat([out.expand(len(scales[0]), -1, -1) for out in (read[:, -1:], *outputs)], 1)
 
     def _text(self, prompt: str) -> Text:
-        ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
+        ids = torch.tensor([prompt_tokens(prompt, self.text, self.module.text_size)], device=self.device)
         n = ids.shape[1]
         return Text(
             ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
@@ -251,8 +258,7 @@ class NextFlowPolicy:
         return self._rotation(visual_positions(grids, first_scale, counter, self.config.transformer.rope_range))
 
     def _rotation(self, positions: Tensor) -> KeyValue:
-        size = self.config.transformer
-        return rotation(positions.to(self.device), size.rope_sections, size.rope_theta)
+        return rotation(positions.to(self.device), self.config.transformer)
 
     def _scale_index(self, grids: Sequence[Grid], first: int) -> Tensor:
         index = torch.repeat_interleave(torch.arange(first, first + len(grids)), torch.tensor(cells(grids)))
@@ -272,8 +278,9 @@ def _shared_scales(scales: Sequence[Tensor]) -> int:
     )
 
 
-def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
+def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+    own = module.state_dict().items()
+    state = {name: value.detach().to("cpu", dtype or value.dtype).contiguous() for name, value in own}
     part = path.with_name(path.name + ".part")
     save_tensors(state, part)
     part.replace(path)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
+from varl.policy.nextflow.text import BOI, SPECIALS
 
 KeyValue = tuple[Tensor, Tensor]  # each [B or 1, kv_heads, N, head size]
 Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
-BOI, EOI, PAD = 0, 1, 2  # special tokens, after the bytes
-SPECIALS = 3
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,15 @@ class NextFlowTransformer(nn.Module):
     def __init__(self, config: NextFlowConfig) -> None:
         super().__init__()
         size, codes = config.transformer, config.tokenizer.codes
-        width = config.tokenizer.semantic_dim + config.tokenizer.pixel_dim
         self.text_size = size.text_vocab + SPECIALS
         self.embed_tokens = nn.Embedding(self.text_size, size.dim)
-        self.adapter = nn.Sequential(nn.Linear(width, size.dim), nn.GELU(), nn.Linear(size.dim, size.dim))
-        self.scale_embedding = nn.Embedding(len(config.scales), size.dim)
+        self.adapter = build_adapter(config)
+        self.scale_embedding = nn.Embedding(config.scale_rows or len(config.scales), size.dim)
         self.register_buffer("scale_count", _sinusoid(len(config.scales), size.dim), persistent=False)
         self.layers = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.norm = RMSNorm(size.dim)
         self.lm_head = nn.Linear(size.dim, self.text_size + codes, bias=False)
-        self.apply(_initialise)
+        self.apply(initialise)
         for layer in self.layers:
             for last in (layer.self_attn.o_proj, layer.down_proj):  # type: ignore[union-attr]
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * size.depth))  # type: ignore[arg-type, union-attr]
@@ -174,14 +172,21 @@ class NextFlowTransformer(nn.Module):
 
     def visual_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., codes] of normalised outputs [..., dim]."""
-        return F.linear(hidden, self.visual_head()).float()
+        return F.linear(hidden, self.visual_head()).to(torch.float32)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., text vocabulary]: the head's text rows."""
-        return F.linear(hidden, self.lm_head.weight[: self.text_size]).float()
+        return F.linear(hidden, self.lm_head.weight[: self.text_size]).to(torch.float32)
 
 
-def _initialise(module: nn.Module) -> None:
+def build_adapter(config: NextFlowConfig) -> nn.Sequential:
+    """Code vectors [..., semantic_dim + pixel_dim] to embeddings [..., dim]."""
+    width, dim = config.tokenizer.semantic_dim + config.tokenizer.pixel_dim, config.transformer.dim
+    return nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+def initialise(module: nn.Module) -> None:
+    """Fresh weights of a linear map or an embedding; other modules stay as they are."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -189,5 +194,5 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _sinusoid(position: int, dim: int) -> Tensor:
-    frequency = 10_000 ** (-torch.arange(dim // 2) / (dim // 2))
+    frequency = 10_000 ** (-torch.arange(dim // 2, device="cpu") / (dim // 2))  # real in a module on the meta device
     return 0.02 * math.sqrt(2) * torch.cat([(position * frequency).sin(), (position * frequency).cos()])

@@ -124,7 +124,7 @@ def test_block_causal_mask_by_hand() -> None:
 
 
 def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy: NextFlowPolicy) -> None:
-    tokens, real, positions = padded_prompts(["ab", ""], policy.module.text_size)
+    tokens, real, positions = padded_prompts(["ab", ""], policy.text, policy.module.text_size)
     assert real.tolist() == [[True, True, True], [False, False, True]]
     assert positions[0, :, 0].tolist() == [0, 1, 2]
     assert positions[1, -1].tolist() == [0, 0, 0]
