@@ -37,11 +37,14 @@ class Codes:
     mask: Tensor | None = None
 
 
+EPSILON = 1e-6  # of every normalisation, as in Qwen2.5
+
+
 class RMSNorm(nn.RMSNorm):
     """RMS normalisation whose weight follows the input's dtype, so that the fused kernel also serves under autocast."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, eps=1e-6)
+        super().__init__(size, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same."""
