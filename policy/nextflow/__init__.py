@@ -14,7 +14,7 @@ from varl.policy.nextflow.text import ByteText, TextTokenizer, open_text
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
 
-__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer"]
+__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer", "read_tokenizer"]
 
 
 def build(
@@ -48,9 +48,9 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     folder = Path(model_dir)
     config = NextFlowConfig.read(folder)
     text = open_text(config.transformer, folder)
+    tokenizer = read_tokenizer(folder, config, device)
     with torch.device("meta"):
-        tokenizer, module = Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config)
-    _read(tokenizer, folder, "tokenizer", device, torch.float32)
+        module = NextFlowTransformer(config)
     _read(module, folder, "policy", device, dtype)
     return NextFlowPolicy(config, tokenizer, module, text, device)
 
@@ -59,9 +59,21 @@ def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtyp
     """Read all but policy.safetensors; the transformer's weights are fresh, as ``build`` gives them."""
     folder = Path(model_dir)
     config = NextFlowConfig.read(folder)
-    policy = build(config, device, dtype, open_text(config.transformer, folder))
-    _read(policy.tokenizer, folder, "tokenizer", device, torch.float32)
-    return policy
+    text, tokenizer = open_text(config.transformer, folder), read_tokenizer(folder, config, device)
+    return NextFlowPolicy(config, tokenizer, NextFlowTransformer(config).to(dtype), text, device)
+
+
+def read_tokenizer(model_dir: str | Path, config: NextFlowConfig, device: str = "cpu") -> Tokenizer:
+    """Read the vision tokenizer alone, tokenizer.safetensors of a folder, for a model of ``config``; float32.
+
+    Raises:
+        ValueError: the file is not that of ``config.tokenizer``.
+        OSError: it is missing or cannot be read.
+    """
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config.tokenizer, config.grids)
+    _read(tokenizer, Path(model_dir), "tokenizer", device, torch.float32)
+    return tokenizer
 
 
 def _read(module: torch.nn.Module, folder: Path, stem: str, device: str, dtype: torch.dtype) -> None:
