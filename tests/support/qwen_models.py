@@ -24,7 +24,7 @@ TOKENIZER = TokenizerConfig(
 
 
 def build_tokenizer() -> Tokenizer:
-    """Byte-level BPE without numbers of merges worth speaking of: "th", "the", and one token a byte."""
+    """Byte-level BPE of two merges, "th" and "the"; every other byte is a token of its own."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*alphabet, "th", "the"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("t", "h"), ("th", "e")]))
@@ -52,10 +52,11 @@ def build_qwen(folder: Path, seed: int = 0, tied: bool = False) -> Qwen2_5_VLFor
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
     torch.manual_seed(seed)
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    model: Qwen2_5_VLForConditionalGeneration = Qwen2_5_VLForConditionalGeneration(config)
+    model.train(False)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1))  # biases and gains as well
+            parameter.copy_(torch.randn_like(parameter) * 0.1 + (parameter.ndim == 1))  # biases and gains as well
     model.save_pretrained(folder, max_shard_size="20KB")
     build_tokenizer().save(str(folder / "tokenizer.json"))
     return model
@@ -79,5 +80,6 @@ def build_random_qwen(
 ) -> NextFlowPolicy:
     """The same small model every time, its text Qwen's."""
     with torch.random.fork_rng():
+        folder = _folder()
         torch.manual_seed(3)
-        return from_qwen(_folder(), config_of(_folder(), spectrum, base_grid), dtype=dtype)
+        return from_qwen(folder, config_of(folder, spectrum, base_grid), dtype=dtype)
