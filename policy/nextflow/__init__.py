@@ -10,7 +10,7 @@ from varl.policy import shards
 from varl.policy.base import Grid
 from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
 from varl.policy.nextflow.policy import NextFlowPolicy
-from varl.policy.nextflow.text import ByteText, TextTokenizer, open_text
+from varl.policy.nextflow.text import TextTokenizer, open_text
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
 
@@ -25,15 +25,10 @@ def build(
 ) -> NextFlowPolicy:
     """A model with fresh weights out of torch's global random state.
 
-    ``dtype`` is the transformer's, the tokenizer stays float32.
-
-    Raises:
-        ValueError: the configuration's text needs a tokenizer, and none is given.
+    ``dtype`` is the transformer's, the tokenizer stays float32. Raises ValueError as ``NextFlowPolicy`` does.
     """
-    if text is None and config.transformer.text != "bytes":
-        raise ValueError(f"transformer.text is {config.transformer.text}: give its tokenizer")
     tokenizer, module = Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype)
-    return NextFlowPolicy(config, tokenizer, module, text or ByteText(), device)
+    return NextFlowPolicy(config, tokenizer, module, device, text)
 
 
 def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
@@ -52,7 +47,7 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     with torch.device("meta"):
         module = NextFlowTransformer(config)
     _read(module, folder, "policy", device, dtype)
-    return NextFlowPolicy(config, tokenizer, module, text, device)
+    return NextFlowPolicy(config, tokenizer, module, device, text)
 
 
 def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
@@ -60,7 +55,7 @@ def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtyp
     folder = Path(model_dir)
     config = NextFlowConfig.read(folder)
     text, tokenizer = open_text(config.transformer, folder), read_tokenizer(folder, config, device)
-    return NextFlowPolicy(config, tokenizer, NextFlowTransformer(config).to(dtype), text, device)
+    return NextFlowPolicy(config, tokenizer, NextFlowTransformer(config).to(dtype), device, text)
 
 
 def read_tokenizer(model_dir: str | Path, config: NextFlowConfig, device: str = "cpu") -> Tokenizer:

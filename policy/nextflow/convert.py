@@ -11,6 +11,7 @@ has for the same purpose, and by the visual codes, which start from the codebook
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def from_qwen(
     controls = [text.control(token) for token in CONTROLS]
     state = _state(module, LanguageWeights(source), build_adapter(config), vision.quantizer.table(), controls)
     shards.assign(module, state, str(source), device, dtype)
-    return NextFlowPolicy(config, vision, module, text, device)
+    return NextFlowPolicy(config, vision, module, device, text)
 
 
 def _check(wanted: TransformerConfig, found: TransformerConfig) -> None:
@@ -97,15 +98,15 @@ def _state(
 def _fit(adapter: nn.Sequential, table: Tensor, size: float) -> Tensor:
     """Scale a fresh adapter until its outputs for the codes have this root mean square; returns them, [codes, dim]."""
     adapter.apply(initialise)
-    last = adapter[-1]
-    last.weight.mul_(size / _rms(adapter(table)))
+    adapter.get_submodule("2").get_parameter("weight").mul_(size / _rms(adapter(table)))
     codes: Tensor = adapter(table)
     return codes
 
 
 def _rms(x: Tensor) -> float:
     """Root mean square, summed in float32 without a float32 copy."""
-    return float(torch.linalg.vector_norm(x, dtype=torch.float32)) / x.numel() ** 0.5
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.float32)
+    return float(norm.item() / math.sqrt(x.numel()))
 
 
 def main() -> None:
@@ -115,12 +116,13 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="folder with the vision tokenizer; without it, a random one")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--stage", type=int, choices=list(STAGE_SCALES), default=1024, help="pixels of a square's side")
-    parser.add_argument("--aspect", type=int, nargs=2, default=(1, 1), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--aspect", type=int, nargs=2, default=[1, 1], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0, help="of the new rows")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     sizes = NextFlowConfig.read(args.tokenizer).tokenizer if args.tokenizer else TOKENFLOW
-    config = paper_config(args.stage, *args.aspect, qwen_transformer(args.qwen, QWEN_7B), sizes)
+    height, width = args.aspect
+    config = paper_config(args.stage, height, width, qwen_transformer(args.qwen, QWEN_7B), sizes)
     tokenizer = read_tokenizer(args.tokenizer, config) if args.tokenizer else None
     from_qwen(args.qwen, config, tokenizer).save(args.out)
 

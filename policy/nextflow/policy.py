@@ -33,7 +33,7 @@ from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
 from varl.policy.nextflow.state import Branch, NextFlowState, repeat
-from varl.policy.nextflow.text import TextTokenizer
+from varl.policy.nextflow.text import ByteText, TextTokenizer
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
 from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
 from varl.policy.sampling import guidance, guided, probabilities, sample, site_guidance, uniforms
@@ -44,7 +44,10 @@ class NextFlowPolicy:
     """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
 
     The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other
-    codes.
+    codes. ``text`` may be left out where the configuration says bytes.
+
+    Raises:
+        ValueError: the configuration's text needs a tokenizer, and none is given.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class NextFlowPolicy:
         config: NextFlowConfig,
         tokenizer: Tokenizer,
         module: NextFlowTransformer,
-        text: TextTokenizer,
         device: str = "cpu",
+        text: TextTokenizer | None = None,
     ) -> None:
-        self.config, self.text = config, text
+        if text is None and config.transformer.text != "bytes":
+            raise ValueError(f"transformer.text is {config.transformer.text}: give its tokenizer")
+        self.config, self.text = config, text or ByteText()
         self.device = torch.device(device)
         self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
         self.module = module.to(self.device)
