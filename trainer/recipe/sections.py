@@ -119,6 +119,11 @@ class RewardSettings(Section):
         description="host:port (gRPC) of a service that runs already, for the worker that is started with the run; "
         "a worker started elsewhere has addresses of its own (varl rollout --reward)",
     )
+    arguments: tuple[str, ...] = Field(
+        default=(),
+        description="flags of the service that is started with the run, which pin its engine and model; "
+        "none where it has an address",
+    )
 
     @property
     def file(self) -> Path | None:
@@ -130,6 +135,8 @@ class RewardSettings(Section):
     def _one_place(self) -> RewardSettings:
         if self.serve and self.address:
             raise ValueError(f"reward {self.name!r}: serve and address: one of them says where it is")
+        if self.arguments and self.address:
+            raise ValueError(f"reward {self.name!r}: arguments: the service at address has flags of its own")
         return self
 
 
