@@ -14,7 +14,7 @@ STRIDE = 16  # pixels a side of a cell of the finest grid
 TEXT_TOKENS = 128  # of a prompt: a long one, as in reference hpsv3.md section 2
 EMPTY_TEXT_TOKENS = 1  # of the unconditional branch: <boi> alone
 
-# arXiv 2601.02256 section 4.1, as in recipes/paper_ocr.toml.
+# arXiv 2601.02256 section 4.1, as in recipes/nextflow_7b_cvtg2k.toml.
 PROMPTS, GROUP, CONTINUATIONS, SPLIT_SCALE, PREFIX_PER_SUFFIX = 16, 16, 2, 12, 3
 WORDS_AN_IMAGE = 8  # read by the OCR; CVTG-2K asks for two to five regions of about two words
 
