@@ -31,7 +31,7 @@ def padded_prompts(
     pad = text_size - SPECIALS + PAD
     tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     real = tokens != pad
-    count = (real.long().cumsum(1) - 1).clamp_min(0).float()
+    count = (real.long().cumsum(1) - 1).clamp_min(0).to(torch.float32)
     return tokens, real, count[..., None].expand(-1, -1, 3)
 
 
