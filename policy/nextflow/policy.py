@@ -29,14 +29,15 @@ from varl.policy.base import (
 )
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.nextflow.config import NextFlowConfig
+from varl.policy.nextflow.draw import Draw, draw_sites
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
-from varl.policy.nextflow.state import Branch, NextFlowState, repeat
+from varl.policy.nextflow.state import Branch, NextFlowState
 from varl.policy.nextflow.text import ByteText, TextTokenizer
 from varl.policy.nextflow.tokenizer import Tokenizer, split_scales
 from varl.policy.nextflow.transformer import Codes, KeyValue, NextFlowTransformer, Text
-from varl.policy.sampling import guidance, guided, probabilities, sample, site_guidance, uniforms
+from varl.policy.sampling import guidance, site_guidance, uniforms
 from varl.policy.tensor_files import save_tensors
 
 
@@ -159,7 +160,7 @@ class NextFlowPolicy:
             ValueError: names or shapes differ from this model's.
             OSError: the file cannot be read.
         """
-        loaded = safetensors.torch.load_file(path, device=str(self.device))
+        loaded = safetensors.torch.load_file(path)  # mapped: what is copied below is the only copy on the device
         own = self.module.state_dict()
         wrong = sorted(name for name in own.keys() ^ loaded.keys()) or sorted(
             n for n in own if own[n].shape != loaded[n].shape
@@ -195,28 +196,25 @@ class NextFlowPolicy:
         self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
     ) -> tuple[NextFlowState, Sampled]:
         copies = len(seeds) // state.batch
-        conditional, logits = self._advance(state.conditional, state.last, scale)
-        unconditional, chosen_from = state.unconditional, logits
+        conditional, hidden = self._advance(state.conditional, state.last, scale)
+        unconditional, other = state.unconditional, None
         if unconditional is not None and params.cfg > 0:
             unconditional, other = self._advance(unconditional, state.last, scale)
-            chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
-        probs = repeat(probabilities(chosen_from, params), copies)
-        tokens = sample(probs, uniforms(seeds, scale, h * w).to(self.device))
-        reported = logits if log_probs == "plain" else chosen_from / params.temperature
-        found = repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
+        how = Draw(params, guidance(params, scale, len(self.grids)), copies, log_probs)
+        sampled = draw_sites(self.module, hidden, other, uniforms(seeds, scale, h * w).to(self.device), how)
         branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
-        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Sampled(tokens, found)
+        return NextFlowState(*branches, sampled.tokens.view(-1, h, w), scale + 1), sampled
 
     def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
-        """The branch with this scale's inputs in its cache, and its logits [B, h*w, codes]."""
+        """The branch with this scale's inputs in its cache, and its normalised outputs [B, h*w, dim]."""
         if last is None:
-            return branch, self.module.visual_logits(branch.hidden[:, None])
+            return branch, branch.hidden[:, None]
         grid = self.grids[scale]
         vectors = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
         codes = Codes(vectors, self._scale_index((grid,), scale), self._turn((grid,), scale, branch.counter))
         (out,), (cache,) = self.module([codes], [branch.text, *branch.scales])
-        return replace(branch, scales=(*branch.scales, cache)), self.module.visual_logits(out)
+        return replace(branch, scales=(*branch.scales, cache)), out
 
     def _teach(self, prompt: str, scales: Sequence[Tensor]) -> Tensor:
         """Outputs [B, N, dim] that predict every token of the given scales, from their codes int64 [B, h, w].

@@ -62,6 +62,24 @@ def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, par
     assert sampled.log_probs.exp().std() > 0  # not a constant that would agree with anything
 
 
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_a_few_sites_at_a_time_draw_the_same(
+    policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes, head = sample_all(policy, [1, 2], params), [], policy.module.visual_logits
+    monkeypatch.setattr("varl.policy.nextflow.draw.SLICE", 32 * 2 * 5)  # five sites of two candidates
+
+    def seen(hidden: Tensor) -> Tensor:
+        sizes.append(hidden.shape[1])
+        return head(hidden)
+
+    monkeypatch.setattr(policy.module, "visual_logits", seen)
+    sliced = sample_all(policy, [1, 2], params)
+    assert max(sizes) == 5
+    assert torch.equal(sliced.tokens, whole.tokens)
+    assert (sliced.log_probs - whole.log_probs).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("split", [1, 3, 4])
 def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> None:
     params = SamplingParams()
