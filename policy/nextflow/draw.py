@@ -29,8 +29,8 @@ def draw_sites(
 ) -> Sampled:
     """Tokens and their log-probabilities, [rows * copies, n], of normalised outputs [rows, n, dim] of both branches.
 
-    uniforms: float64 [rows * copies, n]. A candidate's logits are 128 KiB a site at 7B, and half a GiB on a 64x64 grid, of
-    which sampling would hold about ten at once.
+    uniforms: float64 [rows * copies, n]. At 7B a candidate's logits are 128 KiB a site and half a GiB on a 64x64 grid,
+    of which sampling would hold about ten at once.
     """
     sites = max(1, SLICE // (module.visual_head().shape[0] * uniforms.shape[0]))
     parts = [
