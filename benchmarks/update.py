@@ -18,7 +18,7 @@ from varl.launch.supervisor import sigterm_as_exit
 from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
-from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.setup import load_policies, open_queue
 
@@ -69,7 +69,7 @@ def rows(recipe: Recipe, lines: Sequence[Line]) -> list[Row]:
     for line in lines:
         if line["groups/dropped"] or "grad_norm" not in line:
             raise SystemExit(f"update {line['update']} lost groups or made no step, so its time says nothing")
-        stage = stage_of(line["update"], recipe.objective.stages, recipe.objective.prefix_per_suffix)
+        stage = recipe.objective.stage(line["update"])
         by_stage.setdefault(stage, []).append(line)
     return [row(recipe, stage, found) for stage, found in by_stage.items()]
 

@@ -56,7 +56,7 @@ def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
     Temperature, then the top_k largest, then the smallest set that reaches top_p.
     Both cuts always keep the best code; ties at the k-th place are all kept.
     """
-    logits = logits.float() / params.temperature
+    logits = logits.to(torch.float32) / params.temperature
     if 0 < params.top_k < logits.shape[-1]:
         kth = logits.topk(params.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

@@ -24,42 +24,29 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(f"{path}: {error}") from error
 
 
-def save_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Write a module's state as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
+def save_module(module: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+    """Write a module's state, as ``save_state`` does."""
     save_state(module.state_dict(), path, dtype)
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Write tensors as ``dtype``, whole or not at all; raises OSError as ``save_tensors`` does."""
+def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
+    """Write tensors as ``dtype`` or in their own, whole or not at all; raises OSError as ``save_tensors`` does."""
+    written = {name: value.detach().to("cpu", dtype or value.dtype).contiguous() for name, value in state.items()}
     part = path.with_name(path.name + ".part")
-    save_tensors({name: value.detach().to("cpu", dtype).contiguous() for name, value in state.items()}, part)
+    save_tensors(written, part)
     part.replace(path)
 
 
-def load_module(module: nn.Module, path: Path, device: torch.device) -> None:
+def load_module(module: nn.Module, path: Path) -> None:
     """Replace a module's state by that of a safetensors file, converted to the module's dtype.
 
     Raises:
         ValueError: names or shapes differ from the module's.
         OSError: the file cannot be read.
     """
-    loaded = load_file(path, device=str(device))
+    loaded = load_file(path)  # mapped: what is copied below is the only copy on the module's device
     check_state(module, loaded, str(path))
     module.load_state_dict(loaded)
-
-
-def assign_module(module: nn.Module, state: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
-    """Make these tensors, converted to ``dtype``, a module's state; it may have been built on the meta device.
-
-    No copy is made of a tensor that has the dtype already. ``state`` is emptied, so that each tensor goes when it has
-    been converted. source: what an error names.
-
-    Raises:
-        ValueError: names or shapes differ from the module's.
-    """
-    check_state(module, state, source)
-    converted = {name: state.pop(name).to(dtype) for name in list(state)}
-    module.load_state_dict(converted, assign=True)
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -85,9 +85,10 @@ def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
 def _command(reward: RewardSettings, device: str, share: int) -> list[str]:
     if reward.serve:
         parse_place(reward.serve)  # said before anything starts
-        return reward_command(reward.serve, "--device", device)
+        return reward_command(reward.serve, "--device", device, *reward.arguments)
     try:
-        return reward_command(reward.name, *(("--workers", str(share)) if reward.name == "ocr" else ()))
+        workers = ("--workers", str(share)) if reward.name == "ocr" else ()
+        return reward_command(reward.name, *workers, *reward.arguments)
     except ValueError as error:
         raise ValueError(f"rollout.rewards: {error}; say by serve or address where it is") from error
 

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
-from varl.policy.schedule import BASE_SCALE, SQUARE_SCALES
+from varl.policy.nextflow.paper import paper_config
 
 # Sizes of Qwen2.5-VL-7B's language model (its config.json), the 18 square scales of arXiv 2601.02204 table 14,
 # TokenFlow's released dual codebook (NextFlow's own size is not published).
-NEXTFLOW_7B = NextFlowConfig(
-    tokenizer=TokenizerConfig(codes=32_768, semantic_dim=32, pixel_dim=8),
-    transformer=TransformerConfig(
-        dim=3584,
-        depth=28,
-        heads=28,
-        kv_heads=4,
-        mlp_dim=18_944,
-        rope_sections=(16, 24, 24),
-        qk_norm=False,
-        text_vocab=152_064,
-    ),
-    scales=SQUARE_SCALES,
-    base_scale=BASE_SCALE,
-    base_grid=(16, 16),
-)
+NEXTFLOW_7B = paper_config()
 IMAGE_SIDE = 1024  # pixels
 STRIDE = 16  # pixels a side of a cell of the finest grid
 TEXT_TOKENS = 128  # of a prompt: a long one, as in reference hpsv3.md section 2
 EMPTY_TEXT_TOKENS = 1  # of the unconditional branch: <boi> alone
 
-# arXiv 2601.02256 section 4.1, as in recipes/paper_ocr.toml.
+# arXiv 2601.02256 section 4.1, as in recipes/nextflow_7b_cvtg2k.toml.
 PROMPTS, GROUP, CONTINUATIONS, SPLIT_SCALE, PREFIX_PER_SUFFIX = 16, 16, 2, 12, 3
 WORDS_AN_IMAGE = 8  # read by the OCR; CVTG-2K asks for two to five regions of about two words
 

@@ -19,7 +19,7 @@ from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.tokens import pack
 from varl.v1 import reward_pb2, rollout_pb2, trajectory_pb2
 
-RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "paper_ocr.toml"
+RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "nextflow_7b_cvtg2k.toml"
 REWARDS = ("ocr", "hpsv3")
 PROMPT = PromptSpec(
     "a shop front at night, rain on the street, with a neon sign that says 'OPEN ALL NIGHT' "
@@ -39,7 +39,7 @@ def recipe(stages: str = "vmr") -> Recipe:
 @cache
 def _first_job(kind: str) -> rollout_pb2.RolloutJob:
     update, stages = KINDS[kind]
-    weights = PublishedWeights(update, Path("/runs/paper_ocr/weights/policy-1196.safetensors"))
+    weights = PublishedWeights(update, Path("/runs/nextflow_7b_cvtg2k/weights/policy-1196.safetensors"))
     (job, *_) = training_jobs(recipe(stages), update, [PROMPT], weights)
     job.rewards[:] = REWARDS
     return job

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
+from varl.policy import shards
 from varl.policy.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
 from varl.policy.infinity.policy import TOKENIZER, WEIGHTS, InfinityPolicy
 from varl.policy.infinity.text import TextSource, text_source
 from varl.policy.infinity.tokenizer import Tokenizer
 from varl.policy.infinity.transformer import InfinityTransformer
-from varl.policy.tensor_files import assign_module
 
 __all__ = ["InfinityConfig", "InfinityPolicy", "TokenizerConfig", "TransformerConfig", "build", "load"]
 
@@ -42,5 +41,6 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     with torch.device("meta"):
         tokenizer, module = Tokenizer(config.tokenizer, config.grids), InfinityTransformer(config)
     for part, name, kind in ((tokenizer, TOKENIZER, torch.float32), (module, WEIGHTS, dtype)):
-        assign_module(part, load_file(folder / name, device=device), str(folder / name), kind)
+        files = shards.Shards(folder, Path(name).stem)
+        shards.assign(part, files, str(files.source), device, kind)
     return InfinityPolicy(config, tokenizer, module, text_source(folder, config.transformer, device), device)

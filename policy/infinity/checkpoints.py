@@ -7,7 +7,6 @@ in shards with an index. Nothing is unpickled but tensors.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from varl.policy.shards import Shards
+
 State = dict[str, Tensor]
 
-INDEX = "model.safetensors.index.json"
 WRAPPERS = (("trainer", "gpt_fsdp"), ("vae",))
 # What older files hold besides the parameters, and what the published code takes out as well: masks that it recomputes.
 RECOMPUTED = {"lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen"}
@@ -66,7 +66,7 @@ def read_tokenizer(path: Path) -> State:
 
 def _read(path: Path) -> State:
     if path.is_dir():
-        return _read_shards(path)
+        return dict(Shards(path, "model"))
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
 
 
@@ -75,33 +75,6 @@ def _read_safetensors(path: Path) -> State:
         return dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _read_shards(folder: Path) -> State:
-    """All shards of an index, each of which has to hold what the index says and nothing else."""
-    files, state = _index(folder), State()
-    for file in sorted(set(files.values())):
-        shard, wanted = _read_safetensors(folder / file), {name for name, place in files.items() if place == file}
-        wrong = sorted(shard.keys() ^ wanted)
-        if wrong:
-            raise ValueError(f"{folder / file} and {INDEX} differ in {', '.join(wrong[:5])}")
-        state |= shard
-    return state
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Names to file names."""
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / INDEX} is not JSON: {error}") from error
-    files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise ValueError(f"{folder / INDEX}: weight_map must be an object that is not empty")
-    for file in files.values():
-        if not isinstance(file, str) or Path(file).name != file:  # a shard lies in the folder, not elsewhere
-            raise ValueError(f"{folder / INDEX}: weight_map must name files of the folder, got {file!r}")
-    return files
 
 
 def _read_pth(path: Path) -> State:

@@ -151,14 +151,14 @@ class InfinityPolicy:
             ValueError: names or shapes differ from this model's.
             OSError: the file cannot be read.
         """
-        load_module(self.module, Path(path), self.device)
+        load_module(self.module, Path(path))
 
-    def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all."""
+    def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
+        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
         save_module(self.module, Path(path), dtype)
 
-    def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, policy.safetensors as ``dtype``, and tokenizer.safetensors; no rows of prompts."""
+    def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts."""
         folder = Path(model_dir)
         self.config.write(folder)
         save_module(self.module, folder / WEIGHTS, dtype)

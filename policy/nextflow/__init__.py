@@ -4,48 +4,76 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
+from varl.policy import shards
 from varl.policy.base import Grid
 from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
 from varl.policy.nextflow.policy import NextFlowPolicy
+from varl.policy.nextflow.text import TextTokenizer, open_text
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
 
-__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer"]
+__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer", "read_tokenizer"]
 
 
-def build(config: NextFlowConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
+def build(
+    config: NextFlowConfig,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    text: TextTokenizer | None = None,
+) -> NextFlowPolicy:
     """A model with fresh weights out of torch's global random state.
 
-    ``dtype`` is the transformer's, the tokenizer stays float32.
+    ``dtype`` is the transformer's, the tokenizer stays float32. Raises ValueError as ``NextFlowPolicy`` does.
     """
-    return NextFlowPolicy(
-        config, Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype), device
-    )
+    tokenizer, module = Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype)
+    return NextFlowPolicy(config, tokenizer, module, device, text)
 
 
 def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
-    """Read a model directory: config.json, policy.safetensors, tokenizer.safetensors.
+    """Read a model folder: config.json, policy.safetensors, tokenizer.safetensors, and tokenizer.json for Qwen's text.
+
+    Weights are mapped from their files, or moved one at a time where device or dtype differ: there is no second copy.
 
     Raises:
-        ValueError: the weights do not fit the configuration.
+        ValueError: the files do not fit together.
         OSError: a file is missing or cannot be read.
     """
-    policy = load_tokenizer(model_dir, device, dtype)
-    policy.load_weights(str(Path(model_dir) / "policy.safetensors"))
-    return policy
+    folder = Path(model_dir)
+    config = NextFlowConfig.read(folder)
+    text = open_text(config.transformer, folder)
+    tokenizer = read_tokenizer(folder, config, device)
+    with torch.device("meta"):
+        module = NextFlowTransformer(config)
+    _read(module, folder, "policy", device, dtype)
+    return NextFlowPolicy(config, tokenizer, module, device, text)
 
 
 def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:
-    """Read config.json and tokenizer.safetensors; the transformer's weights are fresh, as ``build`` gives them."""
+    """Read all but policy.safetensors; the transformer's weights are fresh, as ``build`` gives them."""
     folder = Path(model_dir)
-    policy = build(NextFlowConfig.read(folder), device, dtype)
-    policy.tokenizer.load_state_dict(
-        safetensors.torch.load_file(folder / "tokenizer.safetensors", device=str(policy.device))
-    )
-    return policy
+    config = NextFlowConfig.read(folder)
+    text, tokenizer = open_text(config.transformer, folder), read_tokenizer(folder, config, device)
+    return NextFlowPolicy(config, tokenizer, NextFlowTransformer(config).to(dtype), device, text)
+
+
+def read_tokenizer(model_dir: str | Path, config: NextFlowConfig, device: str = "cpu") -> Tokenizer:
+    """Read the vision tokenizer alone, tokenizer.safetensors of a folder, for a model of ``config``; float32.
+
+    Raises:
+        ValueError: the file is not that of ``config.tokenizer``.
+        OSError: it is missing or cannot be read.
+    """
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config.tokenizer, config.grids)
+    _read(tokenizer, Path(model_dir), "tokenizer", device, torch.float32)
+    return tokenizer
+
+
+def _read(module: torch.nn.Module, folder: Path, stem: str, device: str, dtype: torch.dtype) -> None:
+    files = shards.Shards(folder, stem)
+    shards.assign(module, files, str(files.source), device, dtype)
 
 
 def build_random(seed: int = 0, dtype: torch.dtype = torch.float32, base_grid: Grid = (8, 8)) -> NextFlowPolicy:

@@ -10,6 +10,8 @@ from varl.policy.base import Grid
 from varl.policy.model_config import Frozen, ModelConfig
 from varl.policy.schedule import scale_schedule
 
+BYTES = 256
+
 
 class TokenizerConfig(Frozen):
     """Multi-scale VQ tokenizer: a semantic and a pixel codebook with one shared index (arXiv 2601.02204, section 2)."""
@@ -30,10 +32,15 @@ class TokenizerConfig(Frozen):
         return int(self.stem * 2 ** (len(self.encoder) - 1))
 
 
-class TransformerConfig(Frozen):
-    """Decoder-only transformer over bytes and visual codes.
+Text = Literal["bytes", "qwen"]  # UTF-8, or the model folder's tokenizer.json
+Spectrum = Literal["per_axis", "mrope", "mrope_interleaved"]  # varl.policy.nextflow.rope
 
-    Names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2).
+
+class TransformerConfig(Frozen):
+    """Decoder-only transformer over text tokens and visual codes.
+
+    Names and shapes follow Qwen2.5 (arXiv 2601.02204, section 2). The defaults are a tiny model's;
+    varl.policy.nextflow.paper has those of 7B.
     """
 
     dim: int = 256
@@ -41,7 +48,8 @@ class TransformerConfig(Frozen):
     heads: int = 4
     kv_heads: int = 4
     mlp_dim: int = 680
-    rope_theta: float = 100.0  # the lowest frequency of an axis is 1 / rope_theta; positions run to about 50
+    rope_theta: float = 100.0  # the lowest frequency is about 1 / rope_theta; a tiny model's positions run to about 50
+    rope_spectrum: Spectrum = "per_axis"  # Qwen's weights want one of the two others
     rope_range: float = (
         16.0  # the constant C of the spatial positions C / sqrt(h w) * (i + 1/2); not given by the paper
     )
@@ -52,7 +60,8 @@ class TransformerConfig(Frozen):
     )  # rotation pairs for (scale, row, column), in Qwen2.5-VL's proportions 16:24:24
     qkv_bias: bool = True
     qk_norm: bool = True
-    text_vocab: int = 256  # bytes
+    text: Text = "bytes"
+    text_vocab: int = 256  # rows of the embedding that text has, <boi>, <eoi> and padding not counted
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerConfig:
@@ -60,6 +69,8 @@ class TransformerConfig(Frozen):
             raise ValueError("heads must divide dim, and kv_heads must divide heads")
         if 2 * sum(self.rope_sections) != self.dim // self.heads:
             raise ValueError(f"rope_sections must sum to half the head size {self.dim // self.heads}")
+        if self.text == "bytes" and self.text_vocab != BYTES:
+            raise ValueError(f"text_vocab must be {BYTES} where text is bytes, got {self.text_vocab}")
         return self
 
 
@@ -72,6 +83,16 @@ class NextFlowConfig(ModelConfig):
     scales: tuple[int, ...] = (1, 2, 4, 6, 8)
     base_scale: int = Field(default=8, description="the entry of scales that base_grid belongs to")
     base_grid: Grid = (8, 8)
+    scale_rows: int | None = Field(
+        default=None,
+        description="rows of the scale embedding, for weights that serve several resolutions; None: one a scale",
+    )
+
+    @model_validator(mode="after")
+    def _every_scale_has_a_row(self) -> NextFlowConfig:
+        if self.scale_rows is not None and self.scale_rows < len(self.scales):
+            raise ValueError(f"scale_rows must be at least the {len(self.scales)} scales, got {self.scale_rows}")
+        return self
 
     @property
     def grids(self) -> tuple[Grid, ...]:

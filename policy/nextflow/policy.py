@@ -28,15 +28,17 @@ from varl.policy.base import (
 )
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.images import to_pixels
-from varl.policy.kv_cache import KeyValue, repeat
+from varl.policy.kv_cache import KeyValue
 from varl.policy.nextflow.config import NextFlowConfig
+from varl.policy.nextflow.draw import Draw, draw_sites
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
 from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
 from varl.policy.nextflow.state import Branch, NextFlowState
+from varl.policy.nextflow.text import ByteText, TextTokenizer
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import Codes, NextFlowTransformer, Text
-from varl.policy.sampling import check_request, guidance, guided, probabilities, sample, site_guidance, uniforms
+from varl.policy.sampling import check_request, guidance, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
 from varl.policy.tensor_files import load_module, save_module
 
@@ -45,13 +47,23 @@ class NextFlowPolicy:
     """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
 
     The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other
-    codes.
+    codes. ``text`` may be left out where the configuration says bytes.
+
+    Raises:
+        ValueError: the configuration's text needs a tokenizer, and none is given.
     """
 
     def __init__(
-        self, config: NextFlowConfig, tokenizer: Tokenizer, module: NextFlowTransformer, device: str = "cpu"
+        self,
+        config: NextFlowConfig,
+        tokenizer: Tokenizer,
+        module: NextFlowTransformer,
+        device: str = "cpu",
+        text: TextTokenizer | None = None,
     ) -> None:
-        self.config = config
+        if text is None and config.transformer.text != "bytes":
+            raise ValueError(f"transformer.text is {config.transformer.text}: give its tokenizer")
+        self.config, self.text = config, text or ByteText()
         self.device = torch.device(device)
         self.tokenizer = tokenizer.to(self.device).eval().requires_grad_(False)
         self.module = module.to(self.device)
@@ -150,23 +162,24 @@ class NextFlowPolicy:
             ValueError: names or shapes differ from this model's.
             OSError: the file cannot be read.
         """
-        load_module(self.module, Path(path), self.device)
+        load_module(self.module, Path(path))
 
-    def save_weights(self, path: str, dtype: torch.dtype = torch.float32) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all."""
+    def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
+        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
         save_module(self.module, Path(path), dtype)
 
-    def save(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, policy.safetensors and tokenizer.safetensors.
+    def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json, policy.safetensors, tokenizer.safetensors and the text tokenizer's file if it has one.
 
-        Floats as ``dtype``, read back as the reader wants them.
+        Floats as ``dtype``, or in their own; read back as the reader wants them.
         """
         self.save_tokenizer(model_dir, dtype)
         save_module(self.module, Path(model_dir) / "policy.safetensors", dtype)
 
-    def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and tokenizer.safetensors alone, for a transformer that is still to be trained."""
+    def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """All of that but policy.safetensors, for a transformer that is still to be trained."""
         self.config.write(Path(model_dir))
+        self.text.save(Path(model_dir))
         save_module(self.tokenizer, Path(model_dir) / "tokenizer.safetensors", dtype)
 
     def _read_text(self, prompt: str) -> Branch:
@@ -178,28 +191,25 @@ class NextFlowPolicy:
         self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
     ) -> tuple[NextFlowState, Sampled]:
         copies = len(seeds) // state.batch
-        conditional, logits = self._advance(state.conditional, state.last, scale)
-        unconditional, chosen_from = state.unconditional, logits
+        conditional, hidden = self._advance(state.conditional, state.last, scale)
+        unconditional, other = state.unconditional, None
         if unconditional is not None and params.cfg > 0:
             unconditional, other = self._advance(unconditional, state.last, scale)
-            chosen_from = guided(logits, other, guidance(params, scale, len(self.grids)))
         h, w = self.grids[scale]
-        probs = repeat(probabilities(chosen_from, params), copies)
-        tokens = sample(probs, uniforms(seeds, scale, h * w).to(self.device))
-        reported = logits if log_probs == "plain" else chosen_from / params.temperature
-        found = repeat(reported.log_softmax(-1), copies).gather(-1, tokens[..., None]).squeeze(-1)
+        how = Draw(params, guidance(params, scale, len(self.grids)), copies, log_probs)
+        sampled = draw_sites(self.module, hidden, other, uniforms(seeds, scale, h * w).to(self.device), how)
         branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
-        return NextFlowState(*branches, tokens.view(-1, h, w), scale + 1), Sampled(tokens, found)
+        return NextFlowState(*branches, sampled.tokens.view(-1, h, w), scale + 1), sampled
 
     def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
-        """The branch with this scale's inputs in its cache, and its logits [B, h*w, codes]."""
+        """The branch with this scale's inputs in its cache, and its normalised outputs [B, h*w, dim]."""
         if last is None:
-            return branch, self.module.visual_logits(branch.hidden[:, None])
+            return branch, branch.hidden[:, None]
         grid = self.grids[scale]
         vectors = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
         codes = Codes(vectors, self._scale_index((grid,), scale), self._turn((grid,), scale, branch.counter))
         (out,), (cache,) = self.module([codes], [branch.text, *branch.scales])
-        return replace(branch, scales=(*branch.scales, cache)), self.module.visual_logits(out)
+        return replace(branch, scales=(*branch.scales, cache)), out
 
     def _teach(self, prompt: str, scales: Sequence[Tensor]) -> Tensor:
         """Outputs [B, N, dim] that predict every token of the given scales, from their codes int64 [B, h, w].
@@ -218,7 +228,7 @@ class NextFlowPolicy:
         return torch.cat([out.expand(len(scales[0]), -1, -1) for out in (read[:, -1:], *outputs)], 1)
 
     def _text(self, prompt: str) -> Text:
-        ids = torch.tensor([prompt_tokens(prompt, self.module.text_size)], device=self.device)
+        ids = torch.tensor([prompt_tokens(prompt, self.text, self.module.text_size)], device=self.device)
         n = ids.shape[1]
         return Text(
             ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
@@ -238,8 +248,7 @@ class NextFlowPolicy:
         return self._rotation(visual_positions(grids, first_scale, counter, self.config.transformer.rope_range))
 
     def _rotation(self, positions: Tensor) -> KeyValue:
-        size = self.config.transformer
-        return rotation(positions.to(self.device), size.rope_sections, size.rope_theta)
+        return rotation(positions.to(self.device), self.config.transformer)
 
     def _scale_index(self, grids: Sequence[Grid], first: int) -> Tensor:
         index = torch.repeat_interleave(torch.arange(first, first + len(grids)), torch.tensor(cells(grids)))

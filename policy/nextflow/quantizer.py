@@ -62,10 +62,13 @@ class DualQuantizer(nn.Module):
     def distances(self, cells: Tensor) -> Tensor:
         """Distances of cells [..., semantic_dim + pixel_dim] to all codes, float32 [..., codes].
 
-        A distance is d_semantic + pixel_weight * d_pixel, both squared Euclidean.
+        A distance is d_semantic + pixel_weight * d_pixel, both squared Euclidean. Computed in float32 whatever the
+        caller's autocast: a product rounded to bfloat16 names other codes (arXiv 2601.02204, section 2).
         """
-        semantic, pixel = cells.float().split_with_sizes([self.semantic.shape[1], self.pixel.shape[1]], dim=-1)
-        return _squared_distance(semantic, self.semantic) + self.pixel_weight * _squared_distance(pixel, self.pixel)
+        with torch.autocast(cells.device.type, enabled=False):
+            halves = [self.semantic.shape[1], self.pixel.shape[1]]
+            semantic, pixel = cells.to(torch.float32).split_with_sizes(halves, dim=-1)
+            return _squared_distance(semantic, self.semantic) + self.pixel_weight * _squared_distance(pixel, self.pixel)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes float [B, C, h, w] of indices int64 [B, h, w]."""
@@ -73,7 +76,7 @@ class DualQuantizer(nn.Module):
 
     def encode(self, features: Tensor, grids: Sequence[Grid], noise: SelfCorrection | None = None) -> Encoded:
         """Quantise features float [B, C, H, W] scale by scale; runs in float32 whatever the caller's autocast."""
-        residual, quantized = features.float(), torch.zeros_like(features, dtype=torch.float32)
+        residual, quantized = features.to(torch.float32), torch.zeros_like(features, dtype=torch.float32)
         targets, inputs = [], []
         for grid in grids:
             distances = self.distances(F.interpolate(residual, size=grid, mode="area").permute(0, 2, 3, 1))
@@ -94,11 +97,11 @@ def upsample(codes: Tensor, size: Sequence[int]) -> Tensor:
     """Bicubic upsampling of float [B, C, h, w] to [B, C, *size], as TokenFlow does; the same size is left as it is."""
     if tuple(codes.shape[-2:]) == tuple(size):
         return codes
-    return F.interpolate(codes.float(), size=tuple(size), mode="bicubic", align_corners=False)
+    return F.interpolate(codes.to(torch.float32), size=tuple(size), mode="bicubic", align_corners=False)
 
 
 def _squared_distance(cells: Tensor, codes: Tensor) -> Tensor:
-    codes = codes.float()
+    codes = codes.to(torch.float32)
     return cells.pow(2).sum(-1, keepdim=True) - 2 * cells @ codes.t() + codes.pow(2).sum(1)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import Grid
+from varl.policy.nextflow.config import TransformerConfig
 
 
 def text_positions(length: int, start: int = 0) -> Tensor:
@@ -27,18 +28,23 @@ def visual_positions(grids: Sequence[Grid], first_scale: int, counter: float, ex
         i, j = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         scale = torch.full((h * w,), counter + first_scale + offset)
         rows.append(torch.stack([scale, unit * (i.flatten() + 0.5), unit * (j.flatten() + 0.5)], dim=1))
-    return torch.cat(rows).float()
+    return torch.cat(rows)
 
 
-def rotation(positions: Tensor, sections: tuple[int, int, int], theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [..., 2 * sum(sections)], of positions [..., 3].
+def rotation(positions: Tensor, size: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [..., head size], of positions float32 [..., 3].
 
-    Every axis (scale, row, column) owns a section of the pairs with frequencies from 1 down to 1 / theta of its own.
-    One spectrum cut into three, as Qwen2.5-VL has it, would leave the columns frequencies too low to tell neighbours
-    apart; the paper does not say how the head is split.
+    Each of the head's pairs turns with one axis (scale, row, column) at one frequency; the paper does not say which.
+    ``rope_sections`` counts an axis's pairs, ``rope_spectrum`` gives them frequencies:
+
+    - per_axis: each axis from 1 down to 1 / theta on its own;
+    - mrope: one spectrum from 1 to 1 / theta cut into three, as Qwen2.5-VL has it, the scale's section first. The
+      columns' frequencies are then all low;
+    - mrope_interleaved: that spectrum with the axes taking turns, so that each has high and low frequencies.
+
+    Text stands at (t, t, t), so the two last rotate it as Qwen2.5 does.
     """
-    frequency = torch.cat([theta ** (-torch.arange(n, dtype=torch.float32) / n) for n in sections]).to(positions.device)
-    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(positions.device)
+    frequency, axis = (part.to(positions.device) for part in _pairs(size))
     angle = positions[..., axis] * frequency
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
@@ -48,3 +54,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads x [B, heads, N, head size] by cos and sin [N, head size] or [B, 1, N, head size]."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+
+
+def _pairs(size: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Frequency, float32, and axis, int64, of each of the head's pairs."""
+    sections, theta = size.rope_sections, size.rope_theta
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections))
+    if size.rope_spectrum == "per_axis":
+        return torch.cat([theta ** (-torch.arange(n, dtype=torch.float32) / n) for n in sections]), axis
+    if size.rope_spectrum == "mrope_interleaved":
+        axis = axis[torch.cat([(torch.arange(n) + 0.5) / n for n in sections]).argsort(stable=True)]
+    pairs = sum(sections)
+    return 1 / theta ** (torch.arange(pairs, dtype=torch.float32) / pairs), axis

@@ -10,26 +10,28 @@ from torch import Tensor
 
 from varl.policy.base import Grid, cells
 from varl.policy.nextflow.quantizer import DualQuantizer, upsample
-from varl.policy.nextflow.transformer import BOI, PAD, SPECIALS
+from varl.policy.nextflow.text import BOI, PAD, SPECIALS, TextTokenizer
 
 
-def prompt_tokens(prompt: str, text_size: int) -> list[int]:
-    """UTF-8 bytes of the prompt, then <boi>. The empty prompt is the unconditional branch."""
-    return [*prompt.encode(), text_size - SPECIALS + BOI]
+def prompt_tokens(prompt: str, text: TextTokenizer, text_size: int) -> list[int]:
+    """The prompt's ids, then <boi>. The empty prompt is the unconditional branch."""
+    return [*text.encode(prompt), text_size - SPECIALS + BOI]
 
 
-def padded_prompts(prompts: Sequence[str], text_size: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def padded_prompts(
+    prompts: Sequence[str], text: TextTokenizer, text_size: int, multiple: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts padded on the left to one length N, a multiple of ``multiple`` (few lengths suit a compiled pass).
 
     Returns tokens int64 [B, N], real bool [B, N] (False on padding) and positions float32 [B, N, 3], which count from
     the first real token.
     """
-    rows = [prompt_tokens(prompt, text_size) for prompt in prompts]
+    rows = [prompt_tokens(prompt, text, text_size) for prompt in prompts]
     width = -(-max(len(row) for row in rows) // multiple) * multiple
     pad = text_size - SPECIALS + PAD
     tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     real = tokens != pad
-    count = (real.long().cumsum(1) - 1).clamp_min(0).float()
+    count = (real.long().cumsum(1) - 1).clamp_min(0).to(torch.float32)
     return tokens, real, count[..., None].expand(-1, -1, 3)
 
 

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from varl.policy.kv_cache import KeyValue, Segment
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
-
-BOI, EOI, PAD = 0, 1, 2  # special tokens, after the bytes
-SPECIALS = 3
+from varl.policy.nextflow.text import BOI, SPECIALS
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,14 @@ class Codes:
     mask: Tensor | None = None
 
 
+EPSILON = 1e-6  # of every normalisation, as in Qwen2.5
+
+
 class RMSNorm(nn.RMSNorm):
     """RMS normalisation whose weight follows the input's dtype, so that the fused kernel also serves under autocast."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, eps=1e-6)
+        super().__init__(size, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same."""
@@ -115,16 +116,15 @@ class NextFlowTransformer(nn.Module):
     def __init__(self, config: NextFlowConfig) -> None:
         super().__init__()
         size, codes = config.transformer, config.tokenizer.codes
-        width = config.tokenizer.semantic_dim + config.tokenizer.pixel_dim
         self.text_size = size.text_vocab + SPECIALS
         self.embed_tokens = nn.Embedding(self.text_size, size.dim)
-        self.adapter = nn.Sequential(nn.Linear(width, size.dim), nn.GELU(), nn.Linear(size.dim, size.dim))
-        self.scale_embedding = nn.Embedding(len(config.scales), size.dim)
+        self.adapter = build_adapter(config)
+        self.scale_embedding = nn.Embedding(config.scale_rows or len(config.scales), size.dim)
         self.register_buffer("scale_count", _sinusoid(len(config.scales), size.dim), persistent=False)
         self.layers = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.norm = RMSNorm(size.dim)
         self.lm_head = nn.Linear(size.dim, self.text_size + codes, bias=False)
-        self.apply(_initialise)
+        self.apply(initialise)
         for layer in self.layers:
             for last in (layer.self_attn.o_proj, layer.down_proj):  # type: ignore[union-attr]
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * size.depth))  # type: ignore[arg-type, union-attr]
@@ -173,14 +173,21 @@ class NextFlowTransformer(nn.Module):
 
     def visual_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., codes] of normalised outputs [..., dim]."""
-        return F.linear(hidden, self.visual_head()).float()
+        return F.linear(hidden, self.visual_head()).to(torch.float32)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., text vocabulary]: the head's text rows."""
-        return F.linear(hidden, self.lm_head.weight[: self.text_size]).float()
+        return F.linear(hidden, self.lm_head.weight[: self.text_size]).to(torch.float32)
 
 
-def _initialise(module: nn.Module) -> None:
+def build_adapter(config: NextFlowConfig) -> nn.Sequential:
+    """Code vectors [..., semantic_dim + pixel_dim] to embeddings [..., dim]."""
+    width, dim = config.tokenizer.semantic_dim + config.tokenizer.pixel_dim, config.transformer.dim
+    return nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+def initialise(module: nn.Module) -> None:
+    """Fresh weights of a linear map or an embedding; other modules stay as they are."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -188,5 +195,5 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _sinusoid(position: int, dim: int) -> Tensor:
-    frequency = 10_000 ** (-torch.arange(dim // 2) / (dim // 2))
+    frequency = 10_000 ** (-torch.arange(dim // 2, device="cpu") / (dim // 2))  # real in a module on the meta device
     return 0.02 * math.sqrt(2) * torch.cat([(position * frequency).sin(), (position * frequency).cos()])

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.launch.resources import find
 from varl.policy.base import SamplingParams
-from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe, located
 from varl.trainer.recipe.places import locate
 from varl.trainer.recipe.sections import Count, Name, Section
@@ -142,7 +142,7 @@ def images_by_update(recipe: Recipe) -> Iterator[int]:
     """Images scored up to and with each update, without end."""
     total, update = 0, 0
     while True:
-        stage = stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
+        stage = recipe.objective.stage(update)
         copies = recipe.rollout.continuations if stage is Stage.PREFIX else 1
         total += copies * recipe.rollout.prompts_per_update * recipe.rollout.group_size
         update += 1

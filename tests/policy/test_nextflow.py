@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.paths import ROOT
 from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
@@ -59,6 +60,24 @@ def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, par
     log_probs = policy.distribution(PROMPT, sampled.tokens, 0).log_prob(sampled.tokens)
     assert (log_probs - sampled.log_probs).abs().max() <= 1e-4
     assert sampled.log_probs.exp().std() > 0  # not a constant that would agree with anything
+
+
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_a_few_sites_at_a_time_draw_the_same(
+    policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes, head = sample_all(policy, [1, 2], params), [], policy.module.visual_logits
+    monkeypatch.setattr("varl.policy.nextflow.draw.SLICE", 32 * 2 * 5)  # five sites of two candidates
+
+    def seen(hidden: Tensor) -> Tensor:
+        sizes.append(hidden.shape[1])
+        return head(hidden)
+
+    monkeypatch.setattr(policy.module, "visual_logits", seen)
+    sliced = sample_all(policy, [1, 2], params)
+    assert max(sizes) == 5
+    assert torch.equal(sliced.tokens, whole.tokens)
+    assert (sliced.log_probs - whole.log_probs).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("split", [1, 3, 4])
@@ -123,7 +142,7 @@ def test_block_causal_mask_by_hand() -> None:
 
 
 def test_padding_goes_left_and_positions_count_from_the_first_real_token(policy: NextFlowPolicy) -> None:
-    tokens, real, positions = padded_prompts(["ab", ""], policy.module.text_size)
+    tokens, real, positions = padded_prompts(["ab", ""], policy.text, policy.module.text_size)
     assert real.tolist() == [[True, True, True], [False, False, True]]
     assert positions[0, :, 0].tolist() == [0, 1, 2]
     assert positions[1, -1].tolist() == [0, 0, 0]
@@ -172,6 +191,20 @@ def test_encoding_is_residual_and_shares_one_index(policy: NextFlowPolicy) -> No
         for row in first
     ]
     assert encoded.targets[0].flatten().tolist() == by_hand
+
+
+def test_autocast_moves_no_code() -> None:
+    policy = load(ROOT / "checkpoints" / "tiny")
+    tokens = sample_all(policy, [1, 2, 3, 4], SamplingParams()).tokens
+    quantizer, seen = policy.tokenizer.quantizer, []
+    with torch.no_grad():
+        images = policy.tokenizer.decode(tokens)
+        features = policy.tokenizer.features(images)
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                seen.append(torch.cat([part.flatten() for part in quantizer.encode(features, policy.grids).targets]))
+                assert quantizer.distances(features.permute(0, 2, 3, 1)).dtype == torch.float32
+    assert torch.equal(seen[0], seen[1])
 
 
 def test_self_correction_perturbs_inputs_and_keeps_targets_nearest(policy: NextFlowPolicy) -> None:

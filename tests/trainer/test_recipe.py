@@ -16,9 +16,10 @@ from pydantic_settings import SettingsError
 from tests.support.paths import PYTHONPATH, ROOT
 from varl.studies import demo
 from varl.trainer import __main__ as trainer
+from varl.trainer.local_services import _rewards
 from varl.trainer.recipe.config import Recipe, load_recipe, parse_command
 from varl.trainer.recipe.describe import describe, to_toml
-from varl.trainer.recipe.sections import Section
+from varl.trainer.recipe.sections import RewardSettings, Section
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
@@ -80,12 +81,15 @@ def test_committed_recipes_load_and_read_back_from_their_own_toml(path: Path, tm
     assert recipe.run.name == path.stem
 
 
-def test_the_four_recipes_are_there() -> None:
-    assert {"tiny_ocr", "tiny_demo", "vanilla", "paper_ocr"} <= {path.stem for path in RECIPES}
+def test_the_recipes_are_there() -> None:
+    assert {"tiny_ocr", "tiny_demo", "vanilla", "nextflow_7b_cvtg2k", "nextflow_7b_hpsv3"} <= {
+        path.stem for path in RECIPES
+    }
 
 
-def test_paper_recipe_has_the_paper_s_numbers() -> None:
-    recipe = load_recipe(ROOT / "recipes" / "paper_ocr.toml")
+@pytest.mark.parametrize("name", ["nextflow_7b_cvtg2k", "nextflow_7b_hpsv3"])
+def test_paper_recipes_have_the_paper_s_numbers(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
     sampling = recipe.rollout.sampling
     assert (sampling.cfg, sampling.top_k, sampling.top_p) == (5.0, 2, 0.9)
     assert (
@@ -103,6 +107,33 @@ def test_paper_recipe_has_the_paper_s_numbers() -> None:
     assert (recipe.optimizer.betas, recipe.optimizer.weight_decay) == ((0.9, 0.95), 0.05)
     text = describe(recipe)
     assert "900 prefix updates of 512 images" in text and "300 suffix updates of 256 images" in text
+
+
+def test_the_text_recipe_pins_its_reader_and_the_preference_recipe_masks_nothing() -> None:
+    text, preference = (load_recipe(ROOT / "recipes" / f"nextflow_7b_{name}.toml") for name in ("cvtg2k", "hpsv3"))
+    (command,) = _rewards(text, 2).values()
+    assert command[command.index("--engine") + 1] == "paddle" and command.index("--paddle-variant")
+    assert text.objective.mask_propagation == "chained"
+    assert not _rewards(preference, 2) and preference.objective.mask_propagation == "off"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_chooses_its_checkpoint_by_a_test_set(path: Path) -> None:
+    assert not any(name in load_recipe(path).prompts.held_out.stem for name in ("cvtg", "hpdv3", "test"))
+
+
+def test_alternation_may_be_coarse_or_leave_the_suffix_out() -> None:
+    path = ROOT / "recipes" / "nextflow_7b_cvtg2k.toml"
+    turns = ["--objective.prefix_per_suffix", "300", "--objective.suffix_in_a_row", "100", "--run.updates", "400"]
+    coarse = describe(load_recipe(path, turns))
+    assert "300 prefix updates of" in coarse and "100 suffix updates of" in coarse
+    alone = describe(load_recipe(path, ["--objective.suffix_in_a_row", "0", "--objective.split_scale", "8"]))
+    assert "1200 prefix updates of" in alone and "suffix updates" not in alone
+
+
+def test_flags_of_a_service_that_runs_elsewhere_are_refused() -> None:
+    with pytest.raises(ValueError, match="arguments"):
+        RewardSettings(name="ocr", address="ocr:50051", arguments=("--engine", "paddle"))
 
 
 def test_vanilla_recipe_is_plain_grpo() -> None:

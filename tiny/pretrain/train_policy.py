@@ -46,7 +46,8 @@ def forward_batch(
     logits [B, text, vocabulary], the padded prompt tokens int64 [B, text] and which of them are real, bool [B, text].
     """
     module, grids = policy.module, policy.grids
-    tokens, real, positions = padded_prompts(prompts, module.text_size, multiple=COMPILED_TEXT if run else 1)
+    width = COMPILED_TEXT if run else 1
+    tokens, real, positions = padded_prompts(prompts, policy.text, module.text_size, multiple=width)
     codes = code_inputs(policy.tokenizer.quantizer, inputs[:-1], grids)
     scale = torch.repeat_interleave(torch.arange(1, len(grids)), torch.tensor(cells(grids[1:])))
     x = torch.cat([module.embed_text(tokens), module.embed_codes(codes, scale)], 1)
@@ -54,8 +55,7 @@ def forward_batch(
         visual_positions(grids[1:], 1, 0.0, policy.config.transformer.rope_range).expand(len(prompts), -1, -1).clone()
     )
     visual[..., 0] += positions[:, -1:, 0]
-    size = policy.config.transformer
-    cos, sin = rotation(torch.cat([positions, visual], 1), size.rope_sections, size.rope_theta)
+    cos, sin = rotation(torch.cat([positions, visual], 1), policy.config.transformer)
     hidden, _ = (run or module.run)(x, (cos[:, None], sin[:, None]), [], sequence_mask(real, grids[1:]))
     width = tokens.shape[1]
     return module.visual_logits(hidden[:, width - 1 :]), module.text_logits(hidden[:, : width - 1]), tokens, real

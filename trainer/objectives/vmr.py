@@ -31,14 +31,14 @@ def middle_value(rewards: Tensor, eta: float) -> Tensor:
     return eta * ((rewards / eta).logsumexp(dim=-1) - math.log(rewards.shape[-1]))
 
 
-def stage_of(update: int, stages: Stages, prefix_per_suffix: int) -> Stage:
+def stage_of(update: int, stages: Stages, prefix_per_suffix: int, suffix_in_a_row: int = 1) -> Stage:
     """The stage of an update counted from 0.
 
-    ``prefix_per_suffix`` prefix updates, then one suffix update, and again.
+    ``prefix_per_suffix`` prefix updates, then ``suffix_in_a_row`` suffix updates, and again.
     """
     if stages == "full":
         return Stage.FULL
-    return Stage.SUFFIX if update % (prefix_per_suffix + 1) == prefix_per_suffix else Stage.PREFIX
+    return Stage.SUFFIX if update % (prefix_per_suffix + suffix_in_a_row) >= prefix_per_suffix else Stage.PREFIX
 
 
 def trained_scales(stage: Stage, split_scale: int, scale_count: int) -> range:

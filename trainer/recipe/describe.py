@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
 
@@ -44,7 +44,7 @@ def _is_tables(value: object) -> bool:
 def describe(recipe: Recipe) -> str:
     """What would run: how many updates of which stage, how many images, where it all goes."""
     rollout, objective = recipe.rollout, recipe.objective
-    stages = [stage_of(update, objective.stages, objective.prefix_per_suffix) for update in range(recipe.run.updates)]
+    stages = [objective.stage(update) for update in range(recipe.run.updates)]
     groups = rollout.prompts_per_update * rollout.group_size
     lines = [
         f"run {recipe.run.name}: "

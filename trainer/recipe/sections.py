@@ -18,7 +18,7 @@ from varl.trainer.objectives.loss import LossSettings, RatioGranularity
 from varl.trainer.objectives.mask_propagation import MaskPropagation
 from varl.trainer.objectives.panw import Normaliser
 from varl.trainer.objectives.rewards import Combination
-from varl.trainer.objectives.vmr import Stages
+from varl.trainer.objectives.vmr import Stage, Stages, stage_of
 
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -119,6 +119,11 @@ class RewardSettings(Section):
         description="host:port (gRPC) of a service that runs already, for the worker that is started with the run; "
         "a worker started elsewhere has addresses of its own (varl rollout --reward)",
     )
+    arguments: tuple[str, ...] = Field(
+        default=(),
+        description="flags of the service that is started with the run, which pin its engine and model; "
+        "none where it has an address",
+    )
 
     @property
     def file(self) -> Path | None:
@@ -130,6 +135,8 @@ class RewardSettings(Section):
     def _one_place(self) -> RewardSettings:
         if self.serve and self.address:
             raise ValueError(f"reward {self.name!r}: serve and address: one of them says where it is")
+        if self.arguments and self.address:
+            raise ValueError(f"reward {self.name!r}: arguments: the service at address has flags of its own")
         return self
 
 
@@ -183,7 +190,10 @@ class ObjectiveSettings(Section):
     split_scale: PositiveInt = Field(
         default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]"
     )
-    prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each suffix update")
+    prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each turn of the suffix")
+    suffix_in_a_row: Count = Field(
+        default=1, description="suffix updates of a turn; 0: none, so that the prefix alone is trained"
+    )
     combination: Combination = Field(
         default="sum",
         description="several rewards: weighted sum, or each divided by its spread within the group before that",
@@ -230,6 +240,10 @@ class ObjectiveSettings(Section):
     advantage_eps: PositiveFloat = Field(
         default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]"
     )
+
+    def stage(self, update: int) -> Stage:
+        """The stage of an update, counted from 0."""
+        return stage_of(update, self.stages, self.prefix_per_suffix, self.suffix_in_a_row)
 
     def loss(self) -> LossSettings:
         """The coefficients that the loss takes."""

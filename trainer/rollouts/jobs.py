@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from varl.trainer.objectives.vmr import Stage, stage_of
+from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trajectories.job_checks import SCHEMA
 from varl.trajectories.prompts import PromptSpec, draw_prompts
@@ -49,7 +49,7 @@ def training_jobs(
     recipe: Recipe, update: int, prompts: Sequence[PromptSpec], weights: PublishedWeights
 ) -> list[rollout_pb2.RolloutJob]:
     """The groups of one update, all of one stage."""
-    stage = stage_of(update, recipe.objective.stages, recipe.objective.prefix_per_suffix)
+    stage = recipe.objective.stage(update)
     drawn = draw_prompts(prompts, recipe.run.seed, update, recipe.rollout.prompts_per_update)
     jobs = _jobs(recipe, "train", update, drawn, weights)
     for index, job in enumerate(jobs):

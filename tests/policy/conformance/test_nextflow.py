@@ -1,4 +1,4 @@
-"""NextFlow, square and not, by the suite that every policy passes."""
+"""NextFlow, square and not, its text bytes and Qwen's, by the suite that every policy passes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 
 from tests.policy.conformance.suite import KINDS, PolicyConformance
 from tests.support.paths import ROOT
+from tests.support.qwen_models import build_random_qwen
 from varl.policy.base import LogProbs
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
 
@@ -27,6 +28,16 @@ class TestWide(PolicyConformance):
 class TestTall(PolicyConformance):
     def build(self, dtype: torch.dtype) -> NextFlowPolicy:
         return build_random(3, dtype, base_grid=(10, 6))
+
+
+class TestQwen(PolicyConformance):
+    def build(self, dtype: torch.dtype) -> NextFlowPolicy:
+        return build_random_qwen(dtype)
+
+
+class TestQwenWide(PolicyConformance):
+    def build(self, dtype: torch.dtype) -> NextFlowPolicy:
+        return build_random_qwen(dtype, "mrope", base_grid=(4, 12))
 
 
 class Trained(PolicyConformance):

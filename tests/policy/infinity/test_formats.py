@@ -19,7 +19,7 @@ from tests.support.infinity_models import PATCHIFIED, SQUARE, TALL, ByteRows, ra
 from varl import cli
 from varl.policy.base import SamplingParams
 from varl.policy.infinity import InfinityConfig, InfinityPolicy
-from varl.policy.infinity.checkpoints import INDEX, State, read_tokenizer, read_transformer
+from varl.policy.infinity.checkpoints import State, read_tokenizer, read_transformer
 from varl.policy.infinity.convert import convert
 from varl.policy.infinity.hub import PUBLISHED
 from varl.policy.load import load
@@ -84,7 +84,7 @@ def shards(weights: State, folder: Path) -> Path:
     for file, inside in parts.items():
         save_file({name: weights[name] for name in inside}, target / file)
     index = {"weight_map": {name: file for file, inside in parts.items() for name in inside}}
-    (target / INDEX).write_text(json.dumps(index))
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
     return target
 
 
@@ -201,17 +201,20 @@ def test_a_damaged_file_is_a_value_error_and_an_absent_one_an_os_error(tmp_path:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "is not JSON"),
-        ("[]", "weight_map must be an object"),
-        ('{"weight_map": {}}', "weight_map must be an object"),
-        ('{"weight_map": {"head.bias": "../a.safetensors"}}', "files of the folder, got '../a.safetensors'"),
-        ('{"weight_map": {"head.bias": 3}}', "files of the folder, got 3"),
+        ("{", "weight_map must name a file for every tensor: JSONDecodeError"),
+        ("[]", "weight_map must name a file"),
+        ('{"weight_map": {}}', "there is no tensor"),
+        (
+            '{"weight_map": {"head.bias": "../a.safetensors"}}',
+            "'../a.safetensors' is not the name of a file beside the index",
+        ),
+        ('{"weight_map": {"head.bias": 3}}', "weight_map must name a file"),
         ('{"weight_map": {"stranger": "model-1-of-2.safetensors"}}', "differ in"),
     ],
 )
 def test_an_index_has_to_fit_its_shards(files: Files, tmp_path: Path, index: str, message: str) -> None:
     folder = shards(files.weights, tmp_path)
-    (folder / INDEX).write_text(index)
+    (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ValueError, match=message):
         read_transformer(folder)
 
