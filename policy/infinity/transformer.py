@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from varl.policy.base import Grid, cells
 from varl.policy.infinity.blocks import EPSILON, Block, TextPool
 from varl.policy.infinity.config import InfinityConfig
 from varl.policy.kv_cache import KeyValue, Segment
+
+KEPT = 2**28  # values of all blocks' inputs up to which the insides of blocks are kept for the backward pass
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,15 @@ class InfinityTransformer(nn.Module):
         return torch.cat(parts, 1) + levels.repeat_interleave(counts, 0)
 
     def _run(self, x: Tensor, run: Scales, text: Text, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
-        kept = Segment()
-        for index, block in enumerate(self.blocks):
+        """All blocks over x [B, N, width]; in a long pass with gradients each is computed again on the way back."""
+        kept, blocks = Segment(), self.blocks
+        again = torch.is_grad_enabled() and x.numel() * len(blocks) > KEPT
+        for index, block in enumerate(blocks):
             seen = [segment[index] for segment in past]
-            x, pair = block(x, text.modulation, text.memory, run.turn, seen, cells(run.grids))
+            given = (x, text.modulation, text.memory, run.turn, seen, cells(run.grids))
+            x, pair = (
+                checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
+            )
             if run.keep:  # else the keys of the largest scale would be alive in all layers at once
                 kept.append(pair)
         return x, kept

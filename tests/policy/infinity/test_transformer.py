@@ -198,3 +198,19 @@ def test_a_prompt_and_its_candidates_get_gradients_through_the_shared_prefix(pol
     policy.distribution(PROMPT, tokens, 0, GUIDED).log_prob(tokens).sum().backward()  # type: ignore[no-untyped-call]
     gradient, used = policy.module.cfg_uncond.grad, len(PROMPT) + 1
     assert gradient is not None and gradient[:used].abs().sum() > 0 and not gradient[used:].any()
+
+
+def test_a_long_pass_is_computed_again_on_the_way_back_with_the_same_gradients(
+    policy: InfinityPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, found = tokens_of(policy, [1, 2]), list[dict[str, Tensor]]()
+    calls = list[int]()
+    policy.module.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    for kept in (2**28, 0):
+        monkeypatch.setattr("varl.policy.infinity.transformer.KEPT", kept)
+        policy.module.zero_grad()
+        policy.distribution(PROMPT, tokens, 0).log_prob(tokens).sum().backward()  # type: ignore[no-untyped-call]
+        gradients = {name: value.grad for name, value in policy.module.named_parameters()}
+        found.append({name: grad.clone() for name, grad in gradients.items() if grad is not None})
+    assert len(calls) == 2 + 4  # the common prefix and the rest, and both again
+    assert all(torch.equal(grad, found[1][name]) for name, grad in found[0].items())
