@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from varl.evaluation.samplers import Sampler, parse_sampler
-from varl.policy.base import SamplingParams, cells
+from varl.policy.base import Grid, SamplingParams, cells
 from varl.policy.nextflow import load
 from varl.policy.nextflow.policy import NextFlowPolicy
 from varl.policy.sampling import mix
@@ -91,13 +91,12 @@ def entropies(policy: NextFlowPolicy, specs: Sequence[PromptSpec], samples: Sequ
     return list(totals / len(specs))
 
 
-def mask_fractions(policy: NextFlowPolicy, engine: OcrEngine, samples: Sequence[Tensor]) -> list[float]:
-    """Mean share of the cells of each of the FINEST scales that the words read in samples touch."""
-    totals = np.zeros(FINEST)
+def covered(policy: NextFlowPolicy, engine: OcrEngine, samples: Sequence[Tensor], grids: Sequence[Grid]) -> list[float]:
+    """Mean share of the cells of each grid that the words read in samples touch."""
+    totals = np.zeros(len(grids))
     for words in read_words(engine, list(policy.decode(torch.cat(list(samples))))):
         polygons = [word.polygon for word in words]
-        masks = [rasterise(polygons, grid, policy.image_size) for grid in policy.grids[-FINEST:]]
-        totals += [mask.float().mean().item() for mask in masks]
+        totals += [rasterise(polygons, grid, policy.image_size).float().mean().item() for grid in grids]
     return list(totals / len(samples))
 
 
@@ -108,6 +107,7 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
     best = max(accuracy, key=lambda name: accuracy[name])
     few = specs[: max(2, len(specs) // 4)]
     samples = [sample(policy, spec.prompt, [mix(7, index)], SamplingParams()) for index, spec in enumerate(few)]
+    *masks, area = covered(policy, engine, samples, [*policy.grids[-FINEST:], policy.image_size])
     spread = spread_of(rewards_by_prefix(policy, engine, few, split, (4, 4)))
     rows = {
         "word accuracy at temperature 1": f"{accuracy[PLAIN]:.3f}",
@@ -115,9 +115,8 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
         "all samplers": ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
         "scales; of them in the suffix": f"{len(policy.grids)}; {len(policy.grids) - split}",
         "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few, samples)),
-        f"mask fraction in the finest {FINEST} scales": " ".join(
-            f"{value:.2f}" for value in mask_fractions(policy, engine, samples)
-        ),
+        "area of the picture within boxes of words": f"{area:.2f}",
+        f"mask fraction in the finest {FINEST} scales": " ".join(f"{value:.2f}" for value in masks),
         f"share of reward variance decided by the prefix (m = {split})": f"{spread.share:.2f}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

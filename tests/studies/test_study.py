@@ -160,10 +160,10 @@ def plan(**fields: Any) -> Study:  # noqa: ANN401
         "name": "s",
         "recipe": ROOT / "recipes" / "tiny_demo.toml",
         "seeds": (0, 1),
-        "images": 13824,
+        "images": 6912,
         "arms": {"a": {}, "b": {"learning_rate": 1e-5, "seeds": [1]}},
         "measure": "word_accuracy",
-        "tuning": {"learning_rates": [1e-6, 1e-5], "seed": 9, "held_out": "tune.jsonl", "images": 2048},
+        "tuning": {"learning_rates": [1e-6, 1e-5], "seed": 9, "held_out": "tune.jsonl", "images": 1024},
     }
     return Study.model_validate(defaults | fields)
 

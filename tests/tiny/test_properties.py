@@ -34,6 +34,8 @@ def test_the_table_of_the_committed_base() -> None:
     rows = dict(line.strip("| ").split(" | ", 1) for line in done.stdout.splitlines() if line.startswith("| "))
     assert rows["scales; of them in the suffix"] == "5; 1"
     assert len(rows["entropy by scale, nats a token"].split()) == 5
-    assert len(rows["mask fraction in the finest 3 scales"].split()) == 3
+    masks = list(map(float, rows["mask fraction in the finest 3 scales"].split()))
+    assert len(masks) == 3
+    assert 0 < float(rows["area of the picture within boxes of words"]) < min(masks)  # cells that are touched in part
     assert 0 <= float(rows["word accuracy at temperature 1"]) <= 1
     assert 0 <= float(rows["share of reward variance decided by the prefix (m = 4)"]) <= 1
