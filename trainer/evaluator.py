@@ -22,7 +22,7 @@ from varl.trajectories.prompts import PromptSpec, load_prompts
 from varl.trajectories.queue import RunQueue
 
 logger = logging.getLogger("trainer")
-MOST_PROMPTS = 512
+MOST_PROMPTS = 256
 
 
 def held_out_prompts(recipe: Recipe, count: int | None) -> list[PromptSpec]:
