@@ -145,7 +145,7 @@ class InfinityTransformer(nn.Module):
             x, pair = block(x, text.modulation, text.memory, run.turn, seen, cells(run.grids))
             if run.keep:  # else the keys of the largest scale would be alive in all layers at once
                 # Values are a view of the whole projection, of which queries and keys would stay alive as well.
-                kept.append((pair[0], pair[1].contiguous()))
+                kept.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
         return x, kept
 
     def _logits(self, x: Tensor, text: Text) -> Tensor:

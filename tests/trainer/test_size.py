@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.infinity_models import SQUARE, random_policy
@@ -87,7 +88,7 @@ def test_infinitys_cache_holds_keys_and_values_alone(tmp_path: Path) -> None:
 def test_flops_are_those_of_a_real_pass_and_layers_are_extrapolated(tmp_path: Path, tiny: TrainablePolicy) -> None:
     recipe, tokens = recipe_of(tmp_path, TINY), torch.randint(512, (3, sum(cells(tiny.grids))))
     tiny.select("all")
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the fused kernel
         own = tiny.distribution(PROMPT, tokens, 0)
         with torch.no_grad():
             reference = tiny.distribution(PROMPT, tokens, 0)
@@ -95,7 +96,9 @@ def test_flops_are_those_of_a_real_pass_and_layers_are_extrapolated(tmp_path: Pa
         (found.log_probs + found.kl).sum().backward()
     assert passes.teaching(recipe, Stage.FULL, PROMPT, 3).flops == pytest.approx(counter.get_total_flops(), rel=0.1)
     whole = passes._teach(load_blank(TINY, "float32"), passes._work(recipe, Stage.FULL, PROMPT, 3))
-    assert passes.teaching(recipe, Stage.FULL, PROMPT, 3) == whole
+    found_by_depth = passes.teaching(recipe, Stage.FULL, PROMPT, 3)
+    assert found_by_depth.flops == pytest.approx(whole.flops, rel=1e-6)
+    assert found_by_depth.activations == pytest.approx(whole.activations, rel=0.01)
 
 
 def test_activations_are_what_autograd_keeps(tmp_path: Path, tiny: TrainablePolicy) -> None:
