@@ -8,13 +8,14 @@ import path is named by the caller alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
 
 from varl.policy.base import TrainablePolicy
 
@@ -22,6 +23,7 @@ Loader = Callable[[Path, str, torch.dtype], TrainablePolicy]
 DtypeName = Literal["float32", "bfloat16"]
 ENTRY_POINTS = "varl.policies"
 BUILT_IN = {"infinity": "varl.policy.infinity:load", "nextflow": "varl.policy.nextflow:load"}
+BLANK = {"infinity": "varl.policy.infinity:blank", "nextflow": "varl.policy.nextflow:blank"}
 DEFAULT = "nextflow"  # of folders whose config.json is older than the key
 
 
@@ -41,6 +43,46 @@ def load(
     """
     path = Path(folder)
     return _loader(path, plugin)(path, device, dtype if isinstance(dtype, torch.dtype) else torch_dtype(dtype))
+
+
+class Decoder(Protocol):
+    """The frozen part of a model that makes pixels."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images float32 [B, 3, H, W] in [-1, 1] of whole token sequences int64 [B, n]."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Its weights, float32."""
+
+
+class BlankPolicy(TrainablePolicy, Protocol):
+    """A policy on the meta device: it has shapes and no values, and takes no memory whatever its size."""
+
+    @property
+    def tokenizer(self) -> Decoder:
+        """The frozen part."""
+
+    @property
+    def depth(self) -> int:
+        """Layers of the transformer, all alike."""
+
+
+def load_blank(folder: str | Path, dtype: str, depth: int | None = None) -> BlankPolicy:
+    """The model of a folder on the meta device, of which config.json alone is read.
+
+    depth: so many layers instead of its own, an even number.
+
+    Raises:
+        ValueError: dtype is unknown, config.json does not fit, or its architecture is none of varl's own.
+        OSError: it is missing or cannot be read.
+    """
+    path, kind = Path(folder), torch_dtype(dtype)
+    name = architecture(path)
+    if name not in BLANK:
+        raise ValueError(f"{path / 'config.json'}: sizes of an {name!r} are not known, only of {', '.join(BLANK)}")
+    module, _, function = BLANK[name].partition(":")
+    found: BlankPolicy = getattr(import_module(module), function)(path, kind, depth)
+    return found
 
 
 def torch_dtype(name: str) -> torch.dtype:

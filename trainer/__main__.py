@@ -19,6 +19,7 @@ from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe, parse_command
 from varl.trainer.recipe.dry_run import dry_run
+from varl.trainer.recipe.size.fit import DeviceMemoryError
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trainer.step.guards import GuardError
 
@@ -29,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     """Train by a recipe, or with --dry-run print the resolved recipe and what would run.
 
     Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, or a dry run of a
-    recipe that names a file which does not exist, 3 stopped by a guard, 130 Ctrl-C.
+    recipe that names a file which does not exist or does not fit the device, 3 stopped by a guard, 130 Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         command = parse_command(arguments)
         recipe = command.settings()
         if command.dry_run:
-            sys.stdout.write(dry_run(recipe))
+            sys.stdout.write(dry_run(recipe, command.device_memory))
             return 0
         with sigterm_as_exit(), ExitStack() as stack:
             url = (
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
             run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
     except ValidationError as error:
         return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
-    except (SettingsError, MissingFilesError) as error:
+    except (SettingsError, MissingFilesError, DeviceMemoryError) as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)

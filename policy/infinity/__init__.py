@@ -9,11 +9,11 @@ import torch
 from varl.policy import shards
 from varl.policy.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
 from varl.policy.infinity.policy import TOKENIZER, WEIGHTS, InfinityPolicy
-from varl.policy.infinity.text import TextSource, text_source
+from varl.policy.infinity.text import GuessedRows, TextSource, text_source
 from varl.policy.infinity.tokenizer import Tokenizer
 from varl.policy.infinity.transformer import InfinityTransformer
 
-__all__ = ["InfinityConfig", "InfinityPolicy", "TokenizerConfig", "TransformerConfig", "build", "load"]
+__all__ = ["InfinityConfig", "InfinityPolicy", "TokenizerConfig", "TransformerConfig", "blank", "build", "load"]
 
 
 def build(
@@ -44,3 +44,21 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
         files = shards.Shards(folder, Path(name).stem)
         shards.assign(part, files, str(files.source), device, kind)
     return InfinityPolicy(config, tokenizer, module, text_source(folder, config.transformer, device), device)
+
+
+def blank(model_dir: str | Path, dtype: torch.dtype = torch.float32, depth: int | None = None) -> InfinityPolicy:
+    """The model of a folder's config.json on the meta device, for its sizes: no file of weights or text is read.
+
+    depth: so many layers instead, an even number.
+
+    Raises:
+        ValueError: config.json does not fit.
+        OSError: it is missing or cannot be read.
+    """
+    config = InfinityConfig.read(Path(model_dir))
+    if depth:
+        size = config.transformer.model_copy(update={"depth": depth, "chunks": 2})
+        config = config.model_copy(update={"transformer": size})
+    with torch.device("meta"):
+        tokenizer, module = Tokenizer(config.tokenizer, config.grids), InfinityTransformer(config).to(dtype)
+    return InfinityPolicy(config, tokenizer, module, GuessedRows(config.transformer), "meta")

@@ -55,6 +55,11 @@ class InfinityPolicy:
         return self.config.grids
 
     @property
+    def depth(self) -> int:
+        """Layers of the transformer."""
+        return self.config.transformer.depth
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of a decoded image in pixels."""
         return self.config.image_size

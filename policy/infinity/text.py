@@ -116,6 +116,18 @@ class T5Rows:
         return self._loaded
 
 
+class GuessedRows:
+    """As many rows as flan-t5-xl may make of a prompt, without values: for sizes where nothing is computed."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        self._config = config
+
+    def rows(self, prompt: str) -> Tensor:
+        """A row for three bytes, which is more than English has, and one for the end; on the meta device."""
+        count = min(-(-len(prompt.encode()) // 3) + 1, self._config.text_length)
+        return torch.empty(count, self._config.text_width, device="meta")
+
+
 def text_source(folder: Path, config: TransformerConfig, device: str) -> TextSource:
     """What a model folder has: an encoder, unless there are rows as well, else the rows, even if there are none yet."""
     if (folder / ENCODER).is_dir() and not (folder / ROWS).is_file():

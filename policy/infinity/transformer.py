@@ -136,9 +136,10 @@ class InfinityTransformer(nn.Module):
         if run.inputs is not None:
             x = self.word_embed(run.inputs.to(self.word_embed.weight.dtype))
             parts = [*(part.expand(len(x), -1, -1) for part in parts), x]
-        counts = torch.tensor(cells(run.grids), device=self.lvl_embed.weight.device)
-        levels = self.lvl_embed.weight[run.first : run.first + len(run.grids)]
-        return torch.cat(parts, 1) + levels.repeat_interleave(counts, 0)
+        sites, table = cells(run.grids), self.lvl_embed.weight
+        counts = torch.tensor(sites, device=table.device)
+        levels = table[run.first : run.first + len(run.grids)]
+        return torch.cat(parts, 1) + levels.repeat_interleave(counts, 0, output_size=sum(sites))
 
     def _run(self, x: Tensor, run: Scales, text: Text, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
         """All blocks over x [B, N, width]; in a long pass with gradients each is computed again on the way back."""
@@ -151,7 +152,8 @@ class InfinityTransformer(nn.Module):
                 checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
             )
             if run.keep:  # else the keys of the largest scale would be alive in all layers at once
-                kept.append(pair)
+                # Values are a view of the whole projection, of which queries and keys would stay alive as well.
+                kept.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
         return x, kept
 
     def _logits(self, x: Tensor, text: Text) -> Tensor:

@@ -10,11 +10,20 @@ from varl.policy import shards
 from varl.policy.base import Grid
 from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
 from varl.policy.nextflow.policy import NextFlowPolicy
-from varl.policy.nextflow.text import TextTokenizer, open_text
+from varl.policy.nextflow.text import ByteText, GuessedText, TextTokenizer, open_text
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
 
-__all__ = ["NextFlowConfig", "NextFlowPolicy", "build", "build_random", "load", "load_tokenizer", "read_tokenizer"]
+__all__ = [
+    "NextFlowConfig",
+    "NextFlowPolicy",
+    "blank",
+    "build",
+    "build_random",
+    "load",
+    "load_tokenizer",
+    "read_tokenizer",
+]
 
 
 def build(
@@ -48,6 +57,24 @@ def load(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
         module = NextFlowTransformer(config)
     _read(module, folder, "policy", device, dtype)
     return NextFlowPolicy(config, tokenizer, module, device, text)
+
+
+def blank(model_dir: str | Path, dtype: torch.dtype = torch.float32, depth: int | None = None) -> NextFlowPolicy:
+    """The model of a folder's config.json on the meta device, for its sizes: no file of weights or text is read.
+
+    depth: so many layers instead.
+
+    Raises:
+        ValueError: config.json does not fit.
+        OSError: it is missing or cannot be read.
+    """
+    config = NextFlowConfig.read(Path(model_dir))
+    if depth:
+        config = config.model_copy(update={"transformer": config.transformer.model_copy(update={"depth": depth})})
+    text = ByteText() if config.transformer.text == "bytes" else GuessedText()
+    with torch.device("meta"):
+        tokenizer, module = Tokenizer(config.tokenizer, config.grids), NextFlowTransformer(config).to(dtype)
+    return NextFlowPolicy(config, tokenizer, module, "meta", text)
 
 
 def load_tokenizer(model_dir: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> NextFlowPolicy:

@@ -74,6 +74,11 @@ class NextFlowPolicy:
         return self.config.grids
 
     @property
+    def depth(self) -> int:
+        """Layers of the transformer."""
+        return self.config.transformer.depth
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of a decoded image in pixels."""
         return self.config.image_size
@@ -241,7 +246,9 @@ class NextFlowPolicy:
         """
         grids = self.grids[first : first + len(inputs)]
         vectors = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
-        mask = torch.cat([torch.ones(vectors.shape[1], seen, dtype=torch.bool), block_causal(grids)], 1).to(self.device)
+        # Made where it is used: at 7B it has 100 MB.
+        before = torch.ones(vectors.shape[1], seen, dtype=torch.bool, device=self.device)
+        mask = torch.cat([before, block_causal(grids, self.device)], 1)
         return Codes(vectors, self._scale_index(grids, first), self._turn(grids, first, width - 1), mask)
 
     def _turn(self, grids: Sequence[Grid], first_scale: int, counter: int) -> KeyValue:

@@ -47,9 +47,9 @@ def code_inputs(quantizer: DualQuantizer, scales: Sequence[Tensor], grids: Seque
     return torch.cat(parts, dim=1)
 
 
-def block_causal(grids: Sequence[Grid]) -> Tensor:
+def block_causal(grids: Sequence[Grid], device: torch.device | None = None) -> Tensor:
     """Bool [N, N], True where a token may look: its own scale whole, and all earlier ones."""
-    scale = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor(cells(grids)))
+    scale = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor(cells(grids))).to(device)
     return scale[:, None] >= scale[None, :]
 
 

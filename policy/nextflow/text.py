@@ -80,6 +80,17 @@ class QwenText:
         self._tokenizer.save(str(model_dir / TOKENIZER))
 
 
+class GuessedText:
+    """As many tokens as Qwen's may make of a prompt, none of them the right one: for sizes without tokenizer.json."""
+
+    def encode(self, prompt: str) -> list[int]:
+        """A token for three bytes, which is more than English has."""
+        return [0] * (-(-len(prompt.encode()) // 3))
+
+    def save(self, model_dir: Path) -> None:
+        """There is nothing to write."""
+
+
 def open_text(config: TransformerConfig, folder: Path) -> TextTokenizer:
     """The tokenizer that a configuration names, its file read from ``folder``.
 

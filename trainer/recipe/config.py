@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, ByteSize, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -108,7 +108,13 @@ class Command(Recipe):
     dry_run: CliImplicitFlag[bool] = Field(
         default=False,
         validation_alias=AliasChoices("dry-run", "dry_run"),
-        description="print the resolved recipe and what would run, then stop",
+        description="print the resolved recipe, what would run and what memory, FLOPs and bytes it takes, then stop",
+    )
+    device_memory: ByteSize | None = Field(
+        default=None,
+        validation_alias=AliasChoices("device-memory", "device_memory"),
+        description="with --dry-run: refuse what does not fit a device of this memory, such as 80GB or 24GiB, "
+        "and name the settings to change",
     )
 
     @classmethod

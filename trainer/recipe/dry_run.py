@@ -1,4 +1,4 @@
-"""What a run by a recipe would do, and whether the files that it names are there; nothing is started."""
+"""What a run by a recipe would do and take, and whether the files that it names are there; nothing is started."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from pathlib import Path
 from varl.launch.resources import MissingFilesError
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
+from varl.trainer.recipe.size.table import describe_size
 
 
-def dry_run(recipe: Recipe) -> str:
-    """The resolved recipe as TOML and, as comments, what would run.
+def dry_run(recipe: Recipe, device_bytes: int | None = None) -> str:
+    """The resolved recipe as TOML and, as comments, what would run and what it takes.
 
-    Raises MissingFilesError where a file that it names is absent.
+    device_bytes: memory of the device that the trainer and a rollout worker have to fit, each alone.
+
+    Raises:
+        MissingFilesError: a file that it names is absent.
+        varl.trainer.recipe.size.fit.DeviceMemoryError: it does not fit the device.
+        ValueError: the model's config.json or the prompts do not fit.
     """
     check_files(recipe)
-    return "\n".join([to_toml(recipe), *(f"# {line}" for line in describe(recipe).splitlines()), ""])
+    said = [*describe(recipe).splitlines(), *describe_size(recipe, device_bytes).splitlines()]
+    return "\n".join([to_toml(recipe), *(f"# {line}" for line in said), ""])
 
 
 def check_files(recipe: Recipe) -> None:

@@ -1,0 +1,137 @@
+"""Memory and FLOPs of a rollout worker's group and of a trainer's pass, by running them on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from functools import cache
+
+import torch
+
+from varl.policy.base import cells
+from varl.policy.load import BlankPolicy, load_blank
+from varl.trainer.objectives.vmr import Stage
+from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import ModelSettings, ObjectiveSettings, SamplingSettings
+from varl.trainer.recipe.size.ledger import Ledger, held_bytes
+
+# A rollout worker's flags --sample-batch and --decode-batch, which no recipe sets.
+SAMPLE_BATCH, DECODE_BATCH = 64, 8
+SHALLOW = (2, 4)  # layers; what they differ by is what every further layer adds
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Bytes and FLOPs of the sequences that a rollout worker samples together.
+
+    cache: keys and values (and what else the sampler's states hold) at the end. working: the most beside it.
+    """
+
+    cache: int
+    working: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Bytes and FLOPs of one pass of the trainer.
+
+    activations: the most that is alive from the forward pass to the loss, that of the reference policy included.
+    flops: both forward passes and the backward one.
+    """
+
+    activations: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Bytes of the images that are decoded together, and FLOPs of one image."""
+
+    working: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that decides a pass; equal ones are run once."""
+
+    model: ModelSettings
+    sampling: SamplingSettings
+    objective: ObjectiveSettings
+    stage: Stage
+    copies: int
+    prompt: str
+    rows: int
+
+
+def drawing(recipe: Recipe, stage: Stage, prompt: str, sequences: int) -> Drawing:
+    """Sampling ``sequences`` sequences of one prompt together, as varl.services.rollout.generation does."""
+    return _drawing(_work(recipe, stage, prompt, sequences))
+
+
+def teaching(recipe: Recipe, stage: Stage, prompt: str, rows: int) -> Teaching:
+    """A pass of ``rows`` candidates, as varl.trainer.step.update does it."""
+    return _teaching(_work(recipe, stage, prompt, rows))
+
+
+def decoding(policy: BlankPolicy, images: int) -> Decoding:
+    """Decoding ``images`` images together."""
+    tokens = torch.zeros(images, sum(cells(policy.grids)), dtype=torch.int64, device="meta")
+    with torch.no_grad(), Ledger() as ledger:
+        policy.tokenizer.decode(tokens)
+    return Decoding(ledger.peak, ledger.flops // images)
+
+
+def _work(recipe: Recipe, stage: Stage, prompt: str, rows: int) -> _Work:
+    copies = recipe.rollout.continuations if stage is Stage.PREFIX else 1
+    return _Work(recipe.model, recipe.rollout.sampling, recipe.objective, stage, copies, prompt, rows)
+
+
+@cache
+def _drawing(work: _Work) -> Drawing:
+    return Drawing(*_by_depth(work, lambda policy: astuple(_draw(policy, work))))
+
+
+@cache
+def _teaching(work: _Work) -> Teaching:
+    return Teaching(*_by_depth(work, lambda policy: astuple(_teach(policy, work))))
+
+
+def _by_depth(work: _Work, measure: Callable[[BlankPolicy], Sequence[int]]) -> list[int]:
+    """What ``measure`` finds of the model, from two shallow ones, since every operation takes its time here too."""
+    folder, dtype = work.model.dir, work.model.dtype
+    policy, (low, high) = load_blank(folder, dtype), SHALLOW
+    if policy.depth <= high:
+        return list(measure(policy))
+    first, second = (measure(load_blank(folder, dtype, layers)) for layers in SHALLOW)
+    return [a + (b - a) * (policy.depth - low) // (high - low) for a, b in zip(first, second, strict=True)]
+
+
+def _draw(policy: BlankPolicy, work: _Work) -> Drawing:
+    params, split = work.sampling.params(), work.objective.split_scale
+    shared = {Stage.FULL: 0, Stage.PREFIX: max(1, work.rows // work.copies), Stage.SUFFIX: 1}[work.stage]
+    with Ledger() as ledger:
+        states = [policy.prefill(work.prompt, guided=params.cfg > 0)]
+        for to_scale, count in [(split, shared)] * bool(shared) + [(len(policy.grids), work.rows)]:
+            state, _ = policy.sample(states[-1], to_scale, [0] * count, params, work.objective.log_probs)
+            states.append(state)
+        held = held_bytes(states)  # the worker, too, has all of them until it is done with the group
+    return Drawing(held, ledger.peak - held, ledger.flops)
+
+
+def _teach(policy: BlankPolicy, work: _Work) -> Teaching:
+    grids, split = policy.grids, work.objective.split_scale
+    whole = grids[:split] if work.stage is Stage.PREFIX else grids
+    first = split if work.stage is Stage.SUFFIX else 0
+    tokens = torch.zeros(work.rows, sum(cells(whole)), dtype=torch.int64, device="meta")
+    sampling = work.sampling.params() if work.objective.log_probs == "sampled" else None
+    policy.select(work.model.trainable)
+    with Ledger(shared=grids[:first]) as ledger:
+        own = policy.distribution(work.prompt, tokens, first, sampling)
+        with torch.no_grad():  # the reference policy, a copy of the same sizes
+            reference = policy.distribution(work.prompt, tokens, first, sampling)
+        found = own.evaluate(tokens[:, sum(cells(grids[:first])) :], reference)
+        activations = ledger.peak
+        (found.log_probs + found.kl).sum().backward()  # type: ignore[no-untyped-call]
+    return Teaching(activations, ledger.flops)
