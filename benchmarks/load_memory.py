@@ -54,7 +54,7 @@ def write_random(module: Any, path: Path, dtype: str) -> None:  # noqa: ANN401
         for value in state.values():
             for first in range(0, value.numel(), CHUNK):
                 numbers = torch.randn(min(CHUNK, value.numel() - first)).mul_(0.02).to(kind)
-                file.write(numbers.view(torch.uint8).numpy())
+                file.write(numbers.view(torch.uint8).numpy().tobytes())
 
 
 def resident() -> dict[str, int]:

@@ -18,7 +18,7 @@ from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe, parse_command
-from varl.trainer.recipe.dry_run import dry_run
+from varl.trainer.recipe.dry_run import dry_run_with_sizes
 from varl.trainer.recipe.size.fit import DeviceMemoryError
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trainer.step.guards import GuardError
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         command = parse_command(arguments)
         recipe = command.settings()
         if command.dry_run:
-            sys.stdout.write(dry_run(recipe, command.device_memory))
+            sys.stdout.write(dry_run_with_sizes(recipe, command.device_memory))
             return 0
         with sigterm_as_exit(), ExitStack() as stack:
             url = (

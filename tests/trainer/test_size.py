@@ -26,7 +26,7 @@ from varl.trainer import __main__ as trainer
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
-from varl.trainer.recipe.dry_run import dry_run
+from varl.trainer.recipe.dry_run import dry_run_with_sizes
 from varl.trainer.recipe.size import passes
 from varl.trainer.recipe.size.fit import DeviceMemoryError, check_fits
 from varl.trainer.recipe.size.ledger import held_bytes
@@ -93,7 +93,7 @@ def test_flops_are_those_of_a_real_pass_and_layers_are_extrapolated(tmp_path: Pa
         with torch.no_grad():
             reference = tiny.distribution(PROMPT, tokens, 0)
         found = own.evaluate(tokens, reference)
-        (found.log_probs + found.kl).sum().backward()
+        (found.log_probs + found.kl).sum().backward()  # type: ignore[no-untyped-call]
     assert passes.teaching(recipe, Stage.FULL, PROMPT, 3).flops == pytest.approx(counter.get_total_flops(), rel=0.1)
     whole = passes._teach(load_blank(TINY, "float32"), passes._work(recipe, Stage.FULL, PROMPT, 3))
     found_by_depth = passes.teaching(recipe, Stage.FULL, PROMPT, 3)
@@ -181,7 +181,7 @@ def test_a_config_alone_does_and_the_command_refuses_with_status_2(
 ) -> None:
     SQUARE.write(tmp_path / "model")
     recipe = recipe_of(tmp_path, tmp_path / "model")
-    said = dry_run(recipe)
+    said = dry_run_with_sizes(recipe, None)
     assert "# parameters: " in said and "# memory of the trainer, 8 candidates a pass: " in said
     assert {line.split()[2] for line in said.splitlines() if "trained tokens" in line} == {
         stage.value for stage in stages_of(recipe)

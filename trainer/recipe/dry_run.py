@@ -11,8 +11,17 @@ from varl.trainer.recipe.describe import describe, to_toml
 from varl.trainer.recipe.size.table import describe_size
 
 
-def dry_run(recipe: Recipe, device_bytes: int | None = None) -> str:
-    """The resolved recipe as TOML and, as comments, what would run and what it takes.
+def dry_run(recipe: Recipe) -> str:
+    """The resolved recipe as TOML and, as comments, what would run.
+
+    Raises MissingFilesError where a file that it names is absent.
+    """
+    check_files(recipe)
+    return to_toml(recipe) + "\n" + as_comments(describe(recipe))
+
+
+def dry_run_with_sizes(recipe: Recipe, device_bytes: int | None) -> str:
+    """``dry_run`` and what the run takes, which is found in seconds by running the model without values.
 
     device_bytes: memory of the device that the trainer and a rollout worker have to fit, each alone.
 
@@ -21,9 +30,12 @@ def dry_run(recipe: Recipe, device_bytes: int | None = None) -> str:
         varl.trainer.recipe.size.fit.DeviceMemoryError: it does not fit the device.
         ValueError: the model's config.json or the prompts do not fit.
     """
-    check_files(recipe)
-    said = [*describe(recipe).splitlines(), *describe_size(recipe, device_bytes).splitlines()]
-    return "\n".join([to_toml(recipe), *(f"# {line}" for line in said), ""])
+    return dry_run(recipe) + as_comments(describe_size(recipe, device_bytes))
+
+
+def as_comments(text: str) -> str:
+    """The lines as comments of a TOML file."""
+    return "".join(f"# {line}\n" for line in text.splitlines())
 
 
 def check_files(recipe: Recipe) -> None:

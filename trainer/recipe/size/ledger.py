@@ -59,9 +59,9 @@ class Ledger:
         return self._operations.flops + self._stand_in.flops
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = self.flops = 0
         self._known = weakref.WeakSet[Any]()
 
@@ -117,9 +117,25 @@ class _StandIn(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         if func is F.scaled_dot_product_attention:
             return _Attention.apply(self, *args[:3])  # type: ignore[no-untyped-call]
+        if func is F.interpolate and args[0].is_meta:  # which the meta device takes apart, in a hundred times the time
+            return _resized(args[0], *args[1:], **(kwargs or {}))
         if func is torch.equal and args[0].is_meta:
             return len(args[0]) == 1 or tuple(args[0].shape[-2:]) in self._shared
         return func(*args, **(kwargs or {}))
+
+
+def _resized(
+    x: Tensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | None = None,
+    **_: object,
+) -> Tensor:
+    """An empty result of F.interpolate; what is resized here is never differentiated."""
+    if size is None:
+        wanted = [int(side * (scale_factor or 1.0)) for side in x.shape[2:]]
+    else:
+        wanted = [size] * (x.ndim - 2) if isinstance(size, int) else list(size)
+    return x.new_empty(*x.shape[:2], *wanted)
 
 
 class _Attention(torch.autograd.Function):

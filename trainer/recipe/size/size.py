@@ -77,7 +77,8 @@ def worker_memory(recipe: Recipe, prompt: str, sample_batch: int = SAMPLE_BATCH)
     for stage in stages_of(recipe):
         drawn = drawing(recipe, stage, prompt, sequences_of(recipe, stage, sample_batch))
         found.append({"keys and values of a group": drawn.cache, "sampling or decoding": max(drawn.working, pixels)})
-    return {"weights": _weights(policy, recipe), **max(found, key=lambda memory: sum(memory.values()))}
+    most = max(found, key=_total)
+    return {"weights": _weights(policy, recipe), **most}
 
 
 def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
@@ -123,6 +124,10 @@ def _teaching_flops(recipe: Recipe, stage: Stage, prompt: str) -> int:
     whole, rest = divmod(recipe.rollout.group_size, rows_of(recipe))
     found = whole * teaching(recipe, stage, prompt, rows_of(recipe)).flops
     return found + (teaching(recipe, stage, prompt, rest).flops if rest else 0)
+
+
+def _total(memory: Memory) -> int:
+    return sum(memory.values())
 
 
 def _weights(policy: BlankPolicy, recipe: Recipe) -> int:
