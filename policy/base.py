@@ -60,6 +60,11 @@ class Sampled:
     tokens: Tensor
     log_probs: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sampled]) -> Sampled:
+        """Parts of the same candidates, one after the other."""
+        return cls(torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1))
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -107,9 +107,7 @@ class InfinityPolicy:
         for scale in range(state.next_scale, to_scale):
             state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
             scales.append(sampled)
-        return state, Sampled(
-            torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1)
-        )
+        return state, Sampled.joined(scales)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:

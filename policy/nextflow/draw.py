@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from varl.policy.base import LogProbs, Sampled, SamplingParams
@@ -43,7 +42,7 @@ def draw_sites(
         )
         for first in range(0, hidden.shape[1], sites)
     ]
-    return Sampled(torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1))
+    return Sampled.joined(parts)
 
 
 def _draw(

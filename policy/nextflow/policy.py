@@ -120,19 +120,16 @@ class NextFlowPolicy:
         for scale in range(state.next_scale, to_scale):
             state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
             scales.append(sampled)
-        return state, Sampled(
-            torch.cat([part.tokens for part in scales], 1), torch.cat([part.log_probs for part in scales], 1)
-        )
+        return state, Sampled.joined(scales)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of whole token sequences int64 [B, sum of h*w]."""
         return to_pixels(self.tokenizer.decode(tokens.to(self.device)))
 
-    @torch.no_grad()
     def decode_partial(self, tokens: Tensor) -> npt.NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3], of full size, of the first scales alone: int64 [B, cells of scales 0 … t-1]."""
-        return to_pixels(self.tokenizer.decode(tokens.to(self.device)))
+        return self.decode(tokens)
 
     def distribution(
         self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None

@@ -111,9 +111,7 @@ class BitwisePolicy:
             reported = Bitwise(found) if log_probs == "plain" else Bitwise(wanted, params.temperature)
             parts.append(Sampled(tokens, reported.log_prob(tokens)))
             state = replace(state, canvas=state.canvas + self._codes(tokens, scale), next_scale=scale + 1)
-        return state, Sampled(
-            torch.cat([part.tokens for part in parts], 1), torch.cat([part.log_probs for part in parts], 1)
-        )
+        return state, Sampled.joined(parts)
 
     def distribution(
         self, prompt: str, tokens: Tensor, from_scale: int, sampling: SamplingParams | None = None
