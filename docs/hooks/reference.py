@@ -1,0 +1,134 @@
+"""What mkdocs adds to the pages of docs/: reference pages made from the code, and pages that lie elsewhere in the repository."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from varl.cli.commands import COMMANDS, SERVICES
+from varl.services.reward.load import load_reward
+from varl.services.reward.settings import RewardSettings
+from varl.services.serving.http.app import build_app
+from varl.services.serving.plugin import RewardScorer
+from varl.services.serving.service import ScoringService
+from varl.services.serving.settings import parse_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = "repository"  # folder of the site for pages that lie outside of docs/
+PAGES = ("policy/README.md", "policy/nextflow/README.md", "k8s/README.md", "checkpoints/tiny_signs/README.md")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are not in docs/."""
+    made = {"reference/commands.md": _commands(), "reference/http.md": _http(), "reference/proto.md": _proto()}
+    kept = {f"{ELSEWHERE}/{name}": (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+    for name, text in (made | kept).items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links that leave docs/ at the site's pages; one to a file that is no page stays as its name."""
+    own = page.file.src_uri
+    source = own.removeprefix(f"{ELSEWHERE}/") if own.startswith(ELSEWHERE) else f"docs/{own}"
+
+    def replaced(link: re.Match[str]) -> str:
+        text, target, anchor = link[1], link[2], link[3] or ""
+        wanted = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        uri = wanted.removeprefix("docs/") if wanted.startswith("docs/") else f"{ELSEWHERE}/{wanted}"
+        if files.get_file_from_path(uri) is None:
+            if not (ROOT / wanted).exists():
+                return link[0]  # mkdocs warns of it
+            return text if text.startswith("`") else f"{text} (`{wanted}`)"
+        return f"[{text}]({posixpath.relpath(uri, posixpath.dirname(own))}{anchor})"
+
+    return _LINK.sub(replaced, markdown)
+
+
+def _commands() -> str:
+    """Every command's ``--help``."""
+    services = {f"serve {name}": entry for name, entry in SERVICES.items() if "." not in name}
+    services["serve examples/brightness.py:Brightness"] = SERVICES["PATH.py:Class"]
+    parts = ["# Commands and settings\n\nWhat `--help` prints. A service's flags are also `VARL_…` in the environment."]
+    for name, entry in {**COMMANDS, **services}.items():
+        parts.append(f"## varl {name}\n\n{entry.summary}\n\n```text\n{_help(name)}```")
+    return "\n\n".join(parts)
+
+
+def _help(command: str) -> str:
+    wide = os.environ | {"COLUMNS": "110", "NO_COLOR": "1"}
+    code = "import sys; from varl.cli import main; sys.argv[0] = 'varl'; sys.exit(main())"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], env=wide, cwd=ROOT, capture_output=True, text=True
+    )
+    if run.returncode:
+        raise RuntimeError(f"varl {command} --help: {run.stderr}")
+    return run.stdout
+
+
+def _http() -> str:
+    """Routes and bodies of a reward service, from its OpenAPI document."""
+    document = _openapi()
+    parts = [
+        "# HTTP API\n\nThe routes of a reward service, from its OpenAPI document (`/openapi.json`; `/docs` is a page to try them).",
+        "| route | what |\n|---|---|\n"
+        + "\n".join(
+            f"| `{method.upper()} {path}` | {operation.get('summary', '')} |"
+            for path, methods in document["paths"].items()
+            for method, operation in methods.items()
+        ),
+        *(_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items())),
+    ]
+    return "\n\n".join(parts)
+
+
+def _openapi() -> dict[str, Any]:
+    settings = parse_settings(RewardSettings, [str(ROOT / "examples/brightness.py:Brightness")])
+    kind = load_reward(settings.reward)
+    scorer = RewardScorer(kind, settings.device, settings.scoring_limits(kind.batch_size))
+    return build_app(ScoringService(settings, scorer)).openapi()
+
+
+def _schema(name: str, schema: dict[str, Any]) -> str:
+    """A table of one body's fields."""
+    required = schema.get("required", ())
+    rows = [
+        f"| `{field}` | {_type(found)} | {'yes' if field in required else ''} | {_plain(found.get('description', ''))} |"
+        for field, found in schema.get("properties", {}).items()
+    ]
+    text = _plain(schema.get("description", ""))
+    table = "| field | type | required | what |\n|---|---|---|---|\n" + "\n".join(rows) if rows else ""
+    return "\n\n".join(part for part in (f"## {name}", text, table) if part)
+
+
+def _type(found: dict[str, Any]) -> str:
+    if "$ref" in found:
+        name = found["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in found:
+        return " or ".join(_type(one) for one in found["anyOf"])
+    if found.get("type") == "array":
+        return f"list of {_type(found.get('items', {}))}"
+    return str(found.get("type", "any"))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _proto() -> str:
+    """The .proto files as they are."""
+    parts = ["# gRPC API\n\nThe messages and services, as `proto/varl/v1` has them."]
+    for path in sorted((ROOT / "proto/varl/v1").glob("*.proto")):
+        parts.append(f"## {path.name}\n\n```protobuf\n{path.read_text(encoding='utf-8')}```")
+    return "\n\n".join(parts)
