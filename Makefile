@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check units lint types oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test check units lint types docs oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -58,6 +58,9 @@ lint: .venv/.dev ## ruff over the whole tree
 types: .venv/.dev ## mypy over the whole tree
 	$(PY) -m mypy
 	$(PY) -m mypy requirements/lock.py
+
+docs: .venv/.dev ## build the pages of docs/ with commands, settings and messages: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 proto: .venv/.dev ## generate proto/varl/v1/*_pb2* again from the .proto files
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(wildcard $(GENERATED)/*.proto)

@@ -1,19 +1,21 @@
-"""What mkdocs adds to the pages of docs/: reference pages made from the code, and pages that lie elsewhere in the repository."""
+"""What mkdocs adds to docs/: reference pages made from the code, and pages that lie elsewhere in the repository."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-import subprocess
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from varl import cli
 from varl.cli.commands import COMMANDS, SERVICES
 from varl.services.reward.load import load_reward
 from varl.services.reward.settings import RewardSettings
@@ -66,21 +68,21 @@ def _commands() -> str:
 
 
 def _help(command: str) -> str:
-    wide = os.environ | {"COLUMNS": "110", "NO_COLOR": "1"}
-    code = "import sys; from varl.cli import main; sys.argv[0] = 'varl'; sys.exit(main())"
-    run = subprocess.run(
-        [sys.executable, "-c", code, *command.split(), "--help"], env=wide, cwd=ROOT, capture_output=True, text=True
-    )
-    if run.returncode:
-        raise RuntimeError(f"varl {command} --help: {run.stderr}")
-    return run.stdout
+    written = StringIO()
+    with redirect_stdout(written), patch.dict(os.environ, COLUMNS="110", NO_COLOR="1"):
+        try:
+            cli.main([*command.split(), "--help"])
+        except SystemExit as ended:
+            if ended.code:
+                raise RuntimeError(f"varl {command} --help ended with status {ended.code}") from ended
+    return written.getvalue()
 
 
 def _http() -> str:
     """Routes and bodies of a reward service, from its OpenAPI document."""
     document = _openapi()
     parts = [
-        "# HTTP API\n\nThe routes of a reward service, from its OpenAPI document (`/openapi.json`; `/docs` is a page to try them).",
+        "# HTTP API\n\nThe routes of a reward service, from its OpenAPI document (`/openapi.json`, page `/docs`).",
         "| route | what |\n|---|---|\n"
         + "\n".join(
             f"| `{method.upper()} {path}` | {operation.get('summary', '')} |"
@@ -103,8 +105,8 @@ def _schema(name: str, schema: dict[str, Any]) -> str:
     """A table of one body's fields."""
     required = schema.get("required", ())
     rows = [
-        f"| `{field}` | {_type(found)} | {'yes' if field in required else ''} | {_plain(found.get('description', ''))} |"
-        for field, found in schema.get("properties", {}).items()
+        f"| `{field}` | {_type(of)} | {'yes' if field in required else ''} | {_plain(of.get('description', ''))} |"
+        for field, of in schema.get("properties", {}).items()
     ]
     text = _plain(schema.get("description", ""))
     table = "| field | type | required | what |\n|---|---|---|---|\n" + "\n".join(rows) if rows else ""
@@ -129,6 +131,6 @@ def _plain(text: str) -> str:
 def _proto() -> str:
     """The .proto files as they are."""
     parts = ["# gRPC API\n\nThe messages and services, as `proto/varl/v1` has them."]
-    for path in sorted((ROOT / "proto/varl/v1").glob("*.proto")):
-        parts.append(f"## {path.name}\n\n```protobuf\n{path.read_text(encoding='utf-8')}```")
+    files = sorted((ROOT / "proto/varl/v1").glob("*.proto"))
+    parts += [f"## {path.name}\n\n```protobuf\n{path.read_text(encoding='utf-8')}```" for path in files]
     return "\n\n".join(parts)
