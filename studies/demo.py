@@ -6,6 +6,7 @@ Leaves a run directory with eval.json, report.html and weights/final.safetensors
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -54,6 +55,8 @@ TRAIN = "Training"
 AFTER = "Evaluating the trained model on the same prompts"
 OTHERS = "Evaluating both with other samplers"
 REPORT = "Writing the report"
+
+KEPT_PICTURES = 8  # times those that the report shows whatever became of them, to choose from what changed most
 
 FIXED_S = {START: 25.0, REPORT: 10.0}
 IMAGE_S = 0.05  # to draw, decode and read one image, until this machine has shown what it needs
@@ -116,7 +119,8 @@ def main(arguments: Sequence[str]) -> int:
     except MissingFilesError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; everything was stopped", 130)
+        again = f"{program('varl.studies.demo')} --resume{_given(arguments)}"
+        return _fail(f"interrupted; everything was stopped. To go on: {again}", 130)
     except PROBLEMS as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     return 0
@@ -138,11 +142,11 @@ def demo(settings: DemoSettings, say: Say) -> Path:
     stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say)
     pairs = _run(recipe, settings, prompts, stages, say)
     with stages.stage(REPORT):
-        _leave(directory, recipe, stages, pairs)
+        _leave(directory, recipe, stages, pairs, settings.pictures)
         report = write_report(directory)
     say(
         f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
-        f"in all: {stages.total() / 60:.1f} minutes"
+        f"in all: {stages.total() / 60:.1f} minutes\n\n{next_steps(recipe)}"
     )
     return directory
 
@@ -210,6 +214,18 @@ def summary(pairs: Sequence[SamplerPair]) -> str:
     return "\n".join(lines)
 
 
+def next_steps(recipe: Recipe) -> str:
+    """What to do with a finished run, as commands."""
+    directory = recipe.run.dir / recipe.run.name
+    prompt = held_out_prompts(recipe, 1)[0].prompt
+    return (
+        f"next: open {directory / REPORT_FILE} in a browser\n"
+        f"      tensorboard --logdir {directory / 'tb'}\n"
+        f'      varl generate "{prompt}" --model {recipe.model.dir} --weights {final_weights(recipe)}\n'
+        f"      varl demo --recipe examples/brightness.toml --run-dir runs/brightness    # a reward of your own"
+    )
+
+
 def _run(
     recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: StageClock, say: Say
 ) -> list[SamplerPair]:
@@ -221,7 +237,7 @@ def _run(
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
-        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures))
+        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures * KEPT_PICTURES))
         with stages.stage(BEFORE):
             before = judge.once(directory, base, 0, "before")
         image_s = (
@@ -300,15 +316,21 @@ class _Judge:
         return evaluation
 
 
-def _leave(directory: Path, recipe: Recipe, stages: StageClock, pairs: Sequence[SamplerPair]) -> None:
+def _leave(directory: Path, recipe: Recipe, stages: StageClock, pairs: Sequence[SamplerPair], pictures: int) -> None:
     """Write eval.json and what the report is made of."""
     by_sampler = summarised_pairs(pairs)
     sides = by_sampler[pairs[0].name] | {"samplers": by_sampler}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
     save_evaluation(directory, pairs[0].after)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    facts = RunFacts(finished=finished, machine=describe_machine(recipe.run.device), stages=stages.seconds)
+    machine = describe_machine(recipe.run.device)
+    facts = RunFacts(finished=finished, machine=machine, stages=stages.seconds, pictures=pictures)
     (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _given(arguments: Sequence[str]) -> str:
+    """The flags of a call, for a call that resumes it."""
+    return "".join(f" {shlex.quote(argument)}" for argument in arguments if argument != "--resume")
 
 
 def _say(line: str) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from varl.evaluation.results import Evaluation
+
 if TYPE_CHECKING:  # matplotlib takes seconds to import, and a run draws at its end alone
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -111,6 +113,27 @@ def draw(chart: Chart, rows: Sequence[Row]) -> str | None:
                 loc="outside lower center", frameon=False, fontsize=9, ncols=5 if max(map(len, labels)) < 5 else 3
             )
         return _svg(figure, chart.title)
+
+
+def draw_histogram(before: Evaluation, after: Evaluation) -> str:
+    """SVG of how many held-out prompts had which reward, mean over their images, before and after."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    sides = [
+        [total / count for total, count in (one.shares["reward"] for one in side.prompts)] for side in (before, after)
+    ]
+    edges = np.histogram_bin_edges([value for side in sides for value in side], bins=16)
+    title = "Reward by held-out prompt"
+    with rc_context(STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        for values, label, colour in zip(sides, ("before", "after"), COLOURS, strict=False):
+            axes.hist(values, edges.tolist(), color=colour, alpha=0.5, label=label)
+        axes.set_xlabel("reward")
+        axes.set_ylabel("prompts")
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
+        return _svg(figure, title)
 
 
 def smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from varl.evaluation.drift import drifts
 from varl.evaluation.estimates import Estimate
 from varl.evaluation.measures.appearance import BY_NAME as APPEARANCE
-from varl.evaluation.results import Evaluation, Picture, PromptResult, ReadWord, difference
+from varl.evaluation.results import Evaluation, difference
 from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
-from varl.studies.report.charts import CHARTS, draw, held_out_charts
-from varl.studies.report.samplers import SamplerPair, best_against_best
+from varl.studies.report.charts import CHARTS, draw, draw_histogram, held_out_charts
+from varl.studies.report.course import Grid, grids
+from varl.studies.report.rows import changed_most, pairs
+from varl.studies.report.samplers import BestAgainstBest, SamplerPair, best_against_best
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
 from varl.trainer.recipe.changes import read_resolved
@@ -44,6 +43,7 @@ class RunFacts(BaseModel):
     finished: str  # date and time, with zone
     machine: Machine
     stages: dict[str, float]  # title -> seconds, in order
+    pictures: int = 12  # prompts that are shown before and after whatever became of them
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,6 @@ class Figure:
         return self.change.value / self.change.error if self.change.error else float("nan")
 
 
-@dataclass(frozen=True)
-class Side:
-    """One image of a held-out prompt as the page shows it."""
-
-    png: str  # base64
-    width: int
-    height: int
-    reward: float
-    words: tuple[tuple[ReadWord, bool], ...]  # and whether it is a target word
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One held-out prompt before and after; a side without an image is one whose group failed."""
-
-    prompt: str
-    target_words: tuple[str, ...]
-    before: Side | None
-    after: Side | None
-
-
 def write_report(directory: Path) -> Path:
     """Write ``directory``/report.html from the run's files and return its path.
 
@@ -102,6 +81,7 @@ def write_report(directory: Path) -> Path:
         load_pairs(directory, recipe),
         [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
         recipe_text,
+        grids(directory),
     )
     path = directory / REPORT_FILE
     write_durably(path, page)
@@ -146,6 +126,7 @@ def render(
     by_sampler: Sequence[SamplerPair],
     rows: Sequence[dict[str, float]],
     recipe_text: str,
+    course: Sequence[Grid] = (),
 ) -> str:
     """The page, self-contained; the first of ``by_sampler`` is the recipe's own and makes the headlines."""
     before, after = by_sampler[0].before, by_sampler[0].after
@@ -160,6 +141,7 @@ def render(
     environment.filters |= {"duration": _duration, "points": _points, "figure_name": _figure_name}
     charts = [*CHARTS, *held_out_charts(after.measures())]
     drawn = [(chart, svg) for chart in charts if (svg := draw(chart, rows)) is not None]
+    best, shown = best_against_best(by_sampler, headline), pairs(before, after)
     values: dict[str, Any] = {
         "recipe": recipe,
         "facts": facts,
@@ -167,12 +149,16 @@ def render(
         "after": after,
         "figures": figures(before, after),
         "by_sampler": [(pair.name, figures(pair.before, pair.after)) for pair in by_sampler],
-        "best": best_against_best(by_sampler, headline).words(title(headline)),
+        "best": best.words(title(headline)),
+        "sentence": sentence(figures(before, after)[0], best),
+        "course": course,
+        "histogram": draw_histogram(before, after),
         "common": difference(before, after).prompts,
         "charts": drawn,
         "drifts": drifts(before, after, recipe.evaluation.drift.limits()),
         "reads": "word_accuracy" in after.measures(),
-        "pairs": pairs(before, after),
+        "pairs": shown[: facts.pictures],
+        "changed": changed_most(shown[facts.pictures :], facts.pictures // 2),
         "failed": [(side.tag, failed) for side in (before, after) for failed in side.failed],
         "recipe_text": recipe_text,
         "updates": after.weight_version,
@@ -189,6 +175,19 @@ def figures(before: Evaluation, after: Evaluation) -> list[Figure]:
     ]
 
 
+def sentence(figure: Figure, best: BestAgainstBest) -> str:
+    """The result in one sentence: the first headline, and what of it no sampler gives the base."""
+    moved, error = figure.change.value, figure.change.error
+    verdict = (
+        "rose" if moved > 2 * error else "fell" if moved < -2 * error else "did not move beyond two standard errors:"
+    )
+    return (
+        f"{figure.name} {verdict} from {figure.before.value:.3f} to {figure.after.value:.3f} "
+        f"({moved:+.3f} ± {error:.3f}); each at its best sampler, training is worth "
+        f"{best.change.value:+.3f} ± {best.change.error:.3f}."
+    )
+
+
 def headlines(measures: Sequence[str]) -> list[str]:
     """The measures to show first: what was read in place of OCR's reward; not the weighted sum, nor the appearance."""
     return [
@@ -203,32 +202,6 @@ def headlines(measures: Sequence[str]) -> list[str]:
 def title(measure: str) -> str:
     """A measure's name for readers."""
     return TITLES.get(measure, measure.removeprefix("reward/"))
-
-
-def pairs(before: Evaluation, after: Evaluation) -> list[Pair]:
-    """The prompts of which either side kept a picture, in order."""
-    old, new = ({result.index: result for result in side.prompts if result.picture} for side in (before, after))
-    return [_pair(old.get(index), new.get(index)) for index in sorted(old.keys() | new.keys())]
-
-
-def _pair(old: PromptResult | None, new: PromptResult | None) -> Pair:
-    known = new or old
-    assert known is not None  # noqa: S101
-    return Pair(known.prompt, known.target_words, _side(old), _side(new))
-
-
-def _side(result: PromptResult | None) -> Side | None:
-    if result is None or result.picture is None:
-        return None
-    width, height = _size(result.picture)
-    targets = {word.lower() for word in result.target_words}
-    words = tuple((word, bool(targets & set(word.text.lower().split()))) for word in result.picture.words)
-    return Side(base64.b64encode(result.picture.image).decode(), width, height, result.picture.reward, words)
-
-
-def _size(picture: Picture) -> tuple[int, int]:
-    with Image.open(io.BytesIO(picture.image), formats=["PNG"]) as image:
-        return image.size
 
 
 def _points(polygon: Sequence[float]) -> str:

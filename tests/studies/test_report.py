@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from varl.evaluation.estimates import Estimate
 from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
 from varl.launch.machine import describe_machine
 from varl.studies.report.charts import CHARTS, Chart, draw, smooth
-from varl.studies.report.report import RunFacts, figures, load_evaluation, pairs, save_evaluation, write_report
+from varl.studies.report.report import (
+    Figure,
+    RunFacts,
+    figures,
+    load_evaluation,
+    save_evaluation,
+    sentence,
+    write_report,
+)
+from varl.studies.report.rows import pairs
 from varl.studies.report.samplers import SamplerPair, best_against_best
 from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.recipe.config import Recipe
@@ -178,6 +188,40 @@ def test_headlines_are_the_figures_with_their_errors(page: Element) -> None:
     assert "failed groups: 0 before, 1 after" in cards[2].words()
 
 
+def test_the_result_is_said_in_one_sentence(page: Element) -> None:
+    (said,) = [one for one in page.all("p") if one.attributes.get("class") == "sentence"]
+    assert said.words().startswith("Word Accuracy rose from 0.250 to 0.750 (+0.500 ± ")
+    assert "each at its best sampler, training is worth +0.500" in said.words()
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(-0.3, "fell"), (0.01, "did not move beyond two standard errors:")])
+def test_a_change_within_its_error_is_no_result(change: float, verdict: str) -> None:
+    figure = Figure("NED", Estimate(0.5, 0.1), Estimate(0.5 + change, 0.1), Estimate(change, 0.02))
+    pair = SamplerPair("T=1", BEFORE, AFTER)
+    assert f"NED {verdict} from 0.500" in sentence(figure, best_against_best([pair], "ned"))
+
+
+def test_rows_that_changed_most_are_among_those_that_are_not_shown_anyway(run: Path) -> None:
+    facts = RunFacts.model_validate_json((run / "facts.json").read_bytes())
+    (run / "facts.json").write_text(facts.model_copy(update={"pictures": 2}).model_dump_json())
+    for side, hits in ((BEFORE, (1, 4, 2, 2)), (AFTER, (1, 0, 2, 4))):
+        prompts = tuple(result(index, count, (WRONG,)) for index, count in zip((0, 4, 5, 6), hits, strict=True))
+        save_evaluation(run, side.model_copy(update={"prompts": prompts}))
+    page = Page(write_report(run).read_text()).stack[0]
+    assert len(page.by_id("pairs").all("article")) == 2
+    assert [card.all("p")[0].words() for card in page.by_id("changed").all("article")] == ["a sign that says 'word6'"]
+
+
+def test_grids_of_the_run_are_shown_evenly_spread(run: Path) -> None:
+    (run / "samples").mkdir()
+    for update in (0, 3, 10, 11, 20, 30):
+        (run / "samples" / f"{update:06d}.png").write_bytes(png(update))
+    page = Page(write_report(run).read_text()).stack[0]
+    assert [one.words() for one in page.by_id("course").all("figcaption")] == [
+        f"after {update} updates" for update in (0, 10, 20, 30)
+    ]
+
+
 def test_drift_is_shown_with_its_limit_and_what_is_beyond_it(run: Path) -> None:
     looks = {"before": (0.25, 60.0), "after": (0.75, 61.0)}
     for side in (BEFORE, AFTER):
@@ -238,7 +282,8 @@ def test_boxes_are_drawn_where_the_words_were_read_and_targets_stand_out(page: E
 def test_nothing_comes_from_outside_and_prompts_cannot_break_out(run: Path, page: Element) -> None:
     text = (run / "report.html").read_text()
     assert "://" not in text
-    assert not {element.tag for element in page.everything()} & {"script", "link", "iframe", "img", "object"}
+    assert not {element.tag for element in page.everything()} & {"script", "link", "iframe", "object"}
+    assert all(image.attributes["src"].startswith("data:image/") for image in page.all("img"))
     links = [e.attributes[name] for e in page.everything() for name in ("href", "src") if name in e.attributes]
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not re.search(r"url\((?!['\"]?#)|@import", text)
@@ -246,9 +291,14 @@ def test_nothing_comes_from_outside_and_prompts_cannot_break_out(run: Path, page
 
 def test_curves_of_the_metrics_that_were_written_and_no_others(page: Element) -> None:
     cards = page.by_id("charts").all("article")
-    assert [card.all("h3")[0].words() for card in cards] == ["Reward", "KL to the reference policy", "Entropy by scale"]
+    assert [card.all("h3")[0].words() for card in cards] == [
+        "Reward by held-out prompt",
+        "Reward",
+        "KL to the reference policy",
+        "Entropy by scale",
+    ]
     assert all(len(card.all("svg")) == 1 for card in cards)
-    assert "2 10" in cards[2].words()  # the legend, scales in their numeric order
+    assert "2 10" in cards[3].words()  # the legend, scales in their numeric order
 
 
 def test_settings_machine_and_method_are_told(run: Path, page: Element) -> None:
