@@ -41,9 +41,9 @@ PATIENCE = 240.0  # seconds that any one wait may take on a busy machine; no tes
 
 
 class ToyScorer:
-    """Value: how bright the image is, 0 to 1, or the number of target words where there are any."""
+    """Value: how bright the image is, 0 to 1, or the number of target words where there are any; "twice": double."""
 
-    formulas = ("plain",)
+    formulas = ("plain", "twice")
     model = ModelInfo("toy", "brightness", "1")
 
     def __init__(self, reward: str) -> None:
@@ -57,7 +57,7 @@ class ToyScorer:
         return SampleError(ErrorCode.NO_TARGET, "prompt: asks for nothing") if prompt == "nothing" else None
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:
-        value = await self.batcher.submit(sample, deadline=sample.deadline)
+        value = await self.batcher.submit(sample, deadline=sample.deadline) * (2 if formula == "twice" else 1)
         return SampleScore(value, {"bright": value})
 
     async def close(self) -> None:

@@ -28,9 +28,7 @@ from varl.services.serving.settings import ServingSettings
 
 
 class GatedScorer(ToyScorer):
-    """Answers once ``gate`` is open; "twice" is a formula of its own."""
-
-    formulas = ("plain", "twice")  # type: ignore[assignment]
+    """Answers once ``gate`` is open."""
 
     def __init__(self, reward: str) -> None:
         super().__init__(reward)

@@ -15,13 +15,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from varl.services.serving.compat.choice import Scope, check_offered, scope_of, serve
 from varl.services.serving.compat.cosmos_jobs import Job, Jobs, Results
 from varl.services.serving.compat.npy import png_files, read_images
 from varl.services.serving.compat.peer import (
     CompatSettings,
     SampleFailedError,
     check_lengths,
-    check_offered,
     check_ready,
     peer_router,
     scores_of,
@@ -90,31 +90,54 @@ _BYTES = {
     "format": "binary",
     "description": "A line of JSON (media_type, prompts, reward_fn), then an .npy file.",
 }
-# 400 is either the peer's own message or, for a form that cannot be read, problem details.
+# 400 and 404 are the peer's own message, or problem details: of a form that cannot be read, of a path that names
+# another reward.
 _PULL: dict[int | str, dict[str, Any]] = refusals() | {
     HTTPStatus.BAD_REQUEST.value: refusals()[HTTPStatus.BAD_REQUEST.value] | {"model": Message},
-    HTTPStatus.NOT_FOUND.value: {"model": Message},
+    HTTPStatus.NOT_FOUND.value: refusals()[HTTPStatus.NOT_FOUND.value] | {"model": Message},
 }
-_UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_UNREAD = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 _FORM = "application/x-www-form-urlencoded"
 
 
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
-    """``/enqueue``, ``/pull`` and ``/ping`` under /compat/cosmos_rl/api/reward."""
-    router = peer_router("cosmos_rl/api/reward", "cosmos-rl")
+    """``/enqueue``, ``/pull`` and ``/ping`` under /compat/cosmos_rl/api/reward; below a reward's name it alone."""
+    router = peer_router("cosmos_rl", "cosmos-rl")
     jobs = Jobs(MAX_JOBS, BODIES * settings.max_request_bytes, KEEP_SECONDS)
 
-    @router.post("/enqueue", responses=refusals(), openapi_extra=body_of("application/octet-stream", _BYTES))
+    @serve(
+        router,
+        "POST",
+        "/api/reward/enqueue",
+        responses=refusals(),
+        openapi_extra=body_of("application/octet-stream", _BYTES),
+    )
     async def enqueue(request: Request) -> Enqueued:
         """Take a batch in; everything that can be told from the request alone is refused here."""
+        scope = scope_of(source, request)
         body = await read_bytes(request, settings.max_request_bytes)
-        head, images = _read(source, body)
+        head, images = _read(source, scope, body)
         jobs.reserve(len(body))
-        return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), _run(source, head, images)))
+        work = _run(source, head, scope.formula, images)
+        return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), work))
 
-    @router.post("/pull", response_model=Pulled, responses=_PULL, openapi_extra=body_of(_FORM, inlined(PullForm)))
+    @serve(
+        router,
+        "POST",
+        "/api/reward/pull",
+        response_model=Pulled,
+        responses=_PULL,
+        openapi_extra=body_of(_FORM, inlined(PullForm)),
+    )
     async def pull(request: Request) -> Response:
         """200 once the job is done; 400 while it runs, 404 for a job that is unknown or dropped."""
+        scope_of(source, request)
         form = await read_form(request, settings.max_request_bytes)
         name = form.get("uuid", "")
         job = jobs.get(name)
@@ -125,21 +148,26 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
             return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
         return Response(job.task.result()[reward], media_type="application/json")
 
-    @router.post(
-        "/ping", responses=problem_responses(*_UNREAD), openapi_extra=body_of(_FORM, inlined(PingForm), required=False)
+    @serve(
+        router,
+        "POST",
+        "/api/reward/ping",
+        responses=problem_responses(*_UNREAD),
+        openapi_extra=body_of(_FORM, inlined(PingForm), required=False),
     )
     async def ping(request: Request) -> Message:
         """The service can be reached."""
+        scope_of(source, request)
         await read_form(request, settings.max_request_bytes)
         return Message(message="reached")
 
     return router
 
 
-def _read(source: RewardSource, body: bytes) -> tuple[EnqueueHead, npt.NDArray[np.uint8]]:
+def _read(source: RewardSource, scope: Scope, body: bytes) -> tuple[EnqueueHead, npt.NDArray[np.uint8]]:
     line, _, array = body.partition(b"\n")
     head = parse_json(EnqueueHead, line)
-    check_offered(source, tuple(head.reward_fn))
+    check_offered(scope.rewards, tuple(head.reward_fn))
     check_ready(source, tuple(head.reward_fn))
     images = read_images(array)
     check_lengths(array=images, prompts=head.prompts)
@@ -158,12 +186,11 @@ def _message(status: HTTPStatus, text: str) -> JSONResponse:
     return JSONResponse({"message": text}, status_code=status)
 
 
-async def _run(source: RewardSource, head: EnqueueHead, images: npt.NDArray[np.uint8]) -> Results:
+async def _run(source: RewardSource, head: EnqueueHead, formula: str, images: npt.NDArray[np.uint8]) -> Results:
     began = time.monotonic()
     files = await asyncio.to_thread(png_files, images)
-    batch = ScoreBatch(
-        tuple(RawSample(str(i), prompt, file) for i, (prompt, file) in enumerate(zip(head.prompts, files, strict=True)))
-    )
+    pairs = enumerate(zip(head.prompts, files, strict=True))
+    batch = ScoreBatch(tuple(RawSample(str(i), prompt, file) for i, (prompt, file) in pairs), formula)
     info = {
         "shape": list(images.shape),
         "dtype": "torch.uint8",

@@ -13,15 +13,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, StrictStr
 
-from varl.services.serving.compat.peer import CompatSettings, check_lengths, chosen_reward, peer_router, score_all
+from varl.services.serving.compat.choice import chosen, serve
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, peer_router, score_all
 from varl.services.serving.compat.pickled import (
     ImagesBody,
-    PromptedBody,
     Refusal,
     answered,
+    prompted_scores,
     read_pickle,
     retry_after,
     retryable,
+    samples_of,
     status_of,
 )
 from varl.services.serving.reward_source import RewardSource
@@ -50,33 +52,31 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/geneval``, ``/deqa`` and ``/unified_reward`` under /compat/flow_grpo."""
     router = peer_router("flow_grpo")
 
-    @router.post("/geneval")
-    async def geneval(request: Request, reward: str | None = None) -> Response:
+    @serve(router, "POST", "/geneval")
+    async def geneval(request: Request) -> Response:
         """Images and meta_datas in; scores, rewards and the groups by tag out."""
-        return await answered(_geneval(source, settings, request, reward), _refusal)
+        return await answered(_geneval(source, settings, request), _refusal)
 
-    @router.post("/deqa")
-    async def deqa(request: Request, reward: str | None = None) -> Response:
+    @serve(router, "POST", "/deqa")
+    async def deqa(request: Request) -> Response:
         """Images alone in, for a reward that wants no prompt; outputs out."""
-        return await answered(_deqa(source, settings, request, reward), _refusal)
+        return await answered(_deqa(source, settings, request), _refusal)
 
-    @router.post("/unified_reward")
-    async def unified_reward(request: Request, reward: str | None = None) -> Response:
-        """Images and prompts in; outputs out."""
-        return await answered(_unified_reward(source, settings, request, reward), _refusal)
+    @serve(router, "POST", "/unified_reward")
+    async def unified_reward(request: Request) -> Response:
+        """Images and prompts in; outputs, which descendants of the trainer read as scores, out."""
+        return await answered(_unified_reward(source, settings, request), _refusal)
 
     return router
 
 
-async def _geneval(
-    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
-) -> Mapping[str, Any]:
-    name = chosen_reward(source, reward)
+async def _geneval(source: RewardSource, settings: CompatSettings, request: Request) -> Mapping[str, Any]:
+    choice = chosen(source, request)
     body = await read_pickle(request, GenEvalBody, settings.max_request_bytes)
     check_lengths(images=body.images, meta_datas=body.meta_datas)
     described = enumerate(zip(body.images, body.meta_datas, strict=True))
     samples = [RawSample(str(i), meta.prompt, image, metadata=meta.model_dump()) for i, (image, meta) in described]
-    values = [score.value for score in await score_all(source, name, samples)]
+    values = [score.value for score in await score_all(source, choice, samples)]
     groups = _groups(values, [meta.tag for meta in body.meta_datas])
     return {
         "scores": values,
@@ -87,26 +87,20 @@ async def _geneval(
     }
 
 
-async def _deqa(
-    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
-) -> Mapping[str, Any]:
-    name = chosen_reward(source, reward)
+async def _deqa(source: RewardSource, settings: CompatSettings, request: Request) -> Mapping[str, Any]:
+    choice = chosen(source, request)
     body = await read_pickle(request, ImagesBody, settings.max_request_bytes)
-    return {"outputs": await _values(source, name, body.images, [""] * len(body.images))}
+    samples = samples_of(body.images, [""] * len(body.images))  # a reward that needs a prompt refuses them
+    return _both([score.value for score in await score_all(source, choice, samples)])
 
 
-async def _unified_reward(
-    source: RewardSource, settings: CompatSettings, request: Request, reward: str | None
-) -> Mapping[str, Any]:
-    name = chosen_reward(source, reward)
-    body = await read_pickle(request, PromptedBody, settings.max_request_bytes)
-    check_lengths(images=body.images, prompts=body.prompts)
-    return {"outputs": await _values(source, name, body.images, body.prompts)}
+async def _unified_reward(source: RewardSource, settings: CompatSettings, request: Request) -> Mapping[str, Any]:
+    return _both((await prompted_scores(source, settings, request))["scores"])
 
 
-async def _values(source: RewardSource, name: str, images: Sequence[bytes], prompts: Sequence[str]) -> list[float]:
-    samples = [RawSample(str(i), prompt, image) for i, (image, prompt) in enumerate(zip(images, prompts, strict=True))]
-    return [score.value for score in await score_all(source, name, samples)]
+def _both(values: Sequence[float]) -> dict[str, Any]:
+    """Under the name that the trainer reads and the one that its descendants do."""
+    return {"outputs": values, "scores": values}
 
 
 def _groups(values: Sequence[float], tags: Sequence[str | None]) -> dict[str, list[float]]:

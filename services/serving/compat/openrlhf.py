@@ -1,4 +1,7 @@
-"""OpenRLHF's remote reward model; that a query is an image is our extension, as the trainer itself sends text."""
+"""OpenRLHF's remote reward model.
+
+The trainer sends text: the prompt and what the model wrote behind it, in which an image is Base64 or a data: URL.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,21 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from varl.services.serving.compat.peer import (
-    CompatSettings,
-    check_lengths,
-    chosen_reward,
-    image_file,
-    peer_router,
-    score_all,
-)
+from varl.services.serving.compat.choice import chosen, serve
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, peer_router, score_all
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json
+from varl.services.serving.image_text import last_image
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore
 
 
 class RewardBody(BaseModel):
-    """Body of ``/get_reward``: a query is an image as Base64 or data: URL, a label a string or list of target words."""
+    """Body of ``/get_reward``.
+
+    A query is prompt and completion as the trainer decodes them, or an image alone; the last image in it is scored. A
+    label is a string or list of target words.
+    """
 
     query: list[str]
     prompts: list[str]
@@ -42,18 +44,20 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     """``/get_reward`` under /compat/openrlhf."""
     router = peer_router("openrlhf", "OpenRLHF")
 
-    @router.post(
+    @serve(
+        router,
+        "POST",
         "/get_reward",
         response_model=RewardAnswer,
         response_model_exclude_unset=True,
         responses=refusals(),
         openapi_extra=json_body(RewardBody),
     )
-    async def get_reward(request: Request, reward: str | None = None) -> RewardAnswer:
+    async def get_reward(request: Request) -> RewardAnswer:
         """Score a shard of a batch, which may be empty; a failed sample fails the request."""
-        name = chosen_reward(source, reward)
+        choice = chosen(source, request)
         body = await read_json(request, RewardBody, settings.max_request_bytes)
-        scores = await score_all(source, name, _samples(body))
+        scores = await score_all(source, choice, _samples(body))
         return _answer(scores) if scores else RewardAnswer(rewards=[])
 
     return router
@@ -64,7 +68,7 @@ def _samples(body: RewardBody) -> list[RawSample]:
     check_lengths(query=body.query, prompts=body.prompts, labels=labels)
     rows = enumerate(zip(body.query, body.prompts, labels, strict=True))
     return [
-        RawSample(str(i), prompt, image_file(query, f"query[{i}]"), target_words(label))
+        RawSample(str(i), prompt, last_image(query, f"query[{i}]", prompt), target_words(label))
         for i, (query, prompt, label) in rows
     ]
 

@@ -1,9 +1,7 @@
-"""What the peers' routes share: which reward is meant, images out of text, all the scores or the failure."""
+"""What the peers' routes share: whether a reward can score, all the scores or the failure."""
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Sequence, Sized
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -11,12 +9,12 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from varl.services.serving.compat.choice import Choice
 from varl.services.serving.http.openapi import WatchedRoute
 from varl.services.serving.http.problems import problem
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import (
     MODEL_FAULTS,
-    ErrorCode,
     Outcome,
     RawSample,
     SampleError,
@@ -69,35 +67,6 @@ async def sample_problem(_: Request, error: Any) -> JSONResponse:  # noqa: ANN40
     return problem(error.status, error.code, str(error))
 
 
-def chosen_reward(source: RewardSource, named: str | None) -> str:
-    """The reward that a URL names, or the only one.
-
-    Raises:
-        RequestRejectedError: NO_SUCH_REWARD for an unknown name, INVALID_REQUEST where several are on offer and none is
-            named.
-
-    """
-    if named is not None:
-        check_offered(source, (named,))
-        return named
-    if len(source.rewards) == 1:
-        return source.rewards[0]
-    raise invalid(
-        FieldFault(
-            "reward", f"name one in the URL, as in ?reward={source.rewards[0]}; on offer: {', '.join(source.rewards)}"
-        )
-    )
-
-
-def check_offered(source: RewardSource, names: Sequence[str]) -> None:
-    """Raises RequestRejectedError (NO_SUCH_REWARD) for a name that is not on offer."""
-    for name in names:
-        if name not in source.rewards:
-            raise RequestRejectedError(
-                RejectionCode.NO_SUCH_REWARD, f"reward {name!r} is not on offer, only {', '.join(source.rewards)}"
-            )
-
-
 def check_ready(source: RewardSource, names: Sequence[str]) -> None:
     """Raises RequestRejectedError (NOT_READY) where one of the rewards cannot score."""
     waiting = [f"{name} is {state}" for name, state in source.states().items() if name in names and state != "ready"]
@@ -113,8 +82,8 @@ def check_lengths(**lists: Sized) -> None:
             raise invalid(FieldFault(name, f"{len(other)} entries, but {first} has {len(head)}"))
 
 
-async def score_all(source: RewardSource, reward: str, samples: Sequence[RawSample]) -> list[SampleScore]:
-    """Every sample's score, in order; [] for no samples.
+async def score_all(source: RewardSource, choice: Choice, samples: Sequence[RawSample]) -> list[SampleScore]:
+    """Every sample's score by the chosen reward and formula, in order; [] for no samples.
 
     Raises:
         RequestRejectedError: the reward turned the batch away.
@@ -123,7 +92,8 @@ async def score_all(source: RewardSource, reward: str, samples: Sequence[RawSamp
     """
     if not samples:
         return []
-    answer = (await source.score_rewards(ScoreBatch(tuple(samples)), (reward,)))[reward]
+    batch = ScoreBatch(tuple(samples), choice.formula)
+    answer = (await source.score_rewards(batch, (choice.reward,)))[choice.reward]
     if isinstance(answer, RequestRejectedError):
         raise answer
     return scores_of(answer.outcomes)
@@ -135,18 +105,3 @@ def scores_of(outcomes: Sequence[Outcome]) -> list[SampleScore]:
     if failed:
         raise SampleFailedError(*failed[0], failed=len(failed), total=len(outcomes))
     return [outcome for outcome in outcomes if isinstance(outcome, SampleScore)]
-
-
-def image_file(text: str, name: str) -> bytes | SampleError:
-    """The bytes of an image given as Base64 or as a data: URL; ``name`` is the field, for the error.
-
-    No other URL is looked at.
-    """
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            return SampleError(ErrorCode.BAD_IMAGE, f"{name}: a data: URL that is not ;base64")
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return SampleError(ErrorCode.BAD_IMAGE, f"{name}: no Base64: {error}")

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBytes, StrictStr, ValidationError
 
-from varl.services.serving.compat.peer import SampleFailedError
+from varl.services.serving.compat.choice import chosen
+from varl.services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, score_all
 from varl.services.serving.compat.unpickle import load
 from varl.services.serving.compat.unpickle_machine import RestrictedPickleError
 from varl.services.serving.http.bodies import field_faults, read_bytes
+from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.scoring import RawSample
 from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError, invalid
 
 Refusal = RequestRejectedError | SampleFailedError
@@ -53,6 +56,20 @@ async def read_pickle(request: Request, shape: type[T], max_bytes: int) -> T:
         raise RequestRejectedError(RejectionCode.MALFORMED, f"pickle: {error}") from error
     except ValidationError as error:
         raise invalid(*field_faults(error)) from error
+
+
+async def prompted_scores(source: RewardSource, settings: CompatSettings, request: Request) -> Mapping[str, Any]:
+    """{"scores": [float]} for a pickled {"images", "prompts"}; raises RequestRejectedError, SampleFailedError."""
+    choice = chosen(source, request)
+    body = await read_pickle(request, PromptedBody, settings.max_request_bytes)
+    check_lengths(images=body.images, prompts=body.prompts)
+    scores = await score_all(source, choice, samples_of(body.images, body.prompts))
+    return {"scores": [score.value for score in scores]}
+
+
+def samples_of(images: Sequence[bytes], prompts: Sequence[str]) -> list[RawSample]:
+    """Samples that are named by their places."""
+    return [RawSample(str(i), prompt, image) for i, (image, prompt) in enumerate(zip(images, prompts, strict=True))]
 
 
 async def answered(work: Awaitable[Mapping[str, Any]], refuse: Callable[[Refusal], Response]) -> Response:

@@ -9,12 +9,7 @@ from pydantic import BaseModel
 
 from varl.services.serving.http.openapi import problem_responses
 
-_ALWAYS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+_ALWAYS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 _BODY = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -33,13 +28,15 @@ def body_of(media_type: str, schema: dict[str, Any], *, required: bool = True) -
     return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
 
 
-def refusals(*, body: bool = True, model_fails: bool = True) -> dict[int | str, dict[str, Any]]:
+def refusals(*, body: bool = True, model_fails: bool = True, ready: bool = True) -> dict[int | str, dict[str, Any]]:
     """Problem details of a route that scores.
 
-    ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500.
+    ``body`` False for one that takes none, ``model_fails`` where a failed sample is a 500, ``ready`` False for one that
+    answers whatever the model does.
     """
     statuses = [
         *_ALWAYS,
+        *((HTTPStatus.SERVICE_UNAVAILABLE,) if ready else ()),
         *(_BODY if body else ()),
         *((HTTPStatus.INTERNAL_SERVER_ERROR,) if body and model_fails else ()),
     ]

@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from varl.services.serving.compat.peer import CompatSettings, image_file, peer_router
+from varl.services.serving.compat.choice import Scope, scope_of, serve
+from varl.services.serving.compat.peer import CompatSettings, peer_router
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json
-from varl.services.serving.http.openapi import problem_responses
 from varl.services.serving.http.problems import problem
+from varl.services.serving.image_text import image_file
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from varl.services.serving.status import RejectionCode, RequestRejectedError
@@ -62,38 +63,47 @@ class RewardsAnswer(BaseModel):
     rewards: list[str]
 
 
+_LOOKS = refusals(body=False, ready=False)
+
+
 def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
-    """``/score``, ``/health`` and ``/rewards`` under /compat/unirl."""
+    """``/score``, ``/health`` and ``/rewards`` under /compat/unirl; below a reward's name they know it alone."""
     router = peer_router("unirl", "UniRL")
 
-    @router.post("/score", response_model=ScoreAnswer, responses=refusals(), openapi_extra=json_body(ScoreBody))
+    @serve(
+        router, "POST", "/score", response_model=ScoreAnswer, responses=refusals(), openapi_extra=json_body(ScoreBody)
+    )
     async def score(request: Request) -> ScoreAnswer | JSONResponse:
         """Score a list of requests; a reward that failed is left out of its result and named in its errors."""
+        scope = scope_of(source, request)
         items = (await read_json(request, ScoreBody, settings.max_request_bytes)).requests
-        unknown = sorted({name for item in items for name in item.required_rewards} - set(source.rewards))
+        unknown = sorted({name for item in items for name in item.required_rewards} - set(scope.rewards))
         if unknown:  # this peer expects 400 here
-            detail = f"unknown rewards: {', '.join(unknown)}; on offer: {', '.join(source.rewards)}"
+            detail = f"unknown rewards: {', '.join(unknown)}; on offer: {', '.join(scope.rewards)}"
             return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
-        return await _score(source, items)
+        return await _score(source, scope, items)
 
-    @router.get("/health", responses=problem_responses(HTTPStatus.UNAUTHORIZED))
-    async def health() -> HealthAnswer:
+    @serve(router, "GET", "/health", responses=_LOOKS)
+    async def health(request: Request) -> HealthAnswer:
         """Answers at once, whatever the models do."""
-        return HealthAnswer(status="ok", rewards={name: [state] for name, state in source.states().items()})
+        offered, states = scope_of(source, request).rewards, source.states()
+        return HealthAnswer(status="ok", rewards={name: [states[name]] for name in offered})
 
-    @router.get("/rewards", responses=problem_responses(HTTPStatus.UNAUTHORIZED))
-    async def rewards() -> RewardsAnswer:
+    @serve(router, "GET", "/rewards", responses=_LOOKS)
+    async def rewards(request: Request) -> RewardsAnswer:
         """Names of the rewards on offer."""
-        return RewardsAnswer(rewards=list(source.rewards))
+        return RewardsAnswer(rewards=list(scope_of(source, request).rewards))
 
     return router
 
 
-async def _score(source: RewardSource, items: Sequence[ScoreItem]) -> ScoreAnswer:
+async def _score(source: RewardSource, scope: Scope, items: Sequence[ScoreItem]) -> ScoreAnswer:
     answer = ScoreAnswer(results=[{} for _ in items], errors=[{} for _ in items])
-    wanted = {name: [i for i, item in enumerate(items) if name in item.required_rewards] for name in source.rewards}
+    wanted = {name: [i for i, item in enumerate(items) if name in item.required_rewards] for name in scope.rewards}
     asked = {name: rows for name, rows in wanted.items() if rows}
-    found = await asyncio.gather(*(_ask(source, name, [(i, items[i]) for i in rows]) for name, rows in asked.items()))
+    found = await asyncio.gather(
+        *(_ask(source, name, scope.formula, [(i, items[i]) for i in rows]) for name, rows in asked.items())
+    )
     rejections = [each for each in found if isinstance(each, RequestRejectedError)]
     if rejections and len(rejections) == len(
         found
@@ -104,8 +114,8 @@ async def _score(source: RewardSource, items: Sequence[ScoreItem]) -> ScoreAnswe
     return answer
 
 
-async def _ask(source: RewardSource, name: str, items: Sequence[tuple[int, ScoreItem]]) -> RewardAnswer:
-    batch = ScoreBatch(tuple(_sample(index, item) for index, item in items))
+async def _ask(source: RewardSource, name: str, formula: str, items: Sequence[tuple[int, ScoreItem]]) -> RewardAnswer:
+    batch = ScoreBatch(tuple(_sample(index, item) for index, item in items), formula)
     return (await source.score_rewards(batch, (name,)))[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from email.message import Message
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -19,6 +19,7 @@ from varl.services.serving.status import FieldFault, RejectionCode, RequestRejec
 T = TypeVar("T", bound=BaseModel)
 
 
+_MOST_FAULTS = 20  # of those that a caller is told of
 _LARGE = 256 * 2**10  # bytes of JSON, which take about a millisecond to parse
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
@@ -34,6 +35,18 @@ def media_type(request: Request) -> str:
     declared = Message()
     declared["content-type"] = request.headers.get("content-type", "")
     return declared.get_content_type()
+
+
+def check_query(request: Request, known: Collection[str] = ()) -> None:
+    """Raises RequestRejectedError (INVALID_REQUEST) for a parameter that is unknown, misspelt say, or given twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    wanted = f"the query may have {', '.join(known)}" if known else "the query is to be empty"
+    faults = [
+        FieldFault(name[:64], f"unknown parameter; {wanted}") for name in dict.fromkeys(names) if name not in known
+    ]
+    faults += [FieldFault(name, "given more than once") for name in known if names.count(name) > 1]
+    if faults:
+        raise invalid(*faults[:_MOST_FAULTS])
 
 
 async def read_bytes(request: Request, max_bytes: int) -> bytes:

@@ -122,6 +122,16 @@ def test_openrlhf_gets_rewards_scores_and_terms(rig: Rig) -> None:
     assert [sample.target_words for sample in rig.source.batches[-1][0].samples] == [(), (), ("two", "words")]
 
 
+def test_openrlhf_sends_prompt_and_completion_as_one_text(rig: Rig) -> None:
+    """As its agent decodes them, special tokens included; a picture in the prompt is not the model's."""
+    prompt = f"<|im_start|>user\nBrighter than data:image/png;base64,{base64_of(grey(255))} please<|im_end|>\n"
+    completion = f"<|im_start|>assistant\nHere: data:image/png;base64,{base64_of(grey(51))}<|im_end|>"
+    url = f"{rig.url}/compat/openrlhf/get_reward"
+    assert get_reward(url, {"query": [prompt + completion], "prompts": [prompt], "labels": [""]})["rewards"] == [0.2]
+    answer = httpx.post(url, json={"query": [f"{prompt}No.<|im_end|>"], "prompts": [prompt], "labels": [""]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_image")
+
+
 def test_openrlhf_may_have_nothing_for_a_server(rig: Rig) -> None:
     assert get_reward(f"{rig.url}/compat/openrlhf/get_reward", {"query": [], "prompts": [], "labels": []}) == {
         "rewards": []
@@ -163,6 +173,31 @@ def test_slime_gets_a_bare_number(rig: Rig, pair: Rig) -> None:
     assert remote_rm(f"{pair.url}/compat/slime/score?reward=other", "a", base64_of(grey(51)), "x") == 1.0
     with pytest.raises(RuntimeError, match="sample 0: bad_image"):
         remote_rm(f"{rig.url}/compat/slime/score", "a", "a text answer", None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ([{"role": "system", "content": "Draw."}, {"role": "user", "content": "a sign"}], "a sign"),
+        (
+            [
+                {"role": "user", "content": "no"},
+                {"role": "assistant", "content": "?"},
+                {"role": "user", "content": "x"},
+            ],
+            "x",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image", "image": "…"}, {"type": "text", "text": "a sign"}]}],
+            "a sign",
+        ),
+        ([], ""),
+    ],
+)
+def test_slime_sends_a_chat_where_it_has_no_template(rig: Rig, prompt: list[dict[str, Any]], text: str) -> None:
+    body = {"prompt": prompt, "response": f"<svg/> {base64_of(grey(51))}", "label": None}
+    assert httpx.post(f"{rig.url}/compat/slime/score", json=body).json() == 0.2
+    assert rig.source.batches[-1][0].samples[0].prompt == text
 
 
 def test_pickle_peers_are_not_there_unless_asked_for(rig: Rig) -> None:

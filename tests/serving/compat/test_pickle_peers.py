@@ -28,6 +28,11 @@ def flow_grpo(url: str, data: dict[str, Any], protocol: int | None = None) -> An
         return pickle.loads(pool.request("POST", url, body=pickle.dumps(data, protocol)).data)
 
 
+def both(*values: float) -> dict[str, list[float]]:
+    """flow_grpo reads one name, its descendants the other."""
+    return {"outputs": list(values), "scores": list(values)}
+
+
 class FatalError(Exception):
     """What the client does not try again."""
 
@@ -76,12 +81,12 @@ def test_flow_grpo_geneval(rig: Rig) -> None:
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_flow_grpo_deqa_and_unified_reward(rig: Rig, protocol: int) -> None:
     images = [grey(51, "JPEG"), grey(255, "JPEG")]
-    assert flow_grpo(f"{rig.url}/compat/flow_grpo/deqa", {"images": images}, protocol) == {"outputs": [0.2, 1.0]}
+    assert flow_grpo(f"{rig.url}/compat/flow_grpo/deqa", {"images": images}, protocol) == both(0.2, 1.0)
     for prompts in (["a", "ü"], np.array(["a", "ü"]), [np.str_("a"), np.str_("ü")], ("a", "ü")):
         answer = flow_grpo(
             f"{rig.url}/compat/flow_grpo/unified_reward", {"images": images, "prompts": prompts}, protocol
         )
-        assert answer == {"outputs": [0.2, 1.0]}
+        assert answer == both(0.2, 1.0)
         assert [sample.prompt for sample in rig.source.batches[-1][0].samples] == ["a", "ü"]
 
 
@@ -91,7 +96,7 @@ def test_flow_grpo_waits_out_an_overload(rig: Rig) -> None:
         [overloaded(), RequestRejectedError(RejectionCode.NOT_READY, "loading", retry_after=0.0), late]
     )
     answer = flow_grpo(f"{rig.url}/compat/flow_grpo/unified_reward", {"images": [grey(255)], "prompts": ["a"]})
-    assert answer == {"outputs": [1.0]}
+    assert answer == both(1.0)
     assert not rig.source.refusals
 
 
