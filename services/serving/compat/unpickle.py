@@ -50,6 +50,7 @@ _STEPS: dict[str, _Step] = {
         ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
         lambda machine, value: machine.stack.append(value),
     ),
+    "BYTEARRAY8": lambda machine, value: machine.stack.append(bytes(value)),
 }
 
 

@@ -24,6 +24,7 @@ class _Global(Enum):
     DTYPE = "numpy.dtype"
     NDARRAY = "numpy.ndarray"
     RECONSTRUCT = "_reconstruct"
+    FROMBUFFER = "_frombuffer"  # of pickle protocol 5
     SCALAR = "scalar"
 
 
@@ -35,6 +36,7 @@ _GLOBALS: Mapping[tuple[str, str], _Global] = {
         for core in ("core", "_core")
         for each in (_Global.RECONSTRUCT, _Global.SCALAR)
     },
+    **{(f"numpy.{core}.numeric", _Global.FROMBUFFER.value): _Global.FROMBUFFER for core in ("core", "_core")},
 }
 
 
@@ -112,13 +114,16 @@ class Machine:
         self.name(module, name)
 
     def reduce(self) -> None:
-        """A dtype, an empty array or a scalar; nothing is called."""
+        """A dtype, an array, whose elements may come later, or a scalar; nothing is called."""
         arguments, function = self.stack.pop(), self.stack.pop()
         match function, arguments:
             case _Global.DTYPE, (str() as code, bool(), bool()) if _DTYPE.fullmatch(code):
                 self.stack.append(_DType(code))
             case _Global.RECONSTRUCT, (_Global.NDARRAY, (0,), b"b"):
                 self.stack.append(Array())
+            case _Global.FROMBUFFER, (bytes() as data, _DType() as dtype, tuple() as shape, "C" | "F" as order):
+                self.stack.append(Array(self._elements_of(dtype, shape, order == "F", data)))
+                self.stack[-1].built = True
             case _Global.SCALAR, (_DType() as dtype, bytes() as data):
                 self.stack.append(self._elements_of(dtype, (1,), False, data)[0])
             case _:

@@ -138,6 +138,17 @@ HOSTILE = {
     + text("x")
     + b"sb.",
     "state for a dict": b"\x80\x04}}" + text("a") + text("b") + b"sb.",
+    "a buffer of objects": b"\x80\x05"
+    + named("numpy._core.numeric", "_frombuffer")
+    + b"(C\x08"
+    + b"x" * 8
+    + named("numpy", "dtype")
+    + text("O8")
+    + b"\x89\x88\x87RK\x01\x85"
+    + text("C")
+    + b"tR.",
+    "a buffer of another size": pickle.dumps(np.zeros(4), 5).replace(b"K\x04\x85", b"K\x05\x85"),
+    "a buffer that is no bytes": b"\x80\x05" + named("numpy._core.numeric", "_frombuffer") + b"(N)N)tR.",
     "nested lists": lists_of_lists(MAX_DEPTH + 2),
     "very deep lists": lists_of_lists(MAX_OPCODES // 2 - 10),
     "very deep tuples": b"\x80\x04)" + b"\x85" * (MAX_OPCODES - 10) + b".",
@@ -185,7 +196,10 @@ def test_plain_data_comes_back(value: object, protocol: int) -> None:
 
 
 @given(
-    st.sampled_from(DTYPES), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.booleans(), st.sampled_from([3, 4])
+    st.sampled_from(DTYPES),
+    st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    st.booleans(),
+    st.sampled_from([3, 4, 5]),
 )
 def test_arrays_come_back_as_lists(dtype: str, shape: list[int], fortran: bool, protocol: int) -> None:
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
@@ -203,6 +217,18 @@ def test_the_older_name_of_numpys_core_is_the_same() -> None:
     assert b"numpy._core" in data or b"numpy.core" in data
     for core in (b"numpy.core", b"numpy._core"):
         assert load(data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", core)) == {"prompts": ["a", "b"]}
+
+
+def test_protocol_5_has_arrays_and_files_as_bytearrays() -> None:
+    frozen = np.array(["a", "bü"])
+    frozen.flags.writeable = False
+    for prompts in (np.array(["a", "bü"]), frozen):
+        data = pickle.dumps({"images": [bytearray(b"x")], "prompts": prompts}, 5)
+        assert b"_frombuffer" in data
+        for core in (b"numpy.core", b"numpy._core"):
+            moved = data.replace(b"\x13numpy._core", bytes([len(core) + 8]) + core)
+            assert load(moved) == {"images": [b"x"], "prompts": ["a", "bü"]}
+    assert type(load(pickle.dumps(bytearray(b"x"), 5))) is bytes
 
 
 def test_shared_values_and_an_empty_array_are_fine() -> None:
