@@ -33,7 +33,13 @@ def engine_builder(settings: OCRSettings) -> Callable[[], OcrEngine]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit code. ``arguments``: flags, default those of the process."""
     settings = parse_settings(OCRSettings, arguments)
-    scorer = OCRScorer(engine_builder(settings), settings.workers, settings.engine == "onnx", settings.reading_limits())
+    scorer = OCRScorer(
+        engine_builder(settings),
+        settings.workers,
+        settings.engine == "onnx",
+        settings.reading_limits(),
+        settings.formula,
+    )
     return run(settings, scorer)
 
 

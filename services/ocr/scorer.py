@@ -41,14 +41,21 @@ class OCRScorer:
     """A ``Scorer`` over OCR engines, one per lane: OCR pipelines are not thread-safe (PaddleOCR#18268).
 
     ``limits`` bound how many images a lane is handed at a time, which it reads one after the other. ``strict``: weights
-    that misread the golden word are refused, not just reported.
+    that misread the golden word are refused, not just reported. ``formula`` is that of requests that name none.
     """
 
     reward = "ocr"
-    formulas = (DEFAULT_FORMULA, *sorted(FORMULAS.keys() - {DEFAULT_FORMULA}))
 
-    def __init__(self, build: Callable[[], OcrEngine], lanes: int, strict: bool, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        build: Callable[[], OcrEngine],
+        lanes: int,
+        strict: bool,
+        limits: BatchLimits,
+        formula: str = DEFAULT_FORMULA,
+    ) -> None:
         self._build = build
+        self.formulas = (formula, *sorted(FORMULAS.keys() - {formula}))
         self._batcher: Batcher[Image, Reading] = Batcher(self._engine, limits, lanes)
         self._strict = strict
         self._model = ModelInfo("", "", "")
@@ -102,13 +109,16 @@ class OCRScorer:
         return None
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:
-        """The reward of one image by the named formula ("" is the default); raises what ``Batcher.submit`` does."""
+        """The reward of one image by the named formula; "" is the first of ``formulas``.
+
+        Raises what ``Batcher.submit`` does.
+        """
         reading = await self._read(sample.pixels, sample.deadline)
         if isinstance(reading, EngineFailure):
             return SampleError(ErrorCode.ENGINE_FAILED, reading.detail)
         if not all(math.isfinite(word.confidence) for word in reading):
             return SampleError(ErrorCode.NOT_FINITE, "the recogniser's confidence is not a finite number")
-        reward = FORMULAS[formula or DEFAULT_FORMULA](
+        reward = FORMULAS[formula or self.formulas[0]](
             resolve_targets(sample.prompt, sample.target_words),
             [Recognized(word.text, word.confidence) for word in reading],
         )

@@ -22,6 +22,11 @@ class OCRSettings(ServingSettings):
         description="onnx: PP-OCRv6 small on ONNX Runtime, from the rapidocr wheel, offline. "
         "paddle: PP-OCRv5 on PaddlePaddle.",
     )
+    formula: Literal["comp_sim_pen", "comp_sim_pen_symmetric", "flow_grpo"] = Field(
+        "comp_sim_pen",
+        description="Formula of requests that name none. comp_sim_pen: of the paper, -0.6 to 2; the symmetric one "
+        "counts its penalty on both sides; flow_grpo: 1 - edit distance / target length, 0 to 1.",
+    )
     workers: int = Field(1, ge=1, le=256, description="Engine instances, each on its own thread.")
     engine_threads: int = Field(1, ge=1, description="Threads inside one engine instance.")
     model_cache: Path | None = Field(

@@ -12,6 +12,7 @@ import pytest
 from varl.services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
 from varl.services.ocr.reward import FORMULAS
 from varl.services.ocr.scorer import GOLDEN_WORD, OCRScorer
+from varl.services.ocr.settings import OCRSettings
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError
 from varl.services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
 
@@ -74,6 +75,20 @@ async def start(engine: Scripted | None = None, strict: bool = True) -> OCRScore
 
 def sample(value: int) -> ScorerSample:
     return ScorerSample("says 'ready'", image(value), ())
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+async def test_the_formula_of_the_settings_is_that_of_requests_without_one(formula: str) -> None:
+    def build() -> Scripted:
+        return Scripted()
+
+    scorer = OCRScorer(build, 1, True, BatchLimits(), formula)
+    assert scorer.formulas[0] == OCRSettings(formula=formula).formula == formula  # type: ignore[arg-type]
+    assert set(scorer.formulas) == set(FORMULAS)
+    await scorer.start()
+    asked = ScorerSample("says 'steady'", image(9), ())
+    assert await scorer.score(asked, "") == await scorer.score(asked, formula)
+    await scorer.close()
 
 
 @pytest.mark.parametrize(("value", "code"), [(2, ErrorCode.ENGINE_FAILED), (3, ErrorCode.NOT_FINITE)])
