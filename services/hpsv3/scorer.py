@@ -97,7 +97,11 @@ class HPSv3Scorer:
                 raise StartError(f"the weights do not score the golden sample as they should: {difference}")
 
     def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
-        """A control token of the model in the prompt, or too long a prompt."""
+        """A blank prompt, a control token of the model in it, or too long a prompt."""
+        if not prompt.strip():
+            return SampleError(
+                ErrorCode.INVALID_FIELD, "prompt: is blank, and this reward judges an image by its prompt"
+            )
         return self._loaded.refusal(prompt)
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:

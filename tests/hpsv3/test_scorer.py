@@ -80,6 +80,8 @@ async def test_an_image_that_cannot_be_prepared_is_a_typed_error() -> None:
     scorer = await start(Scripted())
     assert await scorer.score(sample(LONG), "") == SampleError(ErrorCode.IMAGE_TOO_LARGE, "image: too long")
     assert scorer.check("no", ()) == SampleError(ErrorCode.INVALID_FIELD, "prompt: no")
+    blank = SampleError(ErrorCode.INVALID_FIELD, "prompt: is blank, and this reward judges an image by its prompt")
+    assert scorer.check("", ()) == scorer.check(" \n", ()) == blank  # what flow_grpo's /deqa would send
     assert scorer.check("yes", ("word",)) is None
     await scorer.close()
 
