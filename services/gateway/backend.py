@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 import grpc
 
 from varl.services.gateway.messages import BadAnswerError, batch_result
+from varl.services.gateway.parts import Part, joined, part_limits, parts
 from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable, Trouble
 from varl.services.serving.reward_source import RewardAnswer
-from varl.services.serving.scoring import RawSample
-from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.scoring import BatchResult, RawSample
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 from varl.v1 import reward_pb2
 
 _log = logging.getLogger("varl.gateway")
@@ -85,11 +87,32 @@ class Backend:
     async def score(
         self, messages: Sequence[reward_pb2.Sample], samples: Sequence[RawSample], formula: str, seconds: float
     ) -> RewardAnswer:
-        """The service's answer to ``messages``, which stand for ``samples``, within ``seconds``; or its rejection."""
-        if self._state != READY:
+        """The service's answer to ``messages``, which stand for ``samples``, within ``seconds``; or its rejection.
+
+        What is more than the service takes at a time is sent in parts, one after the other, so that it asks no more of
+        the service at a time than one part does. A part that is rejected is the rejection of all.
+        """
+        if self._state != READY or self.info is None:
             return RequestRejectedError(RejectionCode.NOT_READY, f"{self.name} is {self._state}", retry_after=1.0)
+        end = time.monotonic() + seconds
+        results: list[BatchResult] = []
+        for part in parts(messages, samples, part_limits(self.info)):
+            answer = await self._score_part(part, formula, end)
+            while results and isinstance(answer, RequestRejectedError) and _may_pass(answer, end):
+                await asyncio.sleep(answer.retry_after or _AGAIN)  # what was scored so far would be scored again
+                answer = await self._score_part(part, formula, end)
+            if isinstance(answer, RequestRejectedError):
+                return answer
+            results.append(answer)
         try:
-            return batch_result(await self._client.score(messages, formula, seconds), samples)
+            return joined(results)
+        except ValueError as error:  # in the middle of a rolling update
+            return RequestRejectedError(RejectionCode.NOT_READY, f"{self.name}: {error}", retry_after=1.0)
+
+    async def _score_part(self, part: Part, formula: str, end: float) -> RewardAnswer:
+        try:
+            response = await self._client.score(part.messages, formula, end - time.monotonic())
+            return batch_result(response, part.samples)
         except RewardUnavailable as error:
             return _unavailable(self.name, error)
         except RewardRejected as error:
@@ -100,6 +123,12 @@ class Backend:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def _may_pass(rejection: RequestRejectedError, end: float) -> bool:
+    """Whether the same part may be taken before ``end``."""
+    later = time.monotonic() + (rejection.retry_after or _AGAIN)
+    return STATUS[rejection.code].retryable and later < end
 
 
 def _unavailable(name: str, error: RewardUnavailable) -> RequestRejectedError:

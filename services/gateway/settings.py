@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from varl.services.serving.credentials import ClientFiles
-from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES
 from varl.services.serving.settings import HttpSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -36,7 +35,11 @@ class GatewaySettings(HttpSettings):
         None, description="PEM file of the gateway's own certificate, where the services ask for one."
     )
     backend_key_file: Path | None = Field(None, description="PEM file of its key.")
-    max_request_bytes: int = Field(MAX_MESSAGE_BYTES, ge=1024, le=MAX_MESSAGE_BYTES, description="Bytes of a request.")
+    max_request_bytes: int = Field(
+        64 * 2**20,
+        ge=1024,
+        description="Bytes of a request; services are sent it in parts of the size that each of them takes.",
+    )
 
     @model_validator(mode="after")
     def _credentials_fit(self) -> Self:

@@ -83,7 +83,7 @@ async def test_the_formula_of_the_settings_is_that_of_requests_without_one(formu
         return Scripted()
 
     scorer = OCRScorer(build, 1, True, BatchLimits(), formula)
-    assert scorer.formulas[0] == OCRSettings(formula=formula).formula == formula  # type: ignore[arg-type]
+    assert scorer.formulas[0] == OCRSettings.model_validate({"formula": formula}).formula == formula
     assert set(scorer.formulas) == set(FORMULAS)
     await scorer.start()
     asked = ScorerSample("says 'steady'", image(9), ())

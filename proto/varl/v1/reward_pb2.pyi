@@ -129,15 +129,17 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("reward", "model", "formulas", "max_samples", "max_image_bytes")
+    __slots__ = ("reward", "model", "formulas", "max_samples", "max_image_bytes", "max_request_bytes")
     REWARD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FORMULAS_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     reward: str
     model: Model
     formulas: _containers.RepeatedScalarFieldContainer[str]
     max_samples: int
     max_image_bytes: int
-    def __init__(self, reward: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., formulas: _Optional[_Iterable[str]] = ..., max_samples: _Optional[int] = ..., max_image_bytes: _Optional[int] = ...) -> None: ...
+    max_request_bytes: int
+    def __init__(self, reward: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., formulas: _Optional[_Iterable[str]] = ..., max_samples: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...

@@ -77,6 +77,7 @@ class RewardServicer:
             formulas=scorer.formulas,
             max_samples=settings.max_samples,
             max_image_bytes=settings.max_image_bytes,
+            max_request_bytes=settings.max_request_bytes,
         )
 
 
