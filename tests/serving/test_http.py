@@ -47,6 +47,32 @@ async def test_a_reward_can_offer_routes_of_its_own() -> None:
         assert "/v1/extra" in (await http.get("/openapi.json")).json()["paths"]
 
 
+async def test_base64_comes_in_any_form() -> None:
+    text = base64_of(grey(51))
+    wrapped = "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76))
+    url_safe = text.translate(str.maketrans("+/", "-_")).rstrip("=")
+    forms = [
+        text,
+        wrapped,
+        url_safe,
+        f"data:image/png;base64,{text}",
+        f"data:image/png;base64,{wrapped}",
+        "%",
+        "data:,x",
+    ]
+    samples = [SAMPLE | {"id": str(index), "image": form} for index, form in enumerate(forms)]
+    async with serving() as (http, _):
+        results = (await http.post("/v1/score", json={"samples": samples})).json()["results"]
+    assert [result.get("value") for result in results] == [0.2] * 5 + [None] * 2
+    assert [result["error"]["code"] for result in results[5:]] == ["bad_image"] * 2
+
+
+async def test_a_query_is_refused_and_not_passed_over() -> None:
+    async with serving() as (http, _):
+        answer = await http.post("/v1/score?formula=plain", json={"samples": [SAMPLE]})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "formula")
+
+
 async def test_trainers_formats_are_served_beside() -> None:
     async with serving() as (http, _):
         assert (await http.get("/compat/unirl/rewards")).json() == {"rewards": ["toy"]}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from varl.services.serving.compat.mount import mount_compat
 from varl.services.serving.http import problems
-from varl.services.serving.http.bodies import media_type, parse_json, read_json, read_multipart
+from varl.services.serving.http.bodies import check_query, media_type, parse_json, read_json, read_multipart
 from varl.services.serving.http.models import (
     FormSamples,
     InfoBody,
@@ -121,7 +121,11 @@ def finish_app(app: FastAPI, source: RewardSource, settings: HttpSettings, rende
 async def read_samples(
     request: Request, json: type[J], form: type[F], settings: HttpSettings
 ) -> tuple[J | F, tuple[RawSample, ...]]:
-    """The request as JSON or as a form, whichever it declares, and its samples; raises RequestRejectedError."""
+    """The request as JSON or as a form, whichever it declares, and its samples; raises RequestRejectedError.
+
+    All that is asked for stands in the body: parameters in the query are refused rather than passed over.
+    """
+    check_query(request)
     match media_type(request):
         case "application/json":
             body = await read_json(request, json, settings.max_request_bytes)

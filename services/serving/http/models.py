@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from varl.services.serving.image_text import image_file
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
 from varl.services.serving.status import FieldFault, invalid
 
@@ -42,7 +41,9 @@ class SampleHead(Strict):
 class JsonSample(SampleHead):
     """A sample with its image inside."""
 
-    image: Annotated[str, Field(description="Base64 of a whole PNG, JPEG or WebP file.")]
+    image: Annotated[
+        str, Field(description="Base64 of a whole PNG, JPEG or WebP file, wrapped or URL-safe too, or its data: URL.")
+    ]
 
 
 class JsonSamples(Strict):
@@ -52,7 +53,7 @@ class JsonSamples(Strict):
 
     def raw(self) -> tuple[RawSample, ...]:
         """The samples with their images; an image that is no Base64 is its sample's error."""
-        return tuple(sample.raw(_bytes(sample.image)) for sample in self.samples)
+        return tuple(sample.raw(image_file(sample.image, "image")) for sample in self.samples)
 
 
 class FormSamples(Strict):
@@ -91,13 +92,6 @@ class MultipartScoreRequest(FormSamples, ScoreRequest):
 
     Each image is a file part named by its sample's id.
     """
-
-
-def _bytes(text: str) -> bytes | SampleError:
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return SampleError(ErrorCode.BAD_IMAGE, f"image: no Base64: {error}")
 
 
 def _no_file(name: str) -> SampleError:
