@@ -19,6 +19,12 @@ from tests.support.paths import ROOT
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 BLOCK = re.compile(r"^## (.+?)$|^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SWIFT = """class ORM:
+    def __init__(self, args=None, **kwargs): ...
+
+
+orms: dict[str, type[ORM]] = {}
+"""  # of ms-swift what a plugin imports: the package itself is hundreds of MB
 PICTURES = 'from pathlib import Path\n\n\ndef draw(text):\n    return Path("sign.png").read_bytes()\n'
 CALLS = {
     "TRL": (
@@ -31,6 +37,13 @@ CALLS = {
         "print(compute_score('data', pixels, \"says 'BREAD'\", server_url=URL))"
     ),
     "OpenRLHF": 'print(reward_func(["<svg/>"], ["a sign"], ["bread"]))',
+    "ms-swift": (
+        "chat = [{'role': 'system', 'content': '-'}, {'role': 'user', 'content': \"says 'BREAD'\"},"
+        " {'role': 'assistant', 'content': '<svg/>'}]\n"
+        "function = orms['varl_ocr'](args=None)\n"
+        "print(function(['<svg/>'] * 2, messages=[chat] * 2, trainer_state=None),"
+        " function(['<svg/>'], messages=[chat], target_words=[['bread']]))"
+    ),
     "flow_grpo": (
         "import numpy as np\n"
         "pixels = np.asarray(Image.open('sign.png').convert('RGB'))\n"
@@ -60,6 +73,8 @@ def folder(tmp_path: Path) -> Path:
     """What the page takes for granted: the picture, the client and the caller's own drawing."""
     (tmp_path / "sign.png").write_bytes(png(render(["BREAD"], (128, 64), 26)))
     (tmp_path / "pictures.py").write_text(PICTURES)
+    (tmp_path / "swift").mkdir()
+    (tmp_path / "swift" / "rewards.py").write_text(SWIFT)
     shutil.copy(ROOT / "clients" / "varl_client.py", tmp_path)
     return tmp_path
 
