@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check units lint types docs oracle e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -32,6 +32,10 @@ units: .venv/.dev
 
 oracle: .venv/.dev .venv-hpsv3/.done ## hold the native HPSv3 engine against the hpsv3 package, in an environment with the package's pins
 	$(PY) -m pytest tests/hpsv3/test_oracle.py $(ARGS)
+
+peers: .venv/.dev ## run other trainers' real client code against the compat routes: PEERS=FOLDER with clones of flow_grpo, verl-omni, …
+	@test -d "$(PEERS)" || { echo "peers: PEERS=FOLDER is to name a folder with clones (docs/compat.md)"; exit 1; }
+	VARL_PEERS="$(abspath $(PEERS))" $(PY) -m pytest tests/peers -rs $(ARGS)
 
 e2e-compose: .venv/.dev ## build the images, run the Compose file for real and break it (15 minutes); needs a Docker engine with Compose
 	$(PY) -m pytest -m e2e tests/e2e/test_compose.py -s $(ARGS)
