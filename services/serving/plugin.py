@@ -14,6 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
@@ -44,7 +45,7 @@ class Reward(ABC):
 
     name: ClassVar[str]  # in answers, metrics and recipes; letters, digits, "_", "-" and "."
     batch_size: ClassVar[int] = 16  # samples that one call of ``score`` gets at most
-    revision: ClassVar[str] = ""  # of weights that the source file does not pin; default: a digest of the source file
+    revision: str = ""  # of weights, which ``load`` may set as it finds them; default: a digest of the source file
 
     def load(self, device: str) -> None:  # noqa: B027
         """Get ready, once, on the thread that will score; ``device`` is the service's --device ("cpu", "cuda:0", …)."""
@@ -84,6 +85,8 @@ class RewardScorer:
     def _load(self) -> _Model:
         reward = self._kind()
         reward.load(self._device)
+        if reward.revision:
+            self.model = replace(self.model, revision=reward.revision)
         self._golden = reward.golden()
         return _Model(reward)
 

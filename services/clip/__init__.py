@@ -1,0 +1,1 @@
+"""Rewards of a CLIP model: CLIPScore, PickScore and an aesthetic head."""
