@@ -1,0 +1,1 @@
+"""A reward that asks a model behind any OpenAI-compatible server about each image."""
