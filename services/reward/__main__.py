@@ -24,10 +24,19 @@ def main(arguments: Sequence[str]) -> int:
             kind = load_reward(settings.reward)
     except RewardNotFoundError as error:
         return _fail(str(error), 2)
-    except Exception as error:  # the user's own module: its traceback is what helps
-        traceback.print_exc()
-        return _fail(f"{settings.reward} cannot be imported: {type(error).__name__}: {error}", 1)
+    except ModuleNotFoundError as error:
+        if settings.reward.startswith("varl."):
+            raise  # of varl's own rewards: ``varl`` names the extra
+        return _traced(settings.reward, error)
+    except Exception as error:
+        return _traced(settings.reward, error)
     return run(settings, RewardScorer(kind, settings.device, settings.scoring_limits(kind.batch_size)))
+
+
+def _traced(reward: str, error: Exception) -> int:
+    """Called where ``error`` is handled: of the user's own module its traceback is what helps."""
+    traceback.print_exc()
+    return _fail(f"{reward} cannot be imported: {type(error).__name__}: {error}", 1)
 
 
 def _fail(message: str, status: int) -> int:

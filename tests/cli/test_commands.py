@@ -14,7 +14,7 @@ from varl import cli
 from varl.cli.commands import COMMANDS, SERVICES, Entry
 from varl.launch.program import did_you_mean, explain_flags
 
-REWARDS = ("ocr", "hpsv3", "examples/brightness.py:Brightness")
+REWARDS = ("ocr", "hpsv3", "judge", "examples/brightness.py:Brightness", "varl.services.judge.reward:Judge")
 HEAVY = ("torch", "paddleocr", "fastapi", "redis", "transformers")
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
-from varl.cli.commands import COMMANDS, SERVICES, Entry
+from varl.cli.commands import COMMANDS, PLUGINS, SERVICES, Entry
 from varl.launch.program import did_you_mean, started_as
 
 
@@ -39,14 +39,16 @@ def _serve(arguments: Sequence[str]) -> int:
     reward, *rest = arguments
     if _is_code(reward):  # the service of a reward of one's own takes its place as an argument
         return _run(SERVICES["PATH.py:Class"], f"varl serve {reward}", arguments)
+    if reward in PLUGINS:
+        return _run(SERVICES[reward], f"varl serve {reward}", [PLUGINS[reward].place, *rest])
     if reward not in SERVICES:
         return _unknown("varl serve", "reward", reward, SERVICES)
     return _run(SERVICES[reward], f"varl serve {reward}", rest)
 
 
 def _is_code(reward: str) -> bool:
-    path, separator, _ = reward.rpartition(":")
-    return bool(separator) and path.endswith(".py")
+    """PATH.py:Class or package.module:Class."""
+    return ":" in reward
 
 
 def _run(entry: Entry, command: str, arguments: Sequence[str]) -> int:

@@ -17,6 +17,15 @@ class Entry:
     summary: str
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """A reward of varl's own that goes through ``varl.reward``: where it stands, and the extra with its packages."""
+
+    place: str
+    extra: str
+    summary: str
+
+
 COMMANDS = {
     "demo": Entry(
         "varl.studies.demo",
@@ -38,9 +47,17 @@ COMMANDS = {
     "report": Entry("varl.cli.report", "trainer", "write report.html of a run directory again"),
 }
 
+PLUGINS = {
+    "clipscore": Plugin("varl.services.clip.rewards:ClipScore", "clip", "CLIPScore: does the image fit the prompt?"),
+    "pickscore": Plugin("varl.services.clip.rewards:PickScore", "clip", "PickScore: a CLIP tuned on people's choices"),
+    "aesthetic": Plugin("varl.services.clip.rewards:Aesthetic", "clip", "LAION's aesthetic score of the image alone"),
+    "judge": Plugin("varl.services.judge.reward:Judge", "judge", "a model behind any OpenAI-compatible server"),
+}
+
 SERVICES = {
     "ocr": Entry("varl.services.ocr.__main__", "ocr", "OCR: are the target words in the image?"),
     "hpsv3": Entry("varl.services.hpsv3.__main__", "hpsv3", "HPSv3: how much would people prefer the image?"),
+    **{name: Entry("varl.services.reward.__main__", plugin.extra, plugin.summary) for name, plugin in PLUGINS.items()},
     "PATH.py:Class": Entry(
         "varl.services.reward.__main__", "serving", "a reward of your own: a class of a Python file"
     ),
