@@ -46,3 +46,48 @@ def test_a_file_of_another_form_is_named_with_its_line(
         main(["geneval", "--data", str(tmp_path / "test.jsonl"), "-o", str(tmp_path / "out.jsonl")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_table_has_what_the_rewards_need_and_no_more(tmp_path: Path) -> None:
+    table = '\ufeffprompt,target_words,tone\n"a sign, ""OPEN""",open late,\n"two\nlines",,dark\nü,,\n'
+    (tmp_path / "mine.csv").write_text(table, encoding="utf-8")
+    assert converted("csv", tmp_path / "mine.csv", tmp_path) == [
+        PromptSpec('a sign, "OPEN"', ("open", "late")),
+        PromptSpec("two\nlines", (), {"tone": "dark"}),
+        PromptSpec("ü"),
+    ]
+    (tmp_path / "mine.csv").write_text("prompt\nalone\n")
+    assert converted("csv", tmp_path / "mine.csv", tmp_path) == [PromptSpec("alone")]
+
+
+def test_a_folder_has_a_prompt_a_file(tmp_path: Path) -> None:
+    for name, text in (("b.txt", "second\n"), ("a.txt", "first, in\ntwo lines"), ("a.png", "no text")):
+        (tmp_path / name).write_text(text)
+    assert converted("folder", tmp_path, tmp_path) == [PromptSpec("first, in\ntwo lines"), PromptSpec("second")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data", "message"),
+    [
+        ("csv", "x.csv", b"text\na\n", "x.csv:1: the first row has no column 'prompt', only text"),
+        ("csv", "x.csv", b"prompt\na\n \n", "x.csv:3: prompt is blank"),
+        ("csv", "x.csv", b"prompt,tone\na\n", "x.csv:2: the row has another number of cells"),
+        ("csv", "x.csv", b"prompt\na,b\n", "x.csv:2: the row has another number of cells"),
+        ("csv", "x.csv", b'prompt\n"a\n', "x.csv:2"),
+        ("csv", "x.csv", b"prompt\n\xff\n", "x.csv: not UTF-8"),
+        ("csv", "none.csv", None, "none.csv: No such file"),
+        ("csv", "x.csv", b"prompt\n", "no prompt in"),
+        ("folder", "a.txt", b" \n", "a.txt: blank"),
+        ("folder", "a.txt", b"\xff", "a.txt: not UTF-8"),
+        ("folder", "a.png", b"", "no prompt in"),
+    ],
+)
+def test_a_table_or_folder_of_another_form_is_refused(
+    kind: str, name: str, data: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    place = tmp_path if kind == "folder" else tmp_path / name
+    with pytest.raises(SystemExit):
+        main([kind, "--data", str(place), "-o", str(tmp_path / "out.jsonl")])
+    assert message in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from varl.cli.parser import Parser
 from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
 from varl.metadata import MetadataError, check_metadata
+from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
 from varl.trajectories.prompts import PromptSpec, save_prompts
 
 
@@ -41,7 +42,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "format",
         choices=list(FORMATS),
-        help="lines: a prompt a line, as flow_grpo's OCR prompts; geneval: JSON Lines, all but the prompt as metadata",
+        help="lines: a prompt a line, as flow_grpo's OCR prompts; geneval: JSON Lines, all but the prompt as metadata; "
+        "csv: columns prompt, target_words (if any), others as metadata; folder: a .txt file a prompt",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="the published folder or file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the prompt file to write")
@@ -76,4 +78,6 @@ FORMATS: Mapping[str, Callable[[Path], list[PromptSpec]]] = {
     "hpsv3": _specs(hpsv3),
     "lines": _specs(prompt_file),
     "geneval": _geneval,
+    "csv": csv_prompts,
+    "folder": folder_prompts,
 }
