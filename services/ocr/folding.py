@@ -24,7 +24,9 @@ _LOOKALIKES = str.maketrans(
     | dict.fromkeys("‧∙⋅・", "·")
 )
 # Scripts that put no space between words: Thai to Khmer, Kana, Han.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 _LAST_PAUSE = re.compile(r"(?<=[^.,。，、\s])(?<!\.\w)[.,。，、]\Z")
 _UNSPACED_PAUSE = re.compile(f"(?<=[{UNSPACED}])[.,。，、]")
 

@@ -30,7 +30,7 @@ UNEXPLAINED, EITHER, UNUSUAL, FLOATING, APOSTROPHE, TWOFOLD, MISPLACED = 1.1, 1.
 WITHIN = 1.05  # times the cost of a mark that stands alone within a pair
 _LATER = 1e-6  # a character: of marks that could go either way, the last is the likeliest to lack its partner
 
-_ESCAPED = re.compile(r"\\+(?=[\"'“”„‘’‚«»`])")
+_ESCAPED = re.compile(r"(?<!\\)\\+(?=[\"'“”„‘’‚«»`])")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 _CODE_POINT = re.compile(r"\\u([0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2})")  # no surrogate
 _STRAIGHT = str.maketrans({**dict.fromkeys("＇`´ʹʼ′", "'"), **dict.fromkeys("＂ʺ″〃", '"')})

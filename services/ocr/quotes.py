@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from varl.services.ocr.quote_marks import BRACKETS, DOUBLE, SINGLE, WITHIN, Mark, brackets_in, clean, marks_in, partners
 
 Pair = tuple[Mark, Mark]
-_WRITTEN_SPACE = re.compile(r"\\+[nrt]")
+_WRITTEN_SPACE = re.compile(r"(?<!\\)\\+[nrt]")
+_MOST_MARKS = 512  # of a kind: no prompt for a picture has as many, and reading them takes time
 
 
 def quoted_spans(prompt: str) -> tuple[str, ...]:
     """The text of every outermost pair of quotation marks, left to right, without the marks; none of it is blank.
 
-    Escaped marks (\\", &quot;) are marks, and a written \\n is white space. Quotes within quotes stay part of the text.
+    Marks behind a backslash and as HTML entities are marks, and a line break written as backslash and n is white space.
+    Quotes within quotes stay part of the text.
     """
     text = clean(prompt)
     pairs = _bracketed(text)
@@ -82,11 +84,13 @@ _Pairs = tuple[Pair, "_Pairs"] | None
 
 
 def _cheapest(marks: Sequence[Mark]) -> list[Pair]:
-    """Pairs one after the other, of least cost over all marks; linear in their number.
+    """Pairs one after the other, of least cost over all marks; linear in their number, and none of more than 512.
 
     ``waiting`` holds for each kind of opening mark the best reading in which one is open, as if all marks since stood
     alone.
     """
+    if len(marks) > _MOST_MARKS:
+        return []
     best = _Reading(0.0, 0, None)
     waiting: dict[str, tuple[_Reading, Mark]] = {}
     for mark in marks:

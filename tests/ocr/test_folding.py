@@ -91,7 +91,13 @@ CHINESE = "新年快乐"
 
 @pytest.mark.parametrize(
     ("lines", "comp"),
-    [(["新年快乐"], 1.0), (["新年", "快乐"], 1.0), (["新", "年", "快", "乐"], 1.0), (["快乐", "新年"], 0.0), (["新年快"], 0.0)],
+    [
+        (["新年快乐"], 1.0),
+        (["新年", "快乐"], 1.0),
+        (["新", "年", "快", "乐"], 1.0),
+        (["快乐", "新年"], 0.0),
+        (["新年快"], 0.0),
+    ],
 )
 def test_text_of_a_script_without_spaces_may_stand_on_several_lines(lines: list[str], comp: float) -> None:
     assert comp_sim_pen([CHINESE], [Recognized(line, 1.0) for line in lines]).components["comp"] == comp
