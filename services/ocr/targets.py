@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from varl.services.ocr.folding import without_last_pause
+from varl.services.ocr.folding import same_form, without_last_pause
 from varl.services.ocr.quotes import quoted_spans
 
 DEFAULT_RULE = "quotes"
@@ -14,8 +14,8 @@ _CVTG_2K = re.compile(r"'(.*?)'")  # of its script
 
 
 def split_words(texts: Sequence[str]) -> tuple[str, ...]:
-    """Lower-cased whitespace-separated words of several texts, in order."""
-    return tuple(word for text in texts for word in text.lower().split())
+    """Lower-cased whitespace-separated words of several texts, in order, but for those without a visible character."""
+    return tuple(word for text in texts for word in text.lower().split() if same_form(word))
 
 
 def words_in_quotes(prompt: str) -> tuple[str, ...]:

@@ -11,6 +11,11 @@ def test_targets_are_lower_case_words() -> None:
     assert resolve_targets("a sign 'Open  Now' and \"HERE\"", ()) == ("open", "now", "here")
 
 
+def test_words_of_invisible_characters_alone_are_none() -> None:
+    assert resolve_targets("a sign '\u200b' and 'OP\u200bEN'", ()) == ("open",)
+    assert resolve_targets("'\u200b'", (), "cvtg-2k") == resolve_targets("", ["\u200b", "\ufeff"]) == ()
+
+
 def test_given_words_win_over_the_prompt() -> None:
     assert resolve_targets("a sign 'OPEN'", ["Closed Today"]) == ("closed", "today")
     assert resolve_targets("a sign 'OPEN'", ["Closed Today"], "cvtg-2k") == ("closed", "today")
