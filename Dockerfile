@@ -79,8 +79,9 @@ COPY --from=ocr-venv /opt/venv /opt/venv
 COPY services/serving services/serving
 COPY services/ocr services/ocr
 ENV VARL_OCR_HOST=0.0.0.0 VARL_OCR_MODEL_CACHE=/opt/ocr-models PADDLE_PDX_CACHE_HOME=/tmp/paddlex
-# Lays the models out, and builds the engine once, so that an image that cannot read is not built.
-RUN python -c "from pathlib import Path; from varl.services.ocr.engines.onnx import build_onnx; build_onnx(Path('/opt/ocr-models'))" && rm -rf /tmp/*
+# Lays the models out, and builds each engine once, so that an image that cannot read is not built.
+RUN python -c "from pathlib import Path; from varl.services.ocr.engines.model_cache import SOURCES; \
+    from varl.services.ocr.engines.onnx import build_onnx; [build_onnx(Path('/opt/ocr-models'), model=model) for model in SOURCES]" && rm -rf /tmp/*
 USER 10001:10001
 EXPOSE 8080 50051
 ENTRYPOINT ["python", "-m", "varl.services.ocr"]

@@ -14,11 +14,12 @@ from varl.evaluation.results import Evaluation
 from varl.policy.base import Layout
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.prompts import recipe_prompts
 from varl.trainer.recipe.sections import DriftSettings
 from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trainer.step.guards import Alarm, GuardError
 from varl.trajectories.collect import Patience
-from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
 
 logger = logging.getLogger("trainer")
@@ -31,7 +32,7 @@ def held_out_prompts(recipe: Recipe, count: int | None) -> list[PromptSpec]:
     Raises:
         ValueError: the file has fewer than ``count``.
     """
-    prompts = load_prompts(recipe.prompts.held_out)
+    prompts = recipe_prompts(recipe, recipe.prompts.held_out)
     if count is None:
         return prompts[:MOST_PROMPTS]
     if len(prompts) < count:

@@ -25,6 +25,7 @@ from varl.trainer.objectives.vmr import Stage, trained_scales
 from varl.trainer.recipe.changes import RecipeChangedError, differences, inputs, recipe_changes
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
+from varl.trainer.recipe.prompts import recipe_prompts
 from varl.trainer.rollouts.jobs import PublishedWeights, replacement_job, sample_jobs, training_jobs
 from varl.trainer.rollouts.prefetch import Prefetcher
 from varl.trainer.rollouts.publish import Publisher, keep_final
@@ -34,7 +35,6 @@ from varl.trainer.step.guards import GuardError
 from varl.trainer.step.metrics import reward_metrics, rollout_metrics
 from varl.trainer.step.update import UpdateOutcome, Updater
 from varl.trajectories.collect import Collected, Patience, Remedies, collect, failure_name
-from varl.trajectories.prompts import load_prompts
 from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
 
@@ -68,8 +68,8 @@ class Run:
         self._layout = layout_of(policy)
         self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer, recipe.guards)
         self._average = WeightAverage(policy.module, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
-        self._prompts = load_prompts(recipe.prompts.train)
-        self._shown = load_prompts(recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
+        self._prompts = recipe_prompts(recipe, recipe.prompts.train)
+        self._shown = recipe_prompts(recipe, recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
         self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
         self._inputs = inputs(recipe, reference.module)
         staleness, saved = recipe.rollout.max_staleness, recipe.checkpoint

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 from google.protobuf.struct_pb2 import Struct
 
 from varl.metadata import Metadata, MetadataError, check_metadata, to_struct
+
+MAX_PROMPT_CHARS, MAX_TARGET_WORDS = 4096, 64  # what every reward service takes by default (ServingSettings)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,64 @@ class PromptSpec:
         return to_struct(self.metadata) if self.metadata else None
 
 
-def load_prompts(path: str | Path) -> list[PromptSpec]:
+Check = Callable[[PromptSpec], str | None]  # what is wrong with a prompt, if anything
+
+
+def load_prompts(path: str | Path, check: Check = lambda spec: None) -> list[PromptSpec]:
     """Read JSON Lines of {"prompt": str, "target_words": [str], "metadata": {…}}, the last two where there are any.
 
+    check: what a prompt must be beyond what every reward wants of it.
+
     Raises:
-        ValueError: a line is not such an object, or there is none; the message names file and line.
+        ValueError: a line is not such an object or breaks a bound, or there is none; the message names file and line.
         FileNotFoundError: there is no such file.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    prompts = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    prompts = []
+    for where, line in numbered_lines(path):
+        spec = _parse(line, where)
+        fault = spec_fault(spec) or check(spec)
+        if fault:
+            raise ValueError(f"{where}: {fault}")
+        prompts.append(spec)
     if not prompts:
         raise ValueError(f"{path}: no prompts")
     return prompts
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """("file:number", line) of the lines of a UTF-8 file that are not blank.
+
+    Only a line feed ends a line: what else Unicode calls a line break may stand in the text of a JSON string.
+
+    Raises:
+        ValueError: the file is no UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no UTF-8: {error}") from error
+
+
+def spec_fault(spec: PromptSpec) -> str | None:
+    """Why reward services with their default limits refuse this prompt, by its field; None where they take it."""
+    if not spec.prompt.strip():
+        return "prompt: is blank"
+    if len(spec.prompt) > MAX_PROMPT_CHARS:
+        return f"prompt: {len(spec.prompt)} characters, at most {MAX_PROMPT_CHARS} are taken"
+    if len(spec.target_words) > MAX_TARGET_WORDS:
+        return f"target_words: {len(spec.target_words)} given, at most {MAX_TARGET_WORDS} are taken"
+    if sum(map(len, spec.target_words)) > MAX_PROMPT_CHARS:
+        return f"target_words: more than {MAX_PROMPT_CHARS} characters together"
+    for name, text in [("prompt", spec.prompt), *((f"target_words[{i}]", w) for i, w in enumerate(spec.target_words))]:
+        if not text.strip():
+            return f"{name}: is blank"
+        if _SURROGATE.search(text):
+            return f"{name}: holds half of a surrogate pair, which is no character"
+    return None
 
 
 def save_prompts(path: Path, specs: Sequence[PromptSpec]) -> None:
@@ -54,7 +104,7 @@ def _line(spec: PromptSpec) -> str:
 def _parse(line: str, where: str) -> PromptSpec:
     try:
         fields = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(fields, dict) or not {"prompt"} <= set(fields) <= {"prompt", "target_words", "metadata"}:
         raise ValueError(

@@ -45,7 +45,7 @@ def samples_body(sent: Sequence[tuple[str, bytes]]) -> bytes:
     return json.dumps({"samples": samples}).encode()
 
 
-SIDES = (64, 512)  # pixels: what the tiny policy draws, and what a text-to-image model does
+SIDES = (64, 512, 1024)  # pixels: what the tiny policy draws, and what text-to-image models do
 FORM_TYPE = "multipart/form-data; boundary=boundary"
 
 

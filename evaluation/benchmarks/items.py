@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from varl.services.ocr.targets import resolve_targets
-from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.services.ocr.targets import resolve_targets, words_of_cvtg_2k
+from varl.trajectories.prompts import PromptSpec, load_prompts, numbered_lines
 
 CVTG_FOLDERS = ("CVTG", "CVTG-Style")
 CVTG_AREAS = (2, 3, 4, 5)
-_CVTG_SPAN = re.compile(r"'(.*?)'")  # of its script: an apostrophe ends a span
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def cvtg_2k(folder: Path) -> list[Item]:
         Item(
             f"{name}/{area}/{entry['index']}.png",
             entry["prompt"],
-            tuple(word for span in _CVTG_SPAN.findall(entry["prompt"]) for word in span.lower().split()),
+            words_of_cvtg_2k(entry["prompt"]),
             str(area),
         )
         for name in CVTG_FOLDERS
@@ -79,7 +77,7 @@ def prompt_file(path: Path) -> list[Item]:
         if path.suffix == ".jsonl":
             specs = load_prompts(path)
         else:
-            specs = [PromptSpec(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            specs = [PromptSpec(line) for _, line in numbered_lines(path)]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     return [

@@ -81,7 +81,7 @@ class Judge:
         return [known[str(picture.path)] for picture in pictures]
 
     def _read_log(self, path: Path) -> dict[str, Verdict]:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []  # texts may hold other breaks
         names = {name for scorer in self._scorers for name in scorer.names}
         found = dict[str, Verdict]()
         for line in lines:

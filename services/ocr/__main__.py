@@ -17,7 +17,7 @@ def engine_builder(settings: OCRSettings) -> Callable[[], OcrEngine]:
     if settings.engine == "onnx":
         from varl.services.ocr.engines.onnx import build_onnx
 
-        return partial(build_onnx, settings.model_cache, settings.engine_threads)
+        return partial(build_onnx, settings.model_cache, settings.engine_threads, settings.model, settings.looks())
     from varl.services.ocr.engines.paddle import build_paddle
 
     return partial(
@@ -27,17 +27,20 @@ def engine_builder(settings: OCRSettings) -> Callable[[], OcrEngine]:
         settings.paddle_recognition_dir,
         settings.device,
         settings.engine_threads,
+        settings.looks(),
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit code. ``arguments``: flags, default those of the process."""
     settings = parse_settings(OCRSettings, arguments)
+    strict = settings.engine == "onnx"
     scorer = OCRScorer(
         engine_builder(settings),
         settings.workers,
-        settings.engine == "onnx",
+        strict,
         settings.reading_limits(),
+        settings.target_rule,
         settings.formula,
     )
     return run(settings, scorer)

@@ -1,4 +1,4 @@
-"""OCR rewards as pure functions: what was read against what was asked for, both lower-cased.
+"""OCR rewards as pure functions: what was read against what was asked for, both in the form of ``folding.same_form``.
 
 ``comp_sim_pen`` is the reward of *VAR RL Done Right* (arXiv 2601.02256, section 4.2.1, equations 11-15). The paper
 leaves the bag distance, eps and the case of nothing read open; the choices here are those of docs/method.md.
@@ -6,14 +6,18 @@ leaves the bag distance, eps and the case of nothing read open; the choices here
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
+from varl.services.ocr.folding import UNSPACED, same_form
+
 EPS = 1e-5  # of equation 11; the CVTG-2K script uses the same value
 PENALTY_WEIGHT = 0.6  # lambda of equation 13
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,22 @@ def completeness(targets: Sequence[str], read: Sequence[Recognized]) -> float:
 
     The mean over targets of the least confidence with which a target was read exactly, or 0 if it was not read.
     """
-    return sum(min((word.confidence for word in read if word.text == target), default=0.0) for target in targets) / len(
-        targets
-    )
+    return sum(_exact(target, read) for target in targets) / len(targets)
+
+
+def _exact(target: str, read: Sequence[Recognized]) -> float:
+    return min((word.confidence for word in _candidates(target, read) if word.text == target), default=0.0)
+
+
+def all_read(targets: Sequence[str], read: Sequence[Recognized]) -> bool:
+    """Whether every target word is among the words read, in the form in which formulas compare them.
+
+    Raises:
+        ValueError: there is no target, or an empty one.
+
+    """
+    wanted, seen = _compared(targets, read)
+    return all(any(word.text == target for word in _candidates(target, seen)) for target in wanted)
 
 
 def nearest_similarity(targets: Sequence[str], read: Sequence[Recognized]) -> float:
@@ -72,8 +89,26 @@ def nearest_similarity(targets: Sequence[str], read: Sequence[Recognized]) -> fl
 
 
 def _nearest(target: str, read: Sequence[Recognized]) -> float:
-    near, confidence = max(((similarity(target, word.text), word.confidence) for word in read), default=(0.0, 0.0))
+    found = ((similarity(target, word.text), word.confidence) for word in _candidates(target, read))
+    near, confidence = max(found, default=(0.0, 0.0))
     return near * confidence
+
+
+def _candidates(target: str, read: Sequence[Recognized]) -> Iterator[Recognized]:
+    """What may be the target: every word read and, for scripts without spaces, words in a row as one.
+
+    Such a text goes over to the next line anywhere: 新年快乐 on one line is 新年 and 快乐 on two. Words join where one
+    of the letters that meet is of such a script; the least confident word's confidence is that of all.
+    """
+    yield from read
+    if not _UNSPACED.search(target):
+        return
+    for start, word in enumerate(read):
+        for following in read[start + 1 :]:
+            if len(word.text) >= len(target) or not _UNSPACED.search(word.text[-1:] + following.text[:1]):
+                break
+            word = Recognized(word.text + following.text, min(word.confidence, following.confidence))
+            yield word
 
 
 def penalty(targets: Sequence[str], read: Sequence[Recognized], distance: BagDistance) -> float:
@@ -82,10 +117,13 @@ def penalty(targets: Sequence[str], read: Sequence[Recognized], distance: BagDis
     return PENALTY_WEIGHT * distance(joined, wanted) / (len(joined) + len(wanted))
 
 
-def _lower(targets: Sequence[str], read: Sequence[Recognized]) -> tuple[list[str], list[Recognized]]:
-    if not targets or not all(targets):
+def _compared(targets: Sequence[str], read: Sequence[Recognized]) -> tuple[list[str], list[Recognized]]:
+    """Both in the form in which they are compared; what is read of invisible characters alone is dropped."""
+    wanted = [same_form(target) for target in targets]
+    if not wanted or not all(wanted):
         raise ValueError("targets must hold at least one word and no empty one")
-    return [target.lower() for target in targets], [Recognized(word.text.lower(), word.confidence) for word in read]
+    seen = (Recognized(same_form(word.text), word.confidence) for word in read)
+    return wanted, [word for word in seen if word.text]
 
 
 def comp_sim_pen(
@@ -97,7 +135,7 @@ def comp_sim_pen(
         ValueError: there is no target, or an empty one.
 
     """
-    wanted, seen = _lower(targets, read)
+    wanted, seen = _compared(targets, read)
     comp, sim, pen = completeness(wanted, seen), nearest_similarity(wanted, seen), penalty(wanted, seen, distance)
     return Reward(comp + sim - pen, {"comp": comp, "sim": sim, "pen": pen})
 
@@ -117,7 +155,7 @@ def flow_grpo(targets: Sequence[str], read: Sequence[Recognized]) -> Reward:
         ValueError: there is no target, or an empty one.
 
     """
-    wanted, seen = _lower(targets, read)
+    wanted, seen = _compared(targets, read)
     target, text = "".join(wanted), "".join(word.text for word in seen)
     distance = 0 if target in text else min(Levenshtein.distance(text, target), len(target))
     value = 1.0 - distance / len(target)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from varl.services.ocr.engines.base import EngineFailure, EngineUnavailableError, Image, OcrEngine, Reading, ReadWord
+from varl.services.ocr.folding import same_form
+from varl.services.ocr.reading import Request, read
 from varl.services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
-from varl.services.ocr.targets import resolve_targets
+from varl.services.ocr.targets import DEFAULT_RULE, resolve_targets
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
 from varl.services.serving.scoring import (
@@ -41,7 +44,8 @@ class OCRScorer:
     """A ``Scorer`` over OCR engines, one per lane: OCR pipelines are not thread-safe (PaddleOCR#18268).
 
     ``limits`` bound how many images a lane is handed at a time, which it reads one after the other. ``strict``: weights
-    that misread the golden word are refused, not just reported. ``formula`` is that of requests that name none.
+    that misread the golden word are refused, not just reported. ``rule``: the one of ``targets.RULES`` that finds the
+    target words of a prompt that comes without. ``formula`` is that of requests that name none.
     """
 
     reward = "ocr"
@@ -52,18 +56,20 @@ class OCRScorer:
         lanes: int,
         strict: bool,
         limits: BatchLimits,
+        rule: str = DEFAULT_RULE,
         formula: str = DEFAULT_FORMULA,
     ) -> None:
         self._build = build
         self.formulas = (formula, *sorted(FORMULAS.keys() - {formula}))
-        self._batcher: Batcher[Image, Reading] = Batcher(self._engine, limits, lanes)
+        self._batcher: Batcher[Request, Reading] = Batcher(self._engine, limits, lanes)
         self._strict = strict
+        self._rule = rule
         self._model = ModelInfo("", "", "")
 
-    def _engine(self) -> Callable[[Sequence[Image]], list[Reading]]:
+    def _engine(self) -> Callable[[Sequence[Request]], list[Reading]]:
         engine = self._build()
         self._model = ModelInfo(engine.model.engine, engine.model.name, engine.model.revision)
-        return engine.read
+        return partial(read, engine)
 
     @property
     def model(self) -> ModelInfo:
@@ -71,7 +77,7 @@ class OCRScorer:
         return self._model
 
     @property
-    def batcher(self) -> Batcher[Image, Reading]:
+    def batcher(self) -> Batcher[Request, Reading]:
         """Runs the engines."""
         return self._batcher
 
@@ -79,7 +85,7 @@ class OCRScorer:
         """Build the engines and read the golden word; raises StartError where that fails."""
         try:
             await self._batcher.start()
-            reading = await self._read(golden_image())
+            reading = await self._read(Request(golden_image(), (GOLDEN_WORD,)))
         except (EngineUnavailableError, ItemFailedError, UnavailableError) as error:
             raise StartError(str(error)) from error
         if isinstance(reading, EngineFailure):
@@ -88,9 +94,10 @@ class OCRScorer:
         if text.upper() != GOLDEN_WORD:
             self._misread(text)
 
-    async def _read(self, image: Image, deadline: float | None = None) -> Reading:
+    async def _read(self, request: Request, deadline: float | None = None) -> Reading:
+        image = request.image
         return await self._batcher.submit(
-            image, cost=image.shape[0] * image.shape[1], size=image.nbytes, deadline=deadline
+            request, cost=image.shape[0] * image.shape[1], size=image.nbytes, deadline=deadline
         )
 
     def _misread(self, text: str) -> None:
@@ -101,10 +108,10 @@ class OCRScorer:
 
     def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
         """A blank target word, or no target at all."""
-        blank = next((index for index, word in enumerate(target_words) if not word.strip()), None)
+        blank = next((index for index, word in enumerate(target_words) if not same_form(word).strip()), None)
         if blank is not None:
             return SampleError(ErrorCode.INVALID_FIELD, f"target_words[{blank}]: is blank")
-        if not resolve_targets(prompt, target_words):
+        if not resolve_targets(prompt, target_words, self._rule):
             return SampleError(ErrorCode.NO_TARGET, "target_words: empty, and prompt: no text in quotes")
         return None
 
@@ -113,13 +120,14 @@ class OCRScorer:
 
         Raises what ``Batcher.submit`` does.
         """
-        reading = await self._read(sample.pixels, sample.deadline)
+        targets = resolve_targets(sample.prompt, sample.target_words, self._rule)
+        reading = await self._read(Request(sample.pixels, targets), sample.deadline)
         if isinstance(reading, EngineFailure):
             return SampleError(ErrorCode.ENGINE_FAILED, reading.detail)
         if not all(math.isfinite(word.confidence) for word in reading):
             return SampleError(ErrorCode.NOT_FINITE, "the recogniser's confidence is not a finite number")
         reward = FORMULAS[formula or self.formulas[0]](
-            resolve_targets(sample.prompt, sample.target_words),
+            targets,
             [Recognized(word.text, word.confidence) for word in reading],
         )
         return SampleScore(reward.value, reward.components, tuple(map(_scored, reading)))

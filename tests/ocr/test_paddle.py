@@ -142,7 +142,10 @@ def test_readings_are_reproducible_alone_and_together(engine: PipelineEngine, fo
 
 @needs_paddle
 def test_the_model_names_engine_and_digest(engine: PipelineEngine) -> None:
-    assert (engine.model.engine, engine.model.name) == ("paddleocr-paddle", "PP-OCRv5_mobile_det+PP-OCRv5_mobile_rec")
+    assert (engine.model.engine, engine.model.name) == (
+        "paddleocr-paddle",
+        "PP-OCRv5_mobile_det+PP-OCRv5_mobile_rec, detection at 480 then full size",
+    )
     assert len(engine.model.revision) == 12
 
 

@@ -40,7 +40,7 @@ def test_a_score_has_value_components_and_words(ocr_service: OCRProcess) -> None
     assert answer.keys() == {"reward", "model", "results"}
     assert answer["reward"] == "ocr"
     assert answer["model"]["engine"] == "paddleocr-onnxruntime"
-    assert answer["model"]["name"] == "PP-OCRv6_small_det+PP-OCRv6_small_rec"
+    assert answer["model"]["name"] == "PP-OCRv6_small_det+PP-OCRv6_small_rec, detection at 480 then full size"
     assert len(answer["model"]["revision"]) == 12
     good, two, wrong = answer["results"]
     assert [result["id"] for result in answer["results"]] == ["good", "two", "wrong"]

@@ -112,7 +112,7 @@ def test_paper_recipes_have_the_paper_s_numbers(name: str) -> None:
 def test_the_text_recipe_pins_its_reader_and_the_preference_recipe_masks_nothing() -> None:
     text, preference = (load_recipe(ROOT / "recipes" / f"nextflow_7b_{name}.toml") for name in ("cvtg2k", "hpsv3"))
     (command,) = _rewards(text, 2).values()
-    assert command[command.index("--engine") + 1] == "paddle" and command.index("--paddle-variant")
+    assert command[command.index("--model") + 1] == "pp-ocrv5-mobile"
     assert text.objective.mask_propagation == "chained"
     assert not _rewards(preference, 2) and preference.objective.mask_propagation == "off"
 

@@ -63,33 +63,41 @@ def training_jobs(
 
 def replacement_job(
     recipe: Recipe, prompts: Sequence[PromptSpec], failed: rollout_pb2.RolloutJob, count: int
-) -> rollout_pb2.RolloutJob:
+) -> rollout_pb2.RolloutJob | None:
     """The ``count``-th job (from 1) in the place of one of an update that failed for good.
 
-    Another prompt, another seed.
-    Both depend on the run's seed, the update, the group and the count alone, so that a resumed run replaces as the
-    unbroken one did. Prompts that the update does not have anyway are taken first.
+    Another prompt, another seed: a prompt that has failed in this place is not taken again, and None is returned where
+    no other is left. Both depend on the run's seed, the update, the group and the count alone, so that a resumed run
+    replaces as the unbroken one did. Prompts that the update does not have anyway are taken first.
     """
-    seed = group_seed(recipe.run.seed, REPLACEMENTS, failed.update, failed.group, count)
-    drawn = {
-        spec.prompt for spec in draw_prompts(prompts, recipe.run.seed, failed.update, recipe.rollout.prompts_per_update)
-    }
-    others = [spec for spec in prompts if spec.prompt not in drawn] or [
-        spec for spec in prompts if spec.prompt != failed.prompt
-    ]
-    chosen = (others or prompts)[seed % len(others or prompts)]
+    chosen = _replacement(recipe, prompts, failed.update, failed.group, count)
+    if chosen is None:
+        return None
     job = rollout_pb2.RolloutJob()
     job.CopyFrom(failed)
-    job.job_id, job.attempt, job.seed, job.prompt = (
-        f"train/{failed.update}/{failed.group}/{count}",
-        0,
-        seed,
-        chosen.prompt,
-    )
+    job.job_id, job.attempt, job.prompt = f"train/{failed.update}/{failed.group}/{count}", 0, chosen.prompt
+    job.seed = group_seed(recipe.run.seed, REPLACEMENTS, failed.update, failed.group, count)
     job.target_words[:] = chosen.target_words
     job.ClearField("metadata")
     job.MergeFrom(rollout_pb2.RolloutJob(metadata=chosen.metadata_message()))
     return job
+
+
+def _replacement(
+    recipe: Recipe, prompts: Sequence[PromptSpec], update: int, group: int, count: int
+) -> PromptSpec | None:
+    """The prompt that comes ``count``-th in the place of a group's, after those before it have failed there."""
+    sampled = draw_prompts(prompts, recipe.run.seed, update, recipe.rollout.prompts_per_update)
+    in_update, tried = {spec.prompt for spec in sampled}, {sampled[group].prompt}
+    chosen: PromptSpec | None = None
+    for number in range(1, count + 1):
+        left = [spec for spec in prompts if spec.prompt not in tried]
+        pool = [spec for spec in left if spec.prompt not in in_update] or left
+        if not pool:
+            return None
+        chosen = pool[group_seed(recipe.run.seed, REPLACEMENTS, update, group, number) % len(pool)]
+        tried.add(chosen.prompt)
+    return chosen
 
 
 def sample_jobs(

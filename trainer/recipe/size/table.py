@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from varl.policy.load import BLANK, architecture
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.prompts import recipe_prompts
 from varl.trainer.recipe.size.fit import check_fits
 from varl.trainer.recipe.size.size import (
     Memory,
@@ -19,7 +20,7 @@ from varl.trainer.recipe.size.size import (
     worker_memory,
 )
 from varl.trainer.recipe.size.units import amount, size_of
-from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.trajectories.prompts import PromptSpec
 
 
 def describe_size(recipe: Recipe, device_bytes: int | None = None) -> str:
@@ -34,7 +35,7 @@ def describe_size(recipe: Recipe, device_bytes: int | None = None) -> str:
     """
     if recipe.model.plugin or architecture(recipe.model.dir) not in BLANK:
         return "sizes: not known of a model that another package loads"
-    prompts = load_prompts(recipe.prompts.train)
+    prompts = recipe_prompts(recipe, recipe.prompts.train)
     if device_bytes is not None:
         check_fits(recipe, longest(prompts), device_bytes)
     return "\n".join(_lines(recipe, prompts))
