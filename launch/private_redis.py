@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -32,18 +33,18 @@ def redis_url_from_environment() -> str | None:
 
 
 @contextmanager
-def private_redis(directory: Path) -> Iterator[str]:
+def private_redis(directory: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Run a Redis server that keeps its data and log in ``directory``, on a unix socket that only this user can reach.
 
     Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of
-    its own, since socket paths are limited to about 100 bytes. Raises RedisServerError where no server can be found or
-    it does not come up.
+    its own, since socket paths are limited to about 100 bytes. ``settings`` are directives of redis.conf that go before
+    those of this function. Raises RedisServerError where no server can be found or it does not come up.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
         socket = Path(socket_directory) / "redis.sock"
         url = f"unix://{socket}"
-        process = _start(server_binary(), socket, directory.resolve())
+        process = _start(server_binary(), socket, directory.resolve(), settings)
         try:
             _wait_until_up(url, process, directory / LOG_NAME)
             yield url
@@ -67,7 +68,7 @@ def server_binary() -> str:
         ) from error
 
 
-def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes]:
+def _start(binary: str, socket: Path, directory: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -79,7 +80,7 @@ def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes
         "maxmemory-policy": "noeviction",
         "save": "",
         "daemonize": "no",
-    }
+    } | dict(settings)
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     # A session of its own: Ctrl-C reaches the services, which still need Redis to finish, but not Redis itself.
     command = [*tied_to_this_process(), binary, *arguments]

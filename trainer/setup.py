@@ -20,7 +20,7 @@ from varl.trainer.disk.retry import StorageError
 from varl.trainer.loop import RolloutFailedError, RunInUseError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.access import RedisAccess
+from varl.trajectories.access import RedisAccess, require_usable
 from varl.trajectories.collect import RolloutTimeoutError
 from varl.trajectories.queue import RunQueue
 
@@ -69,7 +69,7 @@ def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
         redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file
     )
     with access.connect() as client:
-        client.ping()  # a wrong address is said at once; a Redis that goes away later is waited for
+        require_usable(client)  # a wrong address is said at once; a Redis that goes away later is waited for
     return RunQueue(
         access.connect(patience_s=given.group_timeout_s),
         recipe.run.name,

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from redis.exceptions import RedisError
 
+from varl.launch.waits import Wait
 from varl.policy.base import Policy
 from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import Limits, TokensStep, generate
@@ -220,12 +221,15 @@ class Worker:
 
     async def _redis(self, command: Callable[..., T], *arguments: object) -> T | None:
         """Call Redis, again and again while it is unavailable; None where the worker is told to stop meanwhile."""
-        pause = 0.1
+        pause, wait = 0.1, None
         while True:
             try:
                 return await asyncio.to_thread(command, *arguments)
             except RedisError as error:
-                _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
+                if wait is None:
+                    wait = Wait("Redis", say=_log.warning)
+                    _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
+                wait.tell(f"{type(error).__name__}: {error}")
                 if self._stop.is_set():
                     return None
             await asyncio.sleep(pause)
