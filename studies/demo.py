@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict,
 from varl.evaluation.evaluate import EvalSettings, evaluate
 from varl.evaluation.results import Evaluation
 from varl.evaluation.samplers import name_of
+from varl.launch.folder_lock import folder_lock
 from varl.launch.machine import describe_machine
 from varl.launch.program import parse, program
 from varl.launch.resources import MissingFilesError
@@ -41,11 +42,11 @@ from varl.studies.report.samplers import SamplerPair, best_against_best, summari
 from varl.studies.stages import Say, StageClock, progress_bar
 from varl.studies.study.plan import images_by_update
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
-from varl.trainer.local_services import local_services
+from varl.trainer.local_services import SERVICES_LOCK, local_services
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import dry_run
-from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
+from varl.trainer.setup import PROBLEMS, TRAINER_LOCK, given_redis, load_policies, open_queue
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
 
@@ -187,9 +188,15 @@ def within_minutes(recipe: Recipe, expected_s: float, minutes: float) -> Recipe:
 
 
 def move_aside(directory: Path) -> Path | None:
-    """Rename what lies at ``directory``, if anything, by the time it was last written; returns its new name."""
+    """Rename what lies at ``directory``, if anything, by the time it was last written; returns its new name.
+
+    Raises FolderHeldError where a run works in it.
+    """
     if not directory.exists():
         return None
+    for name in (SERVICES_LOCK, TRAINER_LOCK):
+        with folder_lock(directory / name):
+            pass
     written = datetime.fromtimestamp(directory.stat().st_mtime).astimezone()
     aside = directory.with_name(f"{directory.name}-{written:%Y%m%d-%H%M%S}")
     return directory.rename(aside)
@@ -233,7 +240,7 @@ def _run(
     directory, base = recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors"
     with ExitStack() as stack:
         with stages.stage(START):
-            queue = open_queue(recipe, _redis_url(recipe, settings, stack, say))
+            queue = stack.enter_context(open_queue(recipe, _redis_url(recipe, settings, stack, say)))
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> None:
     """Load the models, connect to Redis and train."""
     trained, reference = load_policies(recipe)
-    queue = open_queue(recipe, redis_url)
-    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
+    with open_queue(recipe, redis_url) as queue:
+        train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
 
 
 def _fail(message: str, status: int = 1) -> int:

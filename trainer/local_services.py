@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from varl.launch.cores import usable_cores
+from varl.launch.folder_lock import folder_lock
 from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
@@ -19,6 +20,8 @@ from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.stream import connect
+
+SERVICES_LOCK = "services.lock"
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
     Raises:
         varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
+        varl.launch.folder_lock.FolderHeldError: another process has services for this run directory.
         varl.launch.private_redis.RedisServerError: there is no Redis to use.
         ValueError: the recipe has a reward that is not known here, or whose file is not there.
     """
     directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
     commands = _rewards(recipe, share)
     with unhurried_exit() as stack:
+        stack.enter_context(folder_lock(directory / SERVICES_LOCK))
         given = recipe.rollout.redis_url or redis_url_from_environment()
         with postponed():
             url = given or stack.enter_context(private_redis(directory / "redis"))
