@@ -17,6 +17,7 @@ import redis
 from google.protobuf.message import Message
 
 from varl.trajectories.codec import decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.job_checks import run_id_problem
 from varl.trajectories.problems import CodecError, Problem, Reason
 from varl.trajectories.stream import Entry, GroupStream, connect
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -93,11 +94,10 @@ class RunQueue:
         max_deliveries: int = 3,
         check_lease: Callable[[], None] = lambda: None,
     ) -> None:
-        if not run_id or not consumer or max_deliveries < 1:
-            raise ValueError(
-                "run_id and consumer must not be empty, max_deliveries >= 1: "
-                f"got {run_id!r}, {consumer!r}, {max_deliveries}"
-            )
+        problem = run_id_problem(run_id)
+        if problem or not consumer or max_deliveries < 1:
+            given = f"got {consumer!r}, {max_deliveries}"
+            raise ValueError(problem or f"consumer must not be empty, max_deliveries >= 1: {given}")
         self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
         self._check_lease = check_lease
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
