@@ -19,11 +19,17 @@ class Wait:
     """One wait, from now on; whoever waits calls ``tell`` as often as suits it.
 
     what: completes "waiting for …". limit_s: how long it may take; None: until the process is told to stop. say: takes
-    a line, by default the logger ``varl.wait``.
+    a line, by default the logger ``varl.wait``. then_s: from one line to the next.
     """
 
-    def __init__(self, what: str, limit_s: float | None = None, say: Callable[[str], None] = _log.warning) -> None:
-        self._what, self._limit_s, self._say = what, limit_s, say
+    def __init__(
+        self,
+        what: str,
+        limit_s: float | None = None,
+        say: Callable[[str], None] = _log.warning,
+        then_s: float = THEN_S,
+    ) -> None:
+        self._what, self._limit_s, self._say, self._then_s = what, limit_s, say, then_s
         self._began = time.monotonic()
         self._next = self._began + FIRST_S
 
@@ -41,7 +47,7 @@ class Wait:
         """Say what is waited for, and why if that is known, where it is time to."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + THEN_S
+        self._next = time.monotonic() + self._then_s
         self._say(f"waiting for {self._what} for {self.lasted_s:.0f} s, {self._end()}" + (f": {why}" if why else ""))
 
     def _end(self) -> str:

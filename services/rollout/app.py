@@ -99,7 +99,8 @@ class Service:
 
     async def _work(self, parts: Parts) -> int:
         settings = self._settings
-        work = WorkerSettings(self._name, settings.concurrency, round(1000 * settings.min_idle_s), self._limits)
+        idle_ms, timeout_s = round(1000 * settings.min_idle_s), settings.score_timeout_s
+        work = WorkerSettings(self._name, settings.concurrency, idle_ms, self._limits, timeout_s)
         draining = asyncio.create_task(self._drain_on_stop())
         try:
             await Worker(parts, work, self._stop).run()
@@ -163,7 +164,8 @@ class Service:
             self._rewards_ready(list(clients.values())),
         )
         cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
-        weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)
+        base = settings.model_dir / "policy.safetensors"
+        weights = Weights(policy, base, cache, settings.weight_places())
         self._servicer.model = Model(policy, weights, thread)
         return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
 
