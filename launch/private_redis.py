@@ -17,8 +17,9 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from varl.launch.supervisor import tied_to_this_process
+from varl.launch.waits import Wait
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 300.0  # a long append-only file, a busy machine
 STOP_TIMEOUT_S = 10.0
 LOG_NAME = "redis.log"
 
@@ -88,10 +89,11 @@ def _start(binary: str, socket: Path, directory: Path, settings: Mapping[str, st
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    wait = Wait("a private Redis to load its data", START_TIMEOUT_S)
     client = redis.Redis.from_url(url)
     while not _answers(client):
-        if process.poll() is not None or time.monotonic() > deadline:
+        wait.tell()
+        if process.poll() is not None or wait.left_s <= 0:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
             raise RedisServerError(f"redis-server did not come up (exit status {process.poll()}): {tail}")
         time.sleep(0.02)
@@ -101,7 +103,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
-    except (RedisConnectionError, redis.exceptions.BusyLoadingError):
+    except (RedisConnectionError, redis.exceptions.TimeoutError):  # not there yet, loading, or slow
         return False
 
 

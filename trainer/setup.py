@@ -29,7 +29,7 @@ from varl.trajectories.lease import Lease, RunHeldError, held
 from varl.trajectories.queue import RunQueue
 
 TRAINER_LOCK = "trainer.lock"
-HASTY_S = 5.0
+HASTY_S, SLOW_S = 5.0, 60.0  # for an answer of Redis
 PROBLEMS = (
     OSError,
     ValueError,
@@ -80,7 +80,8 @@ def open_queue(recipe: Recipe, redis_url: str) -> Iterator[RunQueue]:
         redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file
     )
     with folder_lock(directory / TRAINER_LOCK) as folder, access.connect(HASTY_S) as hasty:
-        require_usable(hasty)  # a wrong address is said at once; a Redis that goes away later is waited for
+        with access.connect(SLOW_S) as first:
+            require_usable(first)  # a wrong address is said at once; a Redis that goes away later is waited for
         with (
             access.connect(patience_s=given.group_timeout_s) as client,
             held(Lease(client, hasty, name, str(directory.resolve()), folder)) as lease,

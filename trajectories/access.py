@@ -100,7 +100,7 @@ def require_usable(client: redis.Redis) -> None:
         if not is_passing(error):
             raise
     else:
-        if cluster.get("cluster_enabled"):  # type: ignore[union-attr]  # a client that is not asynchronous
+        if cluster.get("cluster_enabled"):
             raise RedisClusterError(
                 "this Redis runs in cluster mode, which would spread the streams of a run over several nodes: "
                 "give the address of a server or of a primary with replicas"
