@@ -77,6 +77,7 @@ pretrain-reward: .venv/.dev ## train the tiny preference model on rendered pairs
 
 lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change of pyproject.toml
 	$(PY) requirements/lock.py
+	$(PY) -m requirements.licences
 
 # The packages of the demo are part of those of the tests, so both share one environment.
 .venv/.dev: pyproject.toml requirements/dev.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base

@@ -33,9 +33,8 @@ def seconds_an_update(directory: Path, staleness: int) -> float:
     recipe = load_recipe(
         "recipes/tiny_demo.toml", [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     )
-    with local_services(recipe) as services:
+    with local_services(recipe) as services, open_queue(recipe, services.redis_url) as queue:
         trained, reference = load_policies(recipe)
-        queue = open_queue(recipe, services.redis_url)
         run = train(
             recipe, trained, reference, queue, resume=False, evaluate=evaluator(recipe, queue, layout_of(trained))
         )

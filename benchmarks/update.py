@@ -56,9 +56,9 @@ def short_recipe(folder: Path, updates: int) -> Recipe:
 
 def run(recipe: Recipe) -> list[Line]:
     """Train by the recipe on services of its own; the metrics of its updates that count."""
-    with local_services(recipe, print) as services:
+    with local_services(recipe, print) as services, open_queue(recipe, services.redis_url) as queue:
         trained, reference = load_policies(recipe)
-        directory = train(recipe, trained, reference, open_queue(recipe, services.redis_url), resume=False)
+        directory = train(recipe, trained, reference, queue, resume=False)
     lines = [json.loads(text) for text in (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if WARM_UP <= line["update"] < recipe.run.updates]
 

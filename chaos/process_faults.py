@@ -15,6 +15,7 @@ WAITING = r"update (\d+): waiting for groups"
 UPDATING = r"update (\d+): updating on"
 WRITING = r"checkpoint (\d+): writing"
 POLL_S = 0.002
+TOLD_TO_STOP = 128 + signal.SIGTERM
 
 
 async def rollout_kill(field: Field, strike: Strike) -> None:
@@ -132,6 +133,28 @@ async def trainer_kill_unacknowledged(field: Field, strike: Strike) -> None:
     await _trainer_back(
         field, strike, hit and not rig.trainer.log.find(rf"checkpoint {number}: acknowledged", position)
     )
+
+
+async def trainer_stop(field: Field, strike: Strike) -> None:
+    """SIGTERM to the trainer while it waits for groups, as by a drained node: it saves what it has."""
+    log = field.rig.trainer.log
+    position, _ = await log.wait(WAITING, log.end())
+    await asyncio.sleep(strike.fault.delay_s / 4)
+    strike.now("trainer")
+    await field.rig.trainer.strike(signal.SIGTERM)
+    saved = log.find(r"told to stop: saving update (\d+)", position)
+    await _trainer_back(field, strike, bool(saved) and field.rig.trainer.exits[-1].status == TOLD_TO_STOP)
+
+
+async def trainer_foreign(field: Field, strike: Strike) -> None:
+    """Start a second trainer on the run, which must be told who holds it: by its directory, or by its name alone."""
+    rig = field.rig
+    await rig.trainer.log.wait(WAITING, rig.trainer.log.end())
+    elsewhere = ["--run.dir", str(rig.spec.out / "foreign")] if strike.fault.worker else []
+    strike.now("a second trainer", "in another directory" if elsewhere else "in the same directory")
+    status, said = await rig.spec.run(rig.trainer_command(*elsewhere))
+    told = "is held by the trainer in" if elsewhere else "is in use by process"
+    strike.back(hit=status == 1 and told in said, detail=f"{strike.detail}: status {status}, {said.splitlines()[-1:]}")
 
 
 async def _checkpoint_begun(field: Field) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A TCP proxy on the loopback whose connections can be reset, stalled or refused."""
+"""A TCP proxy on the loopback whose connections can be reset, stalled, refused or led elsewhere."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Link:
         self._flowing.set()
         self._stalls = self._refusals = 0  # in force; they may overlap
         self.port = 0
+
+    def move_to(self, upstream_port: int) -> None:
+        """Lead new connections to another port; those that are open stay, as when an address moves."""
+        self._upstream_port = upstream_port
 
     def reset(self) -> int:
         """Break all connections by RST, on both sides; returns how many there were."""

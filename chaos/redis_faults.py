@@ -57,6 +57,52 @@ async def redis_full(field: Field, strike: Strike) -> None:
     await _redis_back(field, strike)
 
 
+async def redis_failover(field: Field, strike: Strike) -> None:
+    """Make the replica the primary, and let the address follow a while later.
+
+    Redis' own FAILOVER loses nothing. Open connections stay with the old primary, which answers READONLY from then on.
+    """
+    rig = field.rig
+    await _synced(rig)
+    strike.now(f"{rig.primary.part.name} to {rig.standby.part.name}", f"address moved after {strike.fault.lasts_s} s")
+    await rig.primary.client.execute_command("FAILOVER")
+    while (await _replication(rig.standby.client))["role"] != "master":  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    rig.swap_servers()
+    await asyncio.sleep(strike.fault.lasts_s)
+    for link in rig.links:
+        link.move_to(rig.primary.port)
+    await _redis_back(field, strike)
+
+
+async def redis_readonly(field: Field, strike: Strike) -> None:
+    """Have Redis be a replica for a while, of nobody that answers."""
+    strike.now("redis", f"READONLY for {strike.fault.lasts_s} s")
+    await field.rig.redis.replicaof("127.0.0.1", "1")
+    await asyncio.sleep(strike.fault.lasts_s)
+    await field.rig.redis.replicaof("NO", "ONE")
+    await _redis_back(field, strike)
+
+
+async def redis_noreplicas(field: Field, strike: Strike) -> None:
+    """Ask Redis for more replicas than there are before it takes a write."""
+    strike.now("redis", f"NOREPLICAS for {strike.fault.lasts_s} s")
+    await field.rig.redis.config_set("min-replicas-to-write", 2)
+    await asyncio.sleep(strike.fault.lasts_s)
+    await field.rig.redis.config_set("min-replicas-to-write", 0)
+    await _redis_back(field, strike)
+
+
+async def _synced(rig: Rig) -> None:
+    """Return once the standby follows the primary, as it does some time after that was started again."""
+    while (await _replication(rig.standby.client)).get("master_link_status") != "up":  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
+async def _replication(client: redis.asyncio.Redis) -> dict[str, Any]:
+    return cast(dict[str, Any], await client.info("replication"))
+
+
 async def redis_reset(field: Field, strike: Strike) -> None:
     """Reset every connection to Redis."""
     await asyncio.sleep(strike.fault.delay_s)

@@ -1,4 +1,4 @@
-"""All processes of one run: Redis and the OCR service behind proxies, two rollout workers, the trainer."""
+"""All processes of one run: Redis, its standby and the OCR service behind proxies, two rollout workers, the trainer."""
 
 from __future__ import annotations
 
@@ -51,10 +51,19 @@ class RunSpec(Home):
         return self.out / "runs" / self.name
 
 
+@dataclass(frozen=True)
+class RedisServer:
+    """One of the two Redis servers; ``client`` goes around the proxies."""
+
+    part: Part
+    port: int
+    client: redis.asyncio.Redis
+
+
 class Rig:
     """The parts of a run, and the ways between them. trainer_redis, worker_redis and ocr_link are proxies.
 
-    ``redis`` goes around them.
+    Of the two Redis servers one is the primary, to which the proxies lead, and the other its replica.
     """
 
     def __init__(
@@ -62,30 +71,37 @@ class Rig:
     ) -> None:
         self.spec, self.recipe = spec, spec.recipe
         self.trainer_redis, self.worker_redis, self.ocr_link = trainer_redis, worker_redis, ocr_link
-        redis_port, ocr_http, ocr_grpc, *worker_ports = ports
+        redis_port, standby_port, ocr_http, ocr_grpc, *worker_ports = ports
         self.worker_ports = worker_ports[:WORKERS]
-        self.redis = redis.asyncio.Redis(port=redis_port, socket_timeout=10)
-        self.redis_part = spec.part("redis", spec.redis_command(redis_port), REDIS_READY)
+        self.primary, self.standby = self._redis("redis", redis_port), self._redis("standby", standby_port)
+        self._redis_parts = [self.primary.part, self.standby.part]
         ocr = module("varl.services.ocr", "--workers", "1", "--http-port", str(ocr_http), "--grpc-port", str(ocr_grpc))
         self.ocr = spec.part("ocr", ocr)
         self.workers = [
             self._worker(index, *ports_of)
             for index, ports_of in enumerate(zip(self.worker_ports, worker_ports[WORKERS:], strict=True))
         ]
-        trainer = module(
-            "trainer",
-            str(RECIPE),
-            *spec.flags,
-            "--rollout.redis_url",
-            f"redis://127.0.0.1:{trainer_redis.port}",
-            "--resume",
-        )
-        self.trainer = spec.part("trainer", trainer, BEGINS, final=(0, 2, 3))
+        self.trainer = spec.part("trainer", self.trainer_command(), BEGINS, final=(0, 2, 3))
 
     @property
     def parts(self) -> list[Part]:
         """In the order in which they start."""
-        return [self.redis_part, self.ocr, *self.workers, self.trainer]
+        return [*self._redis_parts, self.ocr, *self.workers, self.trainer]
+
+    @property
+    def redis(self) -> redis.asyncio.Redis:
+        """A client of the primary that goes around the proxies."""
+        return self.primary.client
+
+    @property
+    def redis_part(self) -> Part:
+        """The primary's process."""
+        return self.primary.part
+
+    def trainer_command(self, *more: str) -> list[str]:
+        """The trainer, with ``more`` flags after its own."""
+        url = f"redis://127.0.0.1:{self.trainer_redis.port}"
+        return module("trainer", str(RECIPE), *self.spec.flags, "--rollout.redis_url", url, "--resume", *more)
 
     def key(self, stream: str) -> str:
         """Redis key of the run's stream "jobs", "trajectories" or "dead"."""
@@ -99,17 +115,23 @@ class Rig:
     async def start(self) -> None:
         """Start everything, each part once those that it needs are ready."""
         self.spec.make()
-        for stage in ([self.redis_part, self.ocr], self.workers):
+        for stage in ([*self._redis_parts, self.ocr], self.workers):
             for part in stage:
                 part.start()
             await asyncio.gather(*(part.ready(0) for part in stage))
+        await self.standby.client.replicaof("127.0.0.1", str(self.primary.port))
         self.trainer.start()
 
     async def stop(self) -> None:
         """Stop everything, in the opposite order."""
-        await self.redis.aclose()
+        for server in (self.primary, self.standby):
+            await server.client.aclose()
         for part in reversed(self.parts):
             await part.stop()
+
+    def swap_servers(self) -> None:
+        """Call the standby the primary from now on; where the proxies lead is another matter."""
+        self.primary, self.standby = self.standby, self.primary
 
     async def progress(self, update: int) -> None:
         """Return once the trainer has begun this update, or a later one."""
@@ -119,6 +141,10 @@ class Rig:
             if int(match[1]) >= update:
                 return
             position += 1
+
+    def _redis(self, name: str, port: int) -> RedisServer:
+        part = self.spec.part(name, self.spec.redis_command(port, name), REDIS_READY)
+        return RedisServer(part, port, redis.asyncio.Redis(port=port, socket_timeout=10))
 
     def _worker(self, index: int, grpc_port: int, metrics_port: int) -> Part:
         settings = {
@@ -139,9 +165,9 @@ class Rig:
 @asynccontextmanager
 async def running(spec: RunSpec) -> AsyncIterator[Rig]:
     """A run in progress; everything is stopped at the end of the block."""
-    ports = [reserve_port() for _ in range(3 + 2 * WORKERS)]
+    ports = [reserve_port() for _ in range(4 + 2 * WORKERS)]
     async with AsyncExitStack() as stack:
-        links = [await stack.enter_async_context(link_to(port)) for port in (ports[0], ports[0], ports[2])]
+        links = [await stack.enter_async_context(link_to(port)) for port in (ports[0], ports[0], ports[3])]
         rig = Rig(spec, ports, *links)
         stack.push_async_callback(rig.stop)
         await rig.start()

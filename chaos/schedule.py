@@ -25,6 +25,8 @@ class Kind(StrEnum):
     TRAINER_KILL_UPDATING = "trainer_kill_updating"
     TRAINER_KILL_CHECKPOINT = "trainer_kill_checkpoint"
     TRAINER_KILL_UNACKNOWLEDGED = "trainer_kill_unacknowledged"
+    TRAINER_STOP = "trainer_stop"
+    TRAINER_FOREIGN = "trainer_foreign"
     REDIS_PAUSE = "redis_pause"
     REDIS_STOP = "redis_stop"
     REDIS_KILL = "redis_kill"
@@ -33,6 +35,9 @@ class Kind(StrEnum):
     REDIS_RESET = "redis_reset"
     REDIS_STALL = "redis_stall"
     REDIS_CUT = "redis_cut"
+    REDIS_FAILOVER = "redis_failover"
+    REDIS_READONLY = "redis_readonly"
+    REDIS_NOREPLICAS = "redis_noreplicas"
     DISK_FULL = "disk_full"
     WEIGHTS_CORRUPT = "weights_corrupt"
     POISON_PROMPT = "poison_prompt"
@@ -57,6 +62,8 @@ MEANING = {
     Kind.TRAINER_KILL_UNACKNOWLEDGED: (
         "SIGKILL of the trainer after a checkpoint, before it acknowledges the groups in it"
     ),
+    Kind.TRAINER_STOP: "SIGTERM of the trainer, which saves a checkpoint",
+    Kind.TRAINER_FOREIGN: "a second trainer on the same run, in its directory or in another one",
     Kind.REDIS_PAUSE: "Redis paused (CLIENT PAUSE)",
     Kind.REDIS_STOP: "Redis paused (SIGSTOP, SIGCONT)",
     Kind.REDIS_KILL: "SIGKILL of Redis, started again on the same append-only file",
@@ -65,6 +72,9 @@ MEANING = {
     Kind.REDIS_RESET: "connections to Redis reset",
     Kind.REDIS_STALL: "connections to Redis stalled",
     Kind.REDIS_CUT: "connections to Redis refused",
+    Kind.REDIS_FAILOVER: "failover to the replica; the address moves there later, open connections stay",
+    Kind.REDIS_READONLY: "Redis a replica of nobody for a while (READONLY)",
+    Kind.REDIS_NOREPLICAS: "Redis short of replicas (min-replicas-to-write)",
     Kind.DISK_FULL: "no room for a checkpoint (RLIMIT_FSIZE of the trainer)",
     Kind.WEIGHTS_CORRUPT: "bytes of a published weight file flipped",
     Kind.POISON_PROMPT: "a job from outside whose prompt no service takes",

@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from varl.launch.supervisor import tied_to_this_process
+from varl.launch.waits import Wait
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 300.0  # a long append-only file, a busy machine
 STOP_TIMEOUT_S = 10.0
 LOG_NAME = "redis.log"
 
@@ -32,18 +34,18 @@ def redis_url_from_environment() -> str | None:
 
 
 @contextmanager
-def private_redis(directory: Path) -> Iterator[str]:
+def private_redis(directory: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Run a Redis server that keeps its data and log in ``directory``, on a unix socket that only this user can reach.
 
     Yields its URL; the server is shut down (data written out) at the end. The socket lies in a short temporary path of
-    its own, since socket paths are limited to about 100 bytes. Raises RedisServerError where no server can be found or
-    it does not come up.
+    its own, since socket paths are limited to about 100 bytes. ``settings`` are directives of redis.conf that go before
+    those of this function. Raises RedisServerError where no server can be found or it does not come up.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="varl-redis-") as socket_directory:
         socket = Path(socket_directory) / "redis.sock"
         url = f"unix://{socket}"
-        process = _start(server_binary(), socket, directory.resolve())
+        process = _start(server_binary(), socket, directory.resolve(), settings)
         try:
             _wait_until_up(url, process, directory / LOG_NAME)
             yield url
@@ -67,7 +69,7 @@ def server_binary() -> str:
         ) from error
 
 
-def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes]:
+def _start(binary: str, socket: Path, directory: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -79,7 +81,7 @@ def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes
         "maxmemory-policy": "noeviction",
         "save": "",
         "daemonize": "no",
-    }
+    } | dict(settings)
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     # A session of its own: Ctrl-C reaches the services, which still need Redis to finish, but not Redis itself.
     command = [*tied_to_this_process(), binary, *arguments]
@@ -87,10 +89,11 @@ def _start(binary: str, socket: Path, directory: Path) -> subprocess.Popen[bytes
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    wait = Wait("a private Redis to load its data", START_TIMEOUT_S)
     client = redis.Redis.from_url(url)
     while not _answers(client):
-        if process.poll() is not None or time.monotonic() > deadline:
+        wait.tell()
+        if process.poll() is not None or wait.left_s <= 0:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
             raise RedisServerError(f"redis-server did not come up (exit status {process.poll()}): {tail}")
         time.sleep(0.02)
@@ -100,7 +103,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
-    except (RedisConnectionError, redis.exceptions.BusyLoadingError):
+    except (RedisConnectionError, redis.exceptions.TimeoutError):  # not there yet, loading, or slow
         return False
 
 

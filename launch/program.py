@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
@@ -58,6 +58,11 @@ def parse(cls: type[S], arguments: Sequence[str] | None = None) -> S:
         return cls(_cli_parse_args=given, _cli_prog_name=program(module), _cli_exit_on_error=False)
     except SettingsError as error:
         raise SettingsError(explain_flags(str(error).removeprefix("error parsing CLI: "), flags_of(cls))) from error
+
+
+def faults_of(error: ValidationError) -> str:
+    """A line for each setting that was refused, by its dotted name."""
+    return "\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
 
 
 def flags_of(cls: type[BaseModel], prefix: str = "--") -> list[str]:

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-START_TIMEOUT_S = 180.0
+from varl.launch.waits import Wait
+
+START_TIMEOUT_S = 900.0  # also on a machine that does other work on each of its cores
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.05
 TAIL_CHARS = 2000
@@ -110,10 +112,11 @@ class Supervisor:
                 raise child.death()
 
     def _ready_line(self, child: Child) -> dict[str, Any]:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        wait = Wait(f"{child.name} to be ready", START_TIMEOUT_S)
         while b"\n" not in (text := child.out.read_bytes()):
             self.check()
-            if time.monotonic() > deadline:
+            wait.tell(f"its log is {child.log}")
+            if wait.left_s <= 0:
                 raise TimeoutError(
                     f"{child.name} was not ready after {START_TIMEOUT_S:g} s; "
                     f"the end of {child.log}:\n{_tail(child.log)}"
@@ -161,16 +164,13 @@ def unhurried() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block has ended."""
+def postponed(numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
+    """Let signals, by default Ctrl-C and SIGTERM, wait until the block has ended."""
     if not _in_main_thread():
         yield
         return
     arrived: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda got, frame: arrived.append(got))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, lambda got, frame: arrived.append(got)) for number in numbers}
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ Leaves a run directory with eval.json, report.html and weights/final.safetensors
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,9 +22,12 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict,
 from varl.evaluation.evaluate import EvalSettings, evaluate
 from varl.evaluation.results import Evaluation
 from varl.evaluation.samplers import name_of
+from varl.launch.folder_lock import folder_lock
 from varl.launch.machine import describe_machine
-from varl.launch.program import parse, program
+from varl.launch.program import faults_of, parse, program
+from varl.launch.pulse import pulse, watched
 from varl.launch.resources import MissingFilesError
+from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams, layout_of
 from varl.studies.report.report import (
@@ -41,11 +45,11 @@ from varl.studies.report.samplers import SamplerPair, best_against_best, summari
 from varl.studies.stages import Say, StageClock, progress_bar
 from varl.studies.study.plan import images_by_update
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
-from varl.trainer.local_services import local_services
+from varl.trainer.local_services import SERVICES_LOCK, local_services
 from varl.trainer.loop import train
-from varl.trainer.recipe.config import Recipe, load_recipe
-from varl.trainer.recipe.dry_run import dry_run
-from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
+from varl.trainer.recipe.config import BadRecipeError, Recipe, load_recipe
+from varl.trainer.recipe.dry_run import check_files, dry_run
+from varl.trainer.setup import PROBLEMS, TRAINER_LOCK, given_redis, load_policies, open_queue
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
 
@@ -57,6 +61,8 @@ OTHERS = "Evaluating both with other samplers"
 REPORT = "Writing the report"
 
 KEPT_PICTURES = 8  # times those that the report shows whatever became of them, to choose from what changed most
+STAGES_FILE = "stages.json"  # seconds of each, in all attempts at the run
+logger = logging.getLogger("trainer")
 
 FIXED_S = {START: 25.0, REPORT: 10.0}
 IMAGE_S = 0.05  # to draw, decode and read one image, until this machine has shown what it needs
@@ -105,7 +111,11 @@ class DemoSettings(BaseSettings):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demo; the exit status: 0, 1 with a message, 2 for a bad flag, 130 for Ctrl-C."""
+    """Run the demo; the exit status: 0, 1 with a message, 2 for what no second attempt mends, 130 for Ctrl-C.
+
+    SIGTERM ends it with 143, after a checkpoint where it was training.
+    """
+    keep_streams()
     try:
         settings = parse(DemoSettings, arguments)
     except (ValidationError, SettingsError) as error:
@@ -114,9 +124,13 @@ def main(arguments: Sequence[str]) -> int:
         if settings.dry_run:
             sys.stdout.write(dry_run(demo_recipe(settings)))
             return 0
+        if not watched():
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         with sigterm_as_exit():
             demo(settings, _say)
-    except MissingFilesError as error:
+    except ValidationError as error:
+        return _fail(faults_of(error), 2)
+    except (MissingFilesError, BadRecipeError) as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         again = f"{program('varl.studies.demo')} --resume{_given(arguments)}"
@@ -129,6 +143,7 @@ def main(arguments: Sequence[str]) -> int:
 def demo(settings: DemoSettings, say: Say) -> Path:
     """Run every stage and return the run directory; raises what the stages raise."""
     recipe = demo_recipe(settings)
+    check_files(recipe)
     directory = recipe.run.dir / recipe.run.name
     prompts = held_out_prompts(recipe, settings.prompts)
     if settings.resume and (directory / REPORT_FILE).exists():
@@ -139,11 +154,12 @@ def demo(settings: DemoSettings, say: Say) -> Path:
         if moved:
             say(f"{directory} held an earlier run: moved to {moved}")
     directory.mkdir(parents=True, exist_ok=True)
-    stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say)
-    pairs = _run(recipe, settings, prompts, stages, say)
-    with stages.stage(REPORT):
-        _leave(directory, recipe, stages, pairs, settings.pictures)
-        report = write_report(directory)
+    stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say, directory / STAGES_FILE)
+    with pulse(logger.info, stages.save):
+        pairs = _run(recipe, settings, prompts, stages, say)
+        with stages.stage(REPORT):
+            _leave(directory, recipe, stages, pairs, settings.pictures)
+            report = write_report(directory)
     say(
         f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
         f"in all: {stages.total() / 60:.1f} minutes\n\n{next_steps(recipe)}"
@@ -187,9 +203,15 @@ def within_minutes(recipe: Recipe, expected_s: float, minutes: float) -> Recipe:
 
 
 def move_aside(directory: Path) -> Path | None:
-    """Rename what lies at ``directory``, if anything, by the time it was last written; returns its new name."""
+    """Rename what lies at ``directory``, if anything, by the time it was last written; returns its new name.
+
+    Raises FolderHeldError where a run works in it.
+    """
     if not directory.exists():
         return None
+    for name in (SERVICES_LOCK, TRAINER_LOCK):
+        with folder_lock(directory / name):
+            pass
     written = datetime.fromtimestamp(directory.stat().st_mtime).astimezone()
     aside = directory.with_name(f"{directory.name}-{written:%Y%m%d-%H%M%S}")
     return directory.rename(aside)
@@ -233,7 +255,7 @@ def _run(
     directory, base = recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors"
     with ExitStack() as stack:
         with stages.stage(START):
-            queue = open_queue(recipe, _redis_url(recipe, settings, stack, say))
+            queue = stack.enter_context(open_queue(recipe, _redis_url(recipe, settings, stack, say)))
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)

@@ -45,11 +45,8 @@ def evaluate_samplers(
     specs, found = held_out_prompts(recipe, prompts), []
     with tempfile.TemporaryDirectory(prefix="varl-evaluate-") as directory:
         away = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": Path(directory)})})
-        with local_services(away, say) as services:
-            queue, settings = (
-                open_queue(away, services.redis_url),
-                eval_settings(away, layout_of(load_policies(away)[0])),
-            )
+        with local_services(away, say) as services, open_queue(away, services.redis_url) as queue:
+            settings = eval_settings(away, layout_of(load_policies(away)[0]))
             pairs = [(path, sampler) for path in weights for sampler in samplers]
             for number, (path, sampler) in enumerate(pairs):
                 say(f"[{number + 1}/{len(pairs)}] {path}, {sampler.name}")

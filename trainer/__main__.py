@@ -10,15 +10,17 @@ from contextlib import ExitStack
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from varl.launch.program import program
+from varl.launch.program import faults_of, program
+from varl.launch.pulse import pulse
 from varl.launch.resources import MissingFilesError
+from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train
-from varl.trainer.recipe.config import Recipe, parse_command
-from varl.trainer.recipe.dry_run import dry_run_with_sizes
+from varl.trainer.recipe.config import BadRecipeError, Recipe, parse_command
+from varl.trainer.recipe.dry_run import check_files, dry_run_with_sizes
 from varl.trainer.recipe.size.fit import DeviceMemoryError
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trainer.step.guards import GuardError
@@ -29,9 +31,12 @@ logger = logging.getLogger("trainer")
 def main(arguments: Sequence[str]) -> int:
     """Train by a recipe, or with --dry-run print the resolved recipe and what would run.
 
-    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 a bad flag, or a dry run of a
-    recipe that names a file which does not exist or does not fit the device, 3 stopped by a guard, 130 Ctrl-C.
+    Returns the exit status: 0 done, 1 failed (the message says how; --resume goes on), 2 what no second attempt mends
+    (a bad flag or setting, a recipe that is not there or cannot be read, a file that it names and that is not there, a
+    dry run that does not fit the device), 3 stopped by a guard, 130 Ctrl-C. SIGTERM ends it with 143, after a
+    checkpoint.
     """
+    keep_streams()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         command = parse_command(arguments)
@@ -39,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         if command.dry_run:
             sys.stdout.write(dry_run_with_sizes(recipe, command.device_memory))
             return 0
-        with sigterm_as_exit(), ExitStack() as stack:
+        check_files(recipe)
+        with sigterm_as_exit(), pulse(logger.info), ExitStack() as stack:
             url = (
                 stack.enter_context(local_services(recipe, logger.info)).redis_url
                 if command.local_services
@@ -47,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             )
             run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
     except ValidationError as error:
-        return _fail("\n".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()))
-    except (SettingsError, MissingFilesError, DeviceMemoryError) as error:
+        return _fail(faults_of(error), status=2)
+    except (SettingsError, MissingFilesError, BadRecipeError, DeviceMemoryError) as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)
@@ -62,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
 def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> None:
     """Load the models, connect to Redis and train."""
     trained, reference = load_policies(recipe)
-    queue = open_queue(recipe, redis_url)
-    train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
+    with open_queue(recipe, redis_url) as queue:
+        train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
 
 
 def _fail(message: str, status: int = 1) -> int:

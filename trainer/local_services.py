@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from varl.launch.cores import usable_cores
+from varl.launch.folder_lock import folder_lock
 from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.services.reward.place import parse_place
+from varl.services.rollout.settings import DAY_S
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.stream import connect
+
+SERVICES_LOCK = "services.lock"
+LEAST_SCORE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,14 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
 
     Raises:
         varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
+        varl.launch.folder_lock.FolderHeldError: another process has services for this run directory.
         varl.launch.private_redis.RedisServerError: there is no Redis to use.
         ValueError: the recipe has a reward that is not known here, or whose file is not there.
     """
     directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
     commands = _rewards(recipe, share)
     with unhurried_exit() as stack:
+        stack.enter_context(folder_lock(directory / SERVICES_LOCK))
         given = recipe.rollout.redis_url or redis_url_from_environment()
         with postponed():
             url = given or stack.enter_context(private_redis(directory / "redis"))
@@ -101,10 +108,15 @@ def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Ca
 
 
 def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[str]:
-    run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir)]
+    # A reward that dies ends the run by itself; one that is slow, as on a busy machine, is waited for like a group.
+    patience = ["--score-timeout-s", str(max(LEAST_SCORE_S, min(recipe.rollout.group_timeout_s, DAY_S)))]
+    run = ["--run-id", recipe.run.name, "--model-dir", str(recipe.model.dir), *patience]
     run += [flag for name, address in rewards.items() for flag in ("--reward", f"{name}={address}")]
     compute = ["--device", recipe.run.device, "--dtype", recipe.model.dtype, "--threads", str(threads)]
     model = ["--plugin", recipe.model.plugin] if recipe.model.plugin else []
+    store = recipe.checkpoint.weights_url
+    elsewhere = "://" in store and not store.startswith("file://")
+    model += ["--weights-prefix", "/", "--weights-prefix", store.rstrip("/")] if elsewhere else []
     return _module("varl.services.rollout", *run, *model, *compute, "--grpc-port", "0", "--metrics-port", "0")
 
 

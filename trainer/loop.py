@@ -6,21 +6,25 @@ Where it departs from the papers stands at the top of the package, ``trainer/__i
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from varl.evaluation.sample_grids import save_grid
+from varl.launch.supervisor import postponed
 from varl.policy.base import TrainablePolicy, layout_of
 from varl.trainer.checkpoints.checkpoint import Progress
 from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
-from varl.trainer.disk.retry import Storage
+from varl.trainer.disk.retry import Storage, StorageError
 from varl.trainer.objectives.vmr import Stage, trained_scales
 from varl.trainer.recipe.changes import RecipeChangedError, differences, inputs, recipe_changes
 from varl.trainer.recipe.config import Recipe
@@ -115,8 +119,10 @@ class Run:
         )
         return progress
 
-    def update(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
+    def update(self, progress: Progress, whole: ExitStack) -> tuple[Progress, dict[str, float]]:
         """One update with its rollout.
+
+        From the arrival of its groups until ``whole`` is closed SIGTERM waits, so that progress and weights agree.
 
         Raises:
             RolloutTimeoutError: workers went silent.
@@ -133,6 +139,7 @@ class Run:
         collected = collect(
             self._queue, jobs, self._layout, self._patience, remedies=Remedies(self._replacement, self._repair)
         )
+        whole.enter_context(postponed((signal.SIGTERM,)))
         # Acknowledged with the next checkpoint, not before: a trainer that dies now gets these groups again.
         self.checkpoint_manager.use(collected.entry_ids)
         # A group that came too late is not trained on: its weights are too old.
@@ -185,6 +192,15 @@ class Run:
     def save_last(self, progress: Progress) -> None:
         """Write the checkpoint of the run's end, which no later one can make up for."""
         self.storage.keep_trying(f"checkpoint {progress.update}", lambda: self.checkpoint_manager.save(progress))
+
+    def save_before_exit(self, progress: Progress, log: RunLog) -> None:
+        """Write a checkpoint of a run that was told to stop between two updates."""
+        logger.info("told to stop: saving update %d", progress.update)
+        try:
+            log.sync()
+            self.checkpoint_manager.save_newer(progress)
+        except (OSError, StorageError, RedisError) as error:
+            logger.error("checkpoint %d: could not be written: %s", progress.update, error)
 
     def give_up_if_empty(self, progress: Progress) -> None:
         """Raise RolloutFailedError where too many updates in a row were left without a group."""
@@ -284,27 +300,34 @@ def train(
     run = Run(recipe, policy, reference, queue, evaluate)
     progress, last = run.start(resume, allow_changes), recipe.run.updates
     due = False
-    bar = tqdm(total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True)
+    bar = tqdm(
+        total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True, disable=None
+    )  # None: unless stderr is a terminal
     with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update, run.storage) as log:
-        while progress.update < last:
-            number = progress.update
-            try:
-                progress, metrics = run.update(progress)
-            except GuardError as error:
-                log.write(number, error.metrics)  # the line that says why the run stopped
-                raise
-            log.write(number, metrics)
-            run.give_up_if_empty(progress)
-            bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
-            bar.update()
-            due = due or progress.update % recipe.checkpoint.every == 0
-            # Metrics reach the disk before the checkpoint that counts them as written.
-            if progress.update == last:
-                log.sync()
-                run.save_last(progress)
-            elif due:
-                log.sync()
-                due = not run.checkpoint_manager.save_or_postpone(progress)
+        try:
+            while progress.update < last:
+                number = progress.update
+                with ExitStack() as whole:  # an update and its line of metrics
+                    try:
+                        progress, metrics = run.update(progress, whole)
+                    except GuardError as error:
+                        log.write(number, error.metrics)  # the line that says why the run stopped
+                        raise
+                    log.write(number, metrics)
+                run.give_up_if_empty(progress)
+                bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
+                bar.update()
+                due = due or progress.update % recipe.checkpoint.every == 0
+                # Metrics reach the disk before the checkpoint that counts them as written.
+                if progress.update == last:
+                    log.sync()
+                    run.save_last(progress)
+                elif due:
+                    log.sync()
+                    due = not run.checkpoint_manager.save_or_postpone(progress)
+        except SystemExit:  # SIGTERM: what was done since the last checkpoint need not be done again
+            run.save_before_exit(progress, log)
+            raise
         try:
             ending = run.finish(progress)
         except GuardError as error:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from redis.exceptions import RedisError
 
 from varl.evaluation.evaluate import EvaluationError
+from varl.launch.folder_lock import FolderHeldError, folder_lock
 from varl.launch.private_redis import RedisServerError, redis_url_from_environment
 from varl.launch.supervisor import ChildDiedError
 from varl.policy.base import TrainablePolicy
@@ -20,10 +23,13 @@ from varl.trainer.disk.retry import StorageError
 from varl.trainer.loop import RolloutFailedError, RunInUseError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.access import RedisAccess
+from varl.trajectories.access import RedisAccess, require_usable
 from varl.trajectories.collect import RolloutTimeoutError
+from varl.trajectories.lease import Lease, RunHeldError, held
 from varl.trajectories.queue import RunQueue
 
+TRAINER_LOCK = "trainer.lock"
+HASTY_S, SLOW_S = 5.0, 60.0  # for an answer of Redis
 PROBLEMS = (
     OSError,
     ValueError,
@@ -33,6 +39,8 @@ PROBLEMS = (
     RolloutTimeoutError,
     RolloutFailedError,
     RunInUseError,
+    FolderHeldError,
+    RunHeldError,
     RecipeChangedError,
     EvaluationError,
     StorageError,
@@ -59,19 +67,24 @@ def given_redis(recipe: Recipe) -> str:
     return url
 
 
-def open_queue(recipe: Recipe, redis_url: str) -> RunQueue:
-    """Open the trainer's side of the run's queue.
+@contextmanager
+def open_queue(recipe: Recipe, redis_url: str) -> Iterator[RunQueue]:
+    """The trainer's side of the run's queue, with the lock of its run directory and its lease in Redis.
 
-    Raises ValueError and OSError where the credentials that the recipe names do not fit.
+    Raises:
+        ValueError, OSError: the credentials that the recipe names do not fit, or the Redis is a cluster.
+        varl.launch.folder_lock.FolderHeldError, varl.trajectories.lease.RunHeldError: another trainer has the run.
     """
-    given = recipe.rollout
+    given, directory, name = recipe.rollout, recipe.run.dir / recipe.run.name, recipe.run.name
     access = RedisAccess(
         redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file
     )
-    with access.connect() as client:
-        client.ping()  # a wrong address is said at once; a Redis that goes away later is waited for
-    return RunQueue(
-        access.connect(patience_s=given.group_timeout_s),
-        recipe.run.name,
-        f"trainer-{socket.gethostname()}-{os.getpid()}",
-    )
+    with folder_lock(directory / TRAINER_LOCK) as folder, access.connect(HASTY_S) as hasty:
+        with access.connect(SLOW_S) as first:
+            require_usable(first)  # a wrong address is said at once; a Redis that goes away later is waited for
+        with (
+            access.connect(patience_s=given.group_timeout_s) as client,
+            held(Lease(client, hasty, name, str(directory.resolve()), folder)) as lease,
+        ):
+            consumer = f"trainer-{socket.gethostname()}-{os.getpid()}"
+            yield RunQueue(client, name, consumer, check_lease=lease.check)

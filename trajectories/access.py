@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError
-from redis.retry import Retry
+from redis.exceptions import BusyLoadingError, NoPermissionError, ResponseError
 
-LONGEST_PAUSE_S = 1.0
+from varl.trajectories.redis_retry import PatientRetry, is_passing
+
+# Not for the URL to decide: streams are read as bytes, in the form of RESP2.
+FIXED = ("protocol", "legacy_responses", "decode_responses", "encoding", "encoding_errors")
+
+
+class RedisClusterError(ValueError):
+    """The server is a node of a Redis Cluster, where the keys of a run would lie on several nodes."""
 
 
 @dataclass(frozen=True)
 class RedisAccess:
     """Address and credentials of a Redis server.
 
-    url: redis://[USER@]HOST:PORT/DB, rediss:// for TLS, or unix://PATH. The files: the password alone (white space
-    around it is ignored); PEM of the authority that signed the server's certificate (default: the system's); PEM of
-    this client's certificate and of its key.
+    url: redis://[USER@]HOST:PORT/DB, rediss:// for TLS, or unix://PATH, with options of redis-py after a question mark;
+    those about the form of replies (protocol=3, decode_responses) are skipped. The files: the password alone (white
+    space around it is ignored); PEM of the authority that signed the server's certificate (default: the system's); PEM
+    of this client's certificate and of its key.
     """
 
     url: str
@@ -40,23 +46,31 @@ class RedisAccess:
 
         redis-py's own limit of 5 s is below a long block.
 
-        patience_s: how long commands go on trying, about, while Redis is unavailable, loading its data or out of
-        memory. A command that was carried out before its connection broke is then carried out twice, which every reader
-        here has to bear anyway.
+        patience_s: how long a command goes on being tried while Redis is unavailable, loading, out of memory, short of
+        replicas, unable to save, or a replica since a failover: by new connections, whose address is resolved again.
+        With 0 the connection is dropped all the same, and the next command makes another. A command that was carried
+        out before its connection broke is then carried out twice, which every reader here has to bear anyway.
 
         Raises:
             OSError: the password file cannot be read.
-            ValueError: the URL is none, or the password file is empty.
+            ValueError: the URL is none or has an unknown option, or the password file is empty.
         """
-        return redis.Redis.from_url(
-            self.url,
+        client = redis.Redis.from_url(
+            _without_fixed(self.url),
+            protocol=2,
+            retry=PatientRetry(patience_s),
             socket_timeout=socket_timeout_s,
             socket_connect_timeout=5.0,
             health_check_interval=30,
-            **_retries(patience_s),
             **self._password(),
             **self._certificates(),
         )
+        pool = client.connection_pool
+        try:
+            pool.connection_class(**pool.connection_kwargs)  # opens nothing
+        except TypeError as error:
+            raise ValueError(f"options of the Redis URL: {error}") from error
+        return client
 
     def _password(self) -> dict[str, Any]:
         if self.password_file is None:
@@ -71,8 +85,29 @@ class RedisAccess:
         return {name: str(path) for name, path in files.items() if path is not None}
 
 
-def _retries(patience_s: float) -> dict[str, Any]:
-    if not patience_s:
-        return {}
-    retry = Retry(ExponentialBackoff(cap=LONGEST_PAUSE_S, base=0.05), max(1, round(patience_s / LONGEST_PAUSE_S)))
-    return {"retry": retry, "retry_on_error": [BusyLoadingError, OutOfMemoryError]}
+def require_usable(client: redis.Redis) -> None:
+    """Ask a server whether it answers and can hold a run; one that merely refuses for a while can.
+
+    Raises:
+        RedisClusterError: it is a node of a cluster.
+        redis.exceptions.RedisError: it cannot be reached, or does not let this user in.
+    """
+    try:
+        cluster = client.info("cluster")
+    except NoPermissionError:  # a user who may not ask may still work with streams
+        client.ping()
+    except (BusyLoadingError, ResponseError) as error:
+        if not is_passing(error):
+            raise
+    else:
+        if cluster.get("cluster_enabled"):
+            raise RedisClusterError(
+                "this Redis runs in cluster mode, which would spread the streams of a run over several nodes: "
+                "give the address of a server or of a primary with replicas"
+            )
+
+
+def _without_fixed(url: str) -> str:
+    address, mark, query = url.partition("?")
+    kept = [option for option in query.split("&") if option.partition("=")[0] not in FIXED]
+    return address + (mark + "&".join(kept) if any(kept) else "")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from varl.launch.waits import Wait
 from varl.policy.base import Layout
 from varl.trajectories.codec import job_of
 from varl.trajectories.queue import Delivery, RunQueue
@@ -89,15 +90,16 @@ def collect(
     collection = _Collection(queue, {job.job_id: job for job in jobs}, layout, patience, remedies or Remedies())
     ahead, arrived = queue.take_ahead(jobs)
     queue.submit([job for job in jobs if job.job_id not in ahead])
-    last = looked = time.monotonic()
+    wait, looked = collection.wait(), time.monotonic()
     while collection.pending:
         for delivery in arrived or queue.receive(len(collection.pending), POLL_MS):
             if collection.settle(delivery):
-                last = looked = time.monotonic()
+                wait, looked = collection.wait(), time.monotonic()
                 progress(len(jobs) - len(collection.pending), len(jobs))
         arrived, now = [], time.monotonic()
-        if collection.pending and now - last > patience.timeout_s:
+        if collection.pending and wait.left_s <= 0:
             raise RolloutTimeoutError(_timeout_message(queue, collection.pending, patience.timeout_s))
+        wait.tell()
         if now - looked > LOOK_FOR_LOST_S:
             collection.requeue_lost()
             looked = now
@@ -116,6 +118,11 @@ class _Collection:
     remedies: Remedies
     result: Collected = field(default_factory=Collected)
     replacements: Counter[int] = field(default_factory=Counter)  # by group
+
+    def wait(self) -> Wait:
+        """The wait for the next group, from now on."""
+        first = next(iter(self.pending), "")
+        return Wait(f"any of {len(self.pending)} groups ({first} …)", self.patience.timeout_s, logger.info)
 
     def settle(self, delivery: Delivery[trajectory_pb2.Trajectory]) -> bool:
         """Sort one trajectory in; True if it belongs to a pending job."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from varl.trajectories.problems import Problem, Reason
@@ -10,7 +11,19 @@ from varl.v1 import rollout_pb2
 MAX_GROUP_SIZE = 1024
 MAX_CONTINUATIONS = 64
 MAX_METADATA_BYTES = 16 * 2**10
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # it stands in keys of Redis, paths and log lines
+MAX_RUN_ID_CHARS = 200
 SCHEMA = 2  # raised whenever an older reader would misread a message
+
+
+def run_id_problem(run_id: str) -> str | None:
+    """What is wrong with a run's id, or None."""
+    if len(run_id) <= MAX_RUN_ID_CHARS and re.fullmatch(RUN_ID.strip("^$"), run_id):
+        return None
+    return (
+        f"run_id must be 1..{MAX_RUN_ID_CHARS} letters, digits, dots, hyphens and underscores, the first a letter or "
+        f"digit, got {run_id[: 2 * MAX_RUN_ID_CHARS]!r}"
+    )
 
 
 def continuations_of(job: rollout_pb2.RolloutJob) -> int:
@@ -36,7 +49,10 @@ def job_problems(job: rollout_pb2.RolloutJob) -> Iterator[Problem]:
 
 
 def _details(job: rollout_pb2.RolloutJob) -> Iterator[str]:
-    for field in ("run_id", "job_id", "prompt"):
+    problem = run_id_problem(job.run_id)
+    if problem:
+        yield problem
+    for field in ("job_id", "prompt"):
         if not getattr(job, field):
             yield f"{field} must not be empty"
     if not 1 <= job.group_size <= MAX_GROUP_SIZE:

@@ -17,6 +17,7 @@ import redis
 from google.protobuf.message import Message
 
 from varl.trajectories.codec import decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.job_checks import run_id_problem
 from varl.trajectories.problems import CodecError, Problem, Reason
 from varl.trajectories.stream import Entry, GroupStream, connect
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -81,16 +82,24 @@ class RunQueue:
 
     The worker's methods may be called from several threads; the trainer's from one. ``client`` gives bytes (no
     decode_responses; see ``connect``); ``consumer`` is unique among all that work on the run; a job handed out more
-    than ``max_deliveries`` times goes to the dead-letter stream.
+    than ``max_deliveries`` times goes to the dead-letter stream. The trainer's methods call ``check_lease`` before they
+    add, take or remove anything, and raise what it raises.
     """
 
-    def __init__(self, client: redis.Redis, run_id: str, consumer: str, max_deliveries: int = 3) -> None:
-        if not run_id or not consumer or max_deliveries < 1:
-            raise ValueError(
-                "run_id and consumer must not be empty, max_deliveries >= 1: "
-                f"got {run_id!r}, {consumer!r}, {max_deliveries}"
-            )
+    def __init__(
+        self,
+        client: redis.Redis,
+        run_id: str,
+        consumer: str,
+        max_deliveries: int = 3,
+        check_lease: Callable[[], None] = lambda: None,
+    ) -> None:
+        problem = run_id_problem(run_id)
+        if problem or not consumer or max_deliveries < 1:
+            given = f"got {consumer!r}, {max_deliveries}"
+            raise ValueError(problem or f"consumer must not be empty, max_deliveries >= 1: {given}")
         self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
+        self._check_lease = check_lease
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
         self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer)
         self._client, self._dead_key = client, f"varl:{run_id}:dead"
@@ -106,7 +115,9 @@ class RunQueue:
 
     def submit(self, jobs: Iterable[rollout_pb2.RolloutJob]) -> None:
         """Queue jobs, all or none. Raises CodecError (a bad field) or ValueError (a job of another run)."""
-        self._jobs.add([self._payload_of(job) for job in jobs])
+        payloads = [self._payload_of(job) for job in jobs]
+        self._check_lease()
+        self._jobs.add(payloads)
 
     def submit_ahead(self, jobs: Sequence[rollout_pb2.RolloutJob]) -> None:
         """Queue jobs whose trajectories are wanted later: ``park`` keeps them until ``take_ahead`` asks for them."""
@@ -147,6 +158,7 @@ class RunQueue:
 
     def bury(self, job: rollout_pb2.RolloutJob, reason: str) -> None:
         """Put a job that the trainer has given up on the dead-letter stream."""
+        self._check_lease()
         fields = {"m": job.SerializeToString(deterministic=True), "reason": reason, "source": self._results.key}
         self._client.xadd(self._dead_key, cast(Any, fields), maxlen=DEAD_LETTERS)
 
@@ -157,6 +169,7 @@ class RunQueue:
         is counted by its reason in ``undecodable``. Where nothing is new, entries are handed out again whose delivery
         got lost on the way (a broken connection) or that an earlier trainer left.
         """
+        self._check_lease()
         entries = self._results.read_new(count, block_ms)
         if entries or self._results.pending() <= len(self._held):
             return self._accept(entries)
@@ -164,12 +177,14 @@ class RunQueue:
 
     def acknowledge(self, entry_ids: Sequence[str]) -> None:
         """Forget trajectories for good. Call only once a checkpoint holds the update that used them."""
+        self._check_lease()
         self._results.drop(entry_ids)
         for entry_id in entry_ids:
             self._held.pop(entry_id, None)
 
     def recover(self) -> list[TrajectoryDelivery]:
         """Return what was delivered to an earlier trainer (or lost on the way to this one) and never acknowledged."""
+        self._check_lease()
         return self._accept(self._results.claim(0, skip=self._held))
 
     def purge(self, from_version: int) -> int:
@@ -177,6 +192,7 @@ class RunQueue:
 
         Work in hand on them is not published.
         """
+        self._check_lease()
         jobs = [
             e.entry_id for e in self._jobs.scan() if _is_from(_decoded(e, decode_job, lambda job: job), from_version)
         ]

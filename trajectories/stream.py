@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.exceptions import ResponseError
 
 from varl.trajectories.access import RedisAccess
 
+T = TypeVar("T")
+GONE = re.compile(r"\bNOGROUP\b|no such key")
 PAYLOAD = b"m"
 PAGE = 256  # entries a round trip in scans
 DEFAULT_SOCKET_TIMEOUT_S = 5.0  # redis-py's, where the client names none
@@ -62,14 +65,11 @@ class GroupStream:
         """
         limit = self._client.get_connection_kwargs().get("socket_timeout", DEFAULT_SOCKET_TIMEOUT_S)
         block = block_ms if limit is None else min(block_ms, int(limit * 500))
-        # For Redis a block of 0 would mean without end.
-        try:
-            reply = self._client.xreadgroup(
+        reply = self._again(
+            lambda: self._client.xreadgroup(
                 self.group, self._consumer, {self.key: ">"}, count=count, block=block or None
-            )
-        except ResponseError as error:
-            self._create_if_gone(error)
-            return []
+            )  # for Redis a block of 0 would mean without end
+        )
         return [
             Entry(name.decode(), fields.get(PAYLOAD, b""), 1)
             for _, entries in cast(Any, reply)
@@ -90,19 +90,20 @@ class GroupStream:
             start = f"({page[-1]['message_id'].decode()}"
 
     def _pending_page(self, start: str, min_idle_ms: int) -> list[Any]:
-        try:
-            return cast(
-                list[Any], self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms)
-            )
-        except ResponseError as error:
-            self._create_if_gone(error)
-            return []
+        return cast(
+            list[Any],
+            self._again(lambda: self._client.xpending_range(self.key, self.group, start, "+", PAGE, idle=min_idle_ms)),
+        )
 
-    def _create_if_gone(self, error: ResponseError) -> None:
-        """Redis came back without the group: what was asked for is asked for again, and this reader must be there."""
-        if not str(error).startswith("NOGROUP"):
-            raise error
+    def _again(self, ask: Callable[[], T]) -> T:
+        """Ask Redis; where it came back without the stream or its group, as an emptier one, make both and ask again."""
+        try:
+            return ask()
+        except ResponseError as error:
+            if not GONE.search(str(error)):
+                raise
         self._create()
+        return ask()
 
     def _claim_one(self, entry_id: str, min_idle_ms: int, deliveries: int) -> Iterator[Entry]:
         for claimed, fields in cast(
@@ -115,11 +116,13 @@ class GroupStream:
 
     def touch(self, entry_id: str) -> None:
         """Start the idle time of a pending entry again without counting a delivery."""
-        self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], justid=True)
+        self._again(lambda: self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], justid=True))
 
     def release(self, entry_id: str, idle_ms: int) -> None:
         """Make a pending entry look as if nobody had touched it for so long, without counting a delivery."""
-        self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], idle=idle_ms, justid=True)
+        self._again(
+            lambda: self._client.xclaim(self.key, self.group, self._consumer, 0, [entry_id], idle=idle_ms, justid=True)
+        )
 
     def release_all(self, idle_ms: int) -> int:
         """Release every pending entry of every consumer; returns how many there were."""
@@ -144,14 +147,18 @@ class GroupStream:
 
         An older one than before means that Redis has lost entries.
         """
-        return bytes(cast(Any, self._client.xinfo_stream(self.key))["last-generated-id"]).decode()
+        found = self._again(lambda: self._client.xinfo_stream(self.key))
+        return bytes(cast(Any, found)["last-generated-id"]).decode()
 
     def pending(self) -> int:
         """Return the number of entries handed out and not settled."""
-        return int(cast(Any, self._client.xpending(self.key, self.group))["pending"])
+        return int(cast(Any, self._again(lambda: self._client.xpending(self.key, self.group)))["pending"])
 
     def untaken(self) -> int:
         """Return the number of entries never handed out (settled entries must be deleted for this to be right)."""
+        return self._again(self._untaken)
+
+    def _untaken(self) -> int:
         with self._client.pipeline(transaction=True) as pipe:
             pipe.xlen(self.key)
             pipe.xpending(self.key, self.group)
@@ -170,5 +177,8 @@ class GroupStream:
 
         A busy name stays until others have its entries.
         """
-        if not self._client.xpending_range(self.key, self.group, "-", "+", 1, consumername=self._consumer):
+        holds = self._again(
+            lambda: self._client.xpending_range(self.key, self.group, "-", "+", 1, consumername=self._consumer)
+        )
+        if not holds:
             self._client.xgroup_delconsumer(self.key, self.group, self._consumer)

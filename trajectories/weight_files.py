@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, uint8
 
 DIGEST = r"^[0-9a-f]{64}$"
+BESIDE = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"  # a name in the same folder
+MOST_MANIFEST_BYTES = 2**16
 
 
 class Base(BaseModel):
@@ -25,7 +27,7 @@ class Base(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest: str
+    manifest: str = Field(pattern=BESIDE, max_length=255)
     sha256: str = Field(pattern=DIGEST, description="of its file")
 
 
@@ -38,7 +40,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int = Field(ge=0)
-    file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    file: str = Field(pattern=BESIDE, max_length=255)
     sha256: str = Field(pattern=DIGEST)
     base: Base | None = None
     tensors: str = Field(default="", pattern=rf"^$|{DIGEST}")

@@ -9,15 +9,31 @@ import os
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from varl.policy.tensor_files import save_tensors
-from varl.trajectories.weight_files import Base, Manifest, file_digest, put, put_manifest, remove, tensors_digest
+from varl.trajectories.weight_files import (
+    MOST_MANIFEST_BYTES,
+    Base,
+    Manifest,
+    file_digest,
+    put,
+    put_manifest,
+    remove,
+    tensors_digest,
+)
+from varl.trajectories.weight_places import (
+    WeightPlaceError,
+    WeightPlaces,
+    opened_place,
+    read_small,
+    require_bounded_header,
+)
 
 CACHED_FILES = 4
 DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
@@ -94,27 +110,28 @@ def is_manifest(url: str) -> bool:
     return url.endswith(".json")
 
 
-def read_manifest(url: str) -> Manifest:
-    """Read a manifest. Raises WeightsUnavailable."""
+def read_manifest(url: str, places: WeightPlaces | None = None) -> Manifest:
+    """Read a manifest; places: where it may lie (None: anywhere, for URLs of one's own). Raises WeightsUnavailable."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        filesystem.invalidate_cache()
-        return Manifest.model_validate_json(filesystem.cat_file(path))
+        return Manifest.model_validate_json(read_small(url, MOST_MANIFEST_BYTES, places))
+    except ValidationError as error:  # without what the file holds: it may be none of ours
+        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        raise WeightsUnavailable(f"{url}: not a manifest: {'; '.join(told[:3])}") from None
     except Exception as error:  # every store has errors of its own, and all mean that the version cannot be had now
         raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
 
 
-def fetch(url: str, manifest: Manifest, cache: Path) -> Path:
+def fetch(url: str, manifest: Manifest, cache: Path, places: WeightPlaces | None = None) -> Path:
     """Return a file with all weights of a version, its digest verified.
 
-    What is not on this machine is kept in ``cache``.
+    What is not on this machine is kept in ``cache``. places: as in ``read_manifest``.
     Raises WeightsUnavailable.
     """
     if manifest.base is None:
-        return _get(_beside(url, manifest.file), manifest.sha256, cache)
+        return _get(_beside(url, manifest.file), manifest.sha256, cache, places)
     whole = cache / f"{manifest.tensors}.safetensors"
     if not whole.exists():
-        tensors = _merged(url, manifest, manifest.base, cache)
+        tensors = _merged(url, manifest, manifest.base, cache, places)
         if tensors_digest(tensors) != manifest.tensors:
             raise WeightsUnavailable(f"{url}: base and delta together are not the weights that the manifest names")
         _write(tensors, whole)
@@ -123,25 +140,26 @@ def fetch(url: str, manifest: Manifest, cache: Path) -> Path:
     return whole
 
 
-def _merged(url: str, manifest: Manifest, base: Base, cache: Path) -> dict[str, Tensor]:
+def _merged(url: str, manifest: Manifest, base: Base, cache: Path, places: WeightPlaces | None) -> dict[str, Tensor]:
     base_url = _beside(url, base.manifest)
-    below = read_manifest(base_url)
+    below = read_manifest(base_url, places)
     if below.base is not None or below.sha256 != base.sha256:
         raise WeightsUnavailable(f"{url}: {base.manifest} is not the whole version that this delta lies on")
-    paths = fetch(base_url, below, cache), _get(_beside(url, manifest.file), manifest.sha256, cache)
+    paths = fetch(base_url, below, cache, places), _get(_beside(url, manifest.file), manifest.sha256, cache, places)
     try:
         tensors: dict[str, Tensor] = {}
         for path in paths:
+            require_bounded_header(path)
             tensors |= load_file(path)
         return tensors
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, WeightPlaceError) as error:
         raise WeightsUnavailable(f"{url}: {type(error).__name__}: {error}") from error
 
 
-def _get(url: str, sha256: str, cache: Path) -> Path:
+def _get(url: str, sha256: str, cache: Path, places: WeightPlaces | None) -> Path:
     """The file of a URL on this machine, its digest verified: in its place where that is here, else in the cache."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = opened_place(url, places)
         if not isinstance(filesystem, LocalFileSystem):
             return _cached(filesystem, path, sha256, cache)
         _verify(Path(path), sha256)

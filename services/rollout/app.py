@@ -18,9 +18,10 @@ from pathlib import Path
 import grpc
 import redis
 from grpc_health.v1 import health
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 from safetensors import SafetensorError
 
+from varl.launch.waits import Wait
 from varl.policy.load import load
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.metrics import Metrics
@@ -35,7 +36,9 @@ from varl.services.serving.grpc.health import Health
 from varl.services.serving.grpc.reflection import Reflection
 from varl.services.serving.grpc.server import server_options
 from varl.services.serving.logs import configure_logs
+from varl.trajectories.access import require_usable
 from varl.trajectories.queue import RunQueue
+from varl.trajectories.redis_retry import is_passing
 from varl.v1 import rollout_pb2_grpc
 
 _log = logging.getLogger("varl.rollout")
@@ -96,7 +99,8 @@ class Service:
 
     async def _work(self, parts: Parts) -> int:
         settings = self._settings
-        work = WorkerSettings(self._name, settings.concurrency, round(1000 * settings.min_idle_s), self._limits)
+        idle_ms, timeout_s = round(1000 * settings.min_idle_s), settings.score_timeout_s
+        work = WorkerSettings(self._name, settings.concurrency, idle_ms, self._limits, timeout_s)
         draining = asyncio.create_task(self._drain_on_stop())
         try:
             await Worker(parts, work, self._stop).run()
@@ -160,33 +164,33 @@ class Service:
             self._rewards_ready(list(clients.values())),
         )
         cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
-        weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)
+        base = settings.model_dir / "policy.safetensors"
+        weights = Weights(policy, base, cache, settings.weight_places())
         self._servicer.model = Model(policy, weights, thread)
         return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
-        await asyncio.gather(*(client.wait_ready(self._settings.ready_timeout_s) for client in clients))
+        limit_s = self._settings.ready_timeout_s
+        names = ", ".join(f"{name} ({target})" for name, target in self._settings.reward.items())
+        async with Wait(f"the rewards {names}", limit_s, _log.warning).telling():
+            await asyncio.gather(*(client.wait_ready(limit_s) for client in clients))
 
     async def _connect(self, stack: AsyncExitStack) -> RunQueue:
+        """Open the queue, waiting for Redis; raises what no waiting mends, and RuntimeError where it takes too long."""
         client = self._settings.redis().connect()
         stack.callback(client.close)
-        deadline = asyncio.get_running_loop().time() + self._settings.ready_timeout_s
-        while (problem := await asyncio.to_thread(_problem, client)) is not None:
-            _log.warning("waiting for Redis: %s", problem)
-            if asyncio.get_running_loop().time() > deadline:
-                raise RuntimeError(f"Redis does not answer: {problem}")
+        wait = Wait("Redis", self._settings.ready_timeout_s, _log.warning)
+        while True:
+            try:
+                return await asyncio.to_thread(self._queue, client)
+            except RedisError as error:
+                if not is_passing(error):
+                    raise
+                if wait.left_s <= 0:
+                    raise RuntimeError(f"Redis does not answer: {error}") from error
+                wait.tell(error)
             await asyncio.sleep(REDIS_PAUSE_S)
-        return await asyncio.to_thread(
-            RunQueue, client, self._settings.run_id, self._name, self._settings.max_deliveries
-        )
 
-
-def _problem(client: redis.Redis) -> str | None:
-    """Why Redis does not answer, or None; raises AuthenticationError, which no waiting mends."""
-    try:
-        client.ping()
-    except AuthenticationError:
-        raise
-    except RedisError as error:
-        return str(error)
-    return None
+    def _queue(self, client: redis.Redis) -> RunQueue:
+        require_usable(client)
+        return RunQueue(client, self._settings.run_id, self._name, self._settings.max_deliveries)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from varl.policy.base import Policy
+from varl.trajectories.weight_places import WeightPlaces, regular_file, require_bounded_header
 from varl.trajectories.weights import WeightsUnavailable, fetch, is_manifest, read_manifest
 
 T = TypeVar("T")
@@ -24,11 +25,14 @@ Identity = tuple[
 class Weights:
     """Which weights a policy holds; loads others when a job names them, by a manifest (verified) or a bare file.
 
-    cache: folder for those that come from elsewhere.
+    cache: folder for those that come from elsewhere. places: where a job's path may lead; the folder of ``base`` is
+    allowed as well.
     """
 
-    def __init__(self, policy: Policy, base: Path, cache: Path) -> None:
+    def __init__(self, policy: Policy, base: Path, cache: Path, places: WeightPlaces | None = None) -> None:
         self._policy, self._base, self._cache = policy, base, cache
+        given = places or WeightPlaces()
+        self._places = WeightPlaces((*given.prefixes, str(base.parent.resolve())))
         self.version = 0
         self._held: Identity | None = _identity(0, base)  # what the policy was built from
 
@@ -46,23 +50,25 @@ class Weights:
             if is_manifest(path):
                 self._use_published(version, path)
             else:
-                file = Path(path) if path else self._base
+                self._places.require(path)
+                file = regular_file(Path(path), self._places) if path else self._base
                 self._hold(_identity(version, file), file)
         except (OSError, ValueError, SafetensorError, WeightsUnavailable) as error:
             return f"weight_path {path or str(self._base)!r} of version {version}: {type(error).__name__}: {error}"
         return None
 
     def _use_published(self, version: int, url: str) -> None:
-        manifest = read_manifest(url)
+        manifest = read_manifest(url, self._places)
         if manifest.version != version:
             raise WeightsUnavailable(f"the manifest is of version {manifest.version}")
         wanted = (version, url, manifest.sha256, 0)
         if wanted != self._held:
-            self._hold(wanted, fetch(url, manifest, self._cache))
+            self._hold(wanted, fetch(url, manifest, self._cache, self._places))
 
     def _hold(self, wanted: Identity, file: Path) -> None:
         if wanted != self._held:
             self._held = None  # a load that fails half-way leaves weights of neither version
+            require_bounded_header(file)
             self._policy.load_weights(str(file))
             self._held, self.version = wanted, wanted[0]
 

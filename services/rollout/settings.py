@@ -14,6 +14,10 @@ from varl.policy.load import DtypeName
 from varl.services.serving.credentials import ClientFiles, ServerFiles
 from varl.services.serving.settings import Port
 from varl.trajectories.access import RedisAccess
+from varl.trajectories.job_checks import MAX_RUN_ID_CHARS, RUN_ID
+from varl.trajectories.weight_places import WeightPlaces
+
+DAY_S = 24 * 3600.0
 
 
 class DefaultSampling(BaseModel):
@@ -42,6 +46,7 @@ class RolloutServiceSettings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         cli_prog_name="python -m varl.services.rollout",
         cli_kebab_case=True,
         cli_avoid_json=True,
@@ -60,7 +65,7 @@ class RolloutServiceSettings(BaseSettings):
         None, description="PEM file of the worker's own certificate, where Redis asks for one."
     )
     redis_key_file: Path | None = Field(None, description="PEM file of its key.")
-    run_id: str = Field(min_length=1, description="The run whose jobs are processed.")
+    run_id: str = Field(pattern=RUN_ID, max_length=MAX_RUN_ID_CHARS, description="The run whose jobs are processed.")
     model_dir: BundledPath = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(
         min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times."
@@ -75,6 +80,12 @@ class RolloutServiceSettings(BaseSettings):
         None, description="PEM file of the worker's own certificate, where the rewards ask for one."
     )
     reward_key_file: Path | None = Field(None, description="PEM file of its key.")
+    weights_prefix: tuple[str, ...] = Field(
+        ("/",),
+        min_length=1,
+        description="Where published weights may lie: absolute folders, URLs of stores (s3://BUCKET/runs); "
+        "the model's folder is always allowed. Can be given several times. Default: any folder, no store.",
+    )
     weights_cache: Path | None = Field(
         None, description="Folder for published weights that come from elsewhere; default: a temporary one."
     )
@@ -112,14 +123,15 @@ class RolloutServiceSettings(BaseSettings):
         8, ge=1, description="Requests to each reward in flight; when there are more, generation waits."
     )
     score_timeout_s: float = Field(
-        120.0, gt=0, description="How long a reward may take over a request, retries included."
+        120.0, gt=0, le=DAY_S, description="How long a reward may take over a request, retries included."
     )
     ready_timeout_s: float = Field(
         300.0,
         gt=0,
+        le=DAY_S,
         description="How long the policy, Redis and the rewards may take to be ready; then exit with code 1.",
     )
-    min_idle_s: Annotated[float, Field(ge=0.1)] = Field(
+    min_idle_s: Annotated[float, Field(ge=0.1, le=DAY_S)] = Field(
         60.0, description="A job without a heartbeat for so long was left by a dead worker."
     )
     max_deliveries: int = Field(
@@ -131,7 +143,10 @@ class RolloutServiceSettings(BaseSettings):
         16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED."
     )
     grace_seconds: float = Field(
-        30.0, ge=0, description="How long Generate requests may take to finish once the service is told to stop."
+        30.0,
+        ge=0,
+        le=DAY_S,
+        description="How long Generate requests may take to finish once the service is told to stop.",
     )
     sampling: DefaultSampling = Field(DefaultSampling(), description="Default of Generate requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -142,9 +157,14 @@ class RolloutServiceSettings(BaseSettings):
     @model_validator(mode="after")
     def _credentials_fit(self) -> Self:
         self.redis()
+        self.weight_places()
         self.reward_files()
         self.grpc_files()
         return self
+
+    def weight_places(self) -> WeightPlaces:
+        """Where weights may be read from; raises ValueError for a prefix that is neither folder nor store."""
+        return WeightPlaces.of(self.weights_prefix)
 
     def reward_files(self) -> ClientFiles:
         """What the rewards are shown; raises ValueError where it contradicts itself."""

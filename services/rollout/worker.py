@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from redis.exceptions import RedisError
 
+from varl.launch.waits import Wait
 from varl.policy.base import Policy
 from varl.services.rollout.assembly import SampledGroup, Timings, build_group
 from varl.services.rollout.generation import Limits, TokensStep, generate
@@ -28,6 +29,7 @@ ScoreTask = asyncio.Task[ScoredBatch | ScoringFailure]
 JobDelivery = Delivery[rollout_pb2.RolloutJob]
 BLOCK_MS = 500  # also how soon a stop is noticed
 LONGEST_PAUSE_S = 5.0
+IDLE_TOLD_S = 300.0  # from one line of a worker without jobs to the next
 _log = logging.getLogger("varl.rollout")
 
 
@@ -48,13 +50,14 @@ class WorkerSettings:
     """Settings of a worker.
 
     name: in every trajectory. concurrency: jobs in hand at a time. min_idle_ms: idle time after which a job counts as
-    left by a dead worker. limits: of a batch.
+    left by a dead worker. limits: of a batch. score_timeout_s: how long a reward may take over a request.
     """
 
     name: str
     concurrency: int
     min_idle_ms: int
     limits: Limits
+    score_timeout_s: float = 120.0
 
 
 class Worker:
@@ -75,11 +78,18 @@ class Worker:
         await self._redis(self._parts.queue.leave)
 
     async def _loop(self) -> None:
+        wait = self._idle()
         while not self._stop.is_set():
             delivery = await self._take()
-            if delivery is not None:
-                with self._parts.metrics.jobs_in_hand.track_inprogress():
-                    await self._settle(delivery)
+            if delivery is None:
+                wait.tell()
+                continue
+            with self._parts.metrics.jobs_in_hand.track_inprogress():
+                await self._settle(delivery)
+            wait = self._idle()
+
+    def _idle(self) -> Wait:
+        return Wait("a job", say=_log.info, then_s=IDLE_TOLD_S)
 
     async def _take(self) -> JobDelivery | None:
         async with self._taking:  # one blocking read at a time, and jobs reach the model in the order of the queue
@@ -161,7 +171,8 @@ class Worker:
         # job has it.
         async with self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)
-        batches = await asyncio.gather(*tasks)
+        async with Wait(f"the scores of job {job.job_id}", self._settings.score_timeout_s, _log.info).telling():
+            batches = await asyncio.gather(*tasks)
         # One failed batch loses the group: a failure is never a reward of 0.
         failures = [batch for batch in batches if isinstance(batch, ScoringFailure)]
         if failure is not None or failures:
@@ -220,12 +231,15 @@ class Worker:
 
     async def _redis(self, command: Callable[..., T], *arguments: object) -> T | None:
         """Call Redis, again and again while it is unavailable; None where the worker is told to stop meanwhile."""
-        pause = 0.1
+        pause, wait = 0.1, None
         while True:
             try:
                 return await asyncio.to_thread(command, *arguments)
             except RedisError as error:
-                _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
+                if wait is None:
+                    wait = Wait("Redis", say=_log.warning)
+                    _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
+                wait.tell(f"{type(error).__name__}: {error}")
                 if self._stop.is_set():
                     return None
             await asyncio.sleep(pause)

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict,
 
 from varl.launch.cores import usable_cores
 from varl.launch.program import parse
+from varl.launch.streams import keep_streams
 from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.credentials import ServerFiles, check_pair
 
@@ -158,9 +159,10 @@ def _is_loopback(host: str) -> bool:
 def parse_settings(cls: type[T], arguments: Sequence[str] | None = None) -> T:
     """Settings from command line and environment; ``arguments`` None takes those of the process.
 
-    A bad value ends the program with code 2 after one line per fault on stderr; --dry-run ends it with code 0 after
-    printing the settings.
+    The first thing that a service does. A bad value ends the program with code 2 after one line per fault on stderr;
+    --dry-run ends it with code 0 after printing the settings.
     """
+    keep_streams()
     try:
         settings = parse(cls, arguments)
     except ValidationError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,8 +84,7 @@ class Runner:
         check_files(recipe)  # before anything is started
         directory = recipe.run.dir / recipe.run.name
         prompts = None if job.tuning else self.study.prompts
-        with local_services(recipe, lambda line: self.say(f"  {line}")) as services:
-            queue = open_queue(recipe, services.redis_url)
+        with self._queue(recipe) as queue:
             trained, reference = load_policies(recipe)
             layout = layout_of(trained)
             train(recipe, trained, reference, queue, resume=True, evaluate=evaluator(recipe, queue, layout))
@@ -109,8 +109,7 @@ class Runner:
         own = recipe.evaluation.sampling.params()
         given = [parse_sampler(text, own) for text in (*self.study.samplers, *self.study.controls.samplers)]
         samplers = {one.name: one for one in (Sampler(name_of(own), own), *given)}
-        with local_services(recipe, lambda line: self.say(f"  {line}")) as services:
-            queue = open_queue(recipe, services.redis_url)
+        with self._queue(recipe) as queue:
             settings = eval_settings(recipe, layout_of(load_policies(recipe)[0]))
             base = recipe.model.dir / "policy.safetensors"
             self.say(f"\nreading the base with {len(samplers)} samplers")
@@ -121,6 +120,15 @@ class Runner:
                 controls[f"{FITTED} {fitted.name}"] = figures_of(reading(fitted, base, 0))
         write_durably(kept, json.dumps(controls, indent=1))
         return controls
+
+    @contextmanager
+    def _queue(self, recipe: Recipe) -> Iterator[RunQueue]:
+        """The queue of a run with services of its own."""
+        with (
+            local_services(recipe, lambda line: self.say(f"  {line}")) as services,
+            open_queue(recipe, services.redis_url) as queue,
+        ):
+            yield queue
 
     def _base_recipe(self) -> Recipe:
         job = Job(next(iter(self.study.arms)), 1e-5, self.study.seeds[0], tuning=False)

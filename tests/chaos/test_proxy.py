@@ -81,6 +81,28 @@ async def test_while_it_refuses_nobody_gets_through(link: Link) -> None:
     assert await ask(link, b"x") == b"x"
 
 
+async def test_an_address_that_moves_leads_new_connections_elsewhere(link: Link) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+    writer.write(b"1")
+    assert await reader.readexactly(1) == b"1"
+    other = await asyncio.start_server(shout, "127.0.0.1", 0)
+    link.move_to(other.sockets[0].getsockname()[1])
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"  # it stays where it is
+    reader_of_new, writer_of_new = await asyncio.open_connection("127.0.0.1", link.port)
+    writer_of_new.write(b"a")
+    assert await reader_of_new.readexactly(1) == b"A"
+    for end in (writer, writer_of_new):
+        end.close()
+    other.close()
+
+
+async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write((await reader.read(CHUNK)).upper())
+    await writer.drain()
+    writer.close()
+
+
 async def test_without_a_server_behind_a_connection_is_reset() -> None:
     async with link_to(reserve_port()) as link:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
 
+from tests.support.k8s_drain import never_evicted, tied_to_the_node
 from tests.support.k8s_policy import Check, bounded, disruptable, gpus, probed, stops_in_time, tokenless, unprivileged
-from tests.support.k8s_rig import FOLDERS, Object, container, containers, find, render
+from tests.support.k8s_rig import FOLDERS, Object, container, containers, find, of_kind, render, workloads
 
 CHECKS: list[Check] = [unprivileged, tokenless, bounded, probed, stops_in_time, disruptable, gpus]
 
@@ -22,6 +24,39 @@ def test_the_gpu_overlay_asks_for_gpus() -> None:
     }
     assert asking == {"Deployment hpsv3/hpsv3", "Deployment rollout/rollout", "Job trainer/trainer"}
     assert not any("nvidia.com/gpu" in one.spec["resources"]["limits"] for one in containers(render("base")))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_drain_of_the_node_with_all_pods_ends(folder: str) -> None:
+    objects = render(folder)
+    assert never_evicted(objects) == []
+    tied = {"base": 4, "overlays/kueue": 4, "overlays/gpu": 1, "overlays/autoscale": 1}[folder]  # Redis has its volume
+    assert len([one for one in workloads(objects) if tied_to_the_node(one, objects)]) == tied
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_trainer_that_is_told_to_stop_uses_up_no_attempt(folder: str) -> None:
+    objects = render(folder)
+    (job,) = [
+        one["spec"] if one["kind"] == "Job" else one["spec"]["replicatedJobs"][0]["template"]["spec"]
+        for one in of_kind(objects, "Job", "JobSet")
+        if one["metadata"]["name"] == "trainer"
+    ]
+    actions = {
+        status: rule["action"]
+        for rule in job["podFailurePolicy"]["rules"]
+        for status in rule.get("onExitCodes", {}).get("values", [])
+    }
+    assert actions == {2: "FailJob", 128 + signal.SIGTERM: "Ignore"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_second_apply_finds_lists_as_the_server_keeps_them(folder: str) -> None:
+    """A claim template is part of a list, which kubectl compares as a whole with what the server has made of it."""
+    for one in of_kind(render(folder), "StatefulSet"):
+        for claim in one["spec"]["volumeClaimTemplates"]:
+            assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+            assert claim["spec"]["volumeMode"] == "Filesystem" and claim["status"] == {"phase": "Pending"}
 
 
 def test_pods_on_a_volume_of_one_node_share_it() -> None:
@@ -137,8 +172,26 @@ BREAKS: list[tuple[str, Check, str, Break]] = [
     (
         "base",
         disruptable,
-        "drains_pass",
+        "drain_ends: not for StatefulSet redis: 1 pods",
         lambda o: find(o, "PodDisruptionBudget", "redis")["spec"].update(maxUnavailable=0),
+    ),
+    (
+        "base",
+        disruptable,
+        "drain_ends: not for Deployment rollout: 2 pods",
+        lambda o: find(o, "PodDisruptionBudget", "rollout")["spec"].update(maxUnavailable=1),
+    ),
+    (
+        "base",
+        disruptable,
+        "drain_ends: not for Deployment ocr: 3 pods",
+        lambda o: find(o, "PodDisruptionBudget", "ocr")["spec"].update(maxUnavailable="0%"),
+    ),
+    (
+        "overlays/autoscale",
+        disruptable,
+        "one_at_a_time",
+        lambda o: find(o, "PodDisruptionBudget", "rollout")["spec"].update(maxUnavailable="100%"),
     ),
     (
         "base",

@@ -8,6 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from requirements import licences
 from requirements.lock import FILES, ROOT, closure, project_requirements
 from varl.services.ocr.engines.base import INSTALL_REST
 
@@ -36,6 +37,13 @@ def test_direct_requirements_are_met(name: str) -> None:
     pinned = pins(name)
     for requirement in map(Requirement, project_requirements(PROJECT, name)):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+
+
+def test_the_licence_list_is_that_of_what_the_images_install() -> None:
+    assert (ROOT / "docs" / "licences.md").read_text() == licences.HEAD + licences.table(), "run make lock"
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for names in licences.IMAGES.values():
+        assert all(f"{name}.txt" in dockerfile for name in names)
 
 
 def test_what_debian_12s_python_needs_is_pinned_too() -> None:

@@ -338,6 +338,20 @@ def test_stages_say_what_is_left() -> None:
     assert list(stages.seconds) == ["a", "b"]
 
 
+def test_times_count_every_attempt_at_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "stages.json"
+    file.write_text('{"a": 100.0, "b": 50.0}')
+    stages = StageClock({"a": 1, "b": 1}, lambda line: None, file)
+    with stages.stage("a"):
+        pass
+    with pytest.raises(KeyboardInterrupt), stages.stage("b"):
+        raise KeyboardInterrupt
+    kept = json.loads(file.read_text())
+    assert kept["a"] == stages.seconds["a"] >= 100.0 and kept["b"] >= 50.0 and stages.total() >= 150.0
+    file.write_text('{"a": 10')  # cut off
+    assert StageClock({"a": 1}, lambda line: None, file).total() == 0.0
+
+
 BOTH = """
 [objective]
 combination = "normalised_sum"

@@ -82,7 +82,7 @@ async def test_the_formula_of_the_settings_is_that_of_requests_without_one(formu
     def build() -> Scripted:
         return Scripted()
 
-    scorer = OCRScorer(build, 1, True, BatchLimits(), formula)
+    scorer = OCRScorer(build, 1, True, BatchLimits(), formula=formula)
     assert scorer.formulas[0] == OCRSettings.model_validate({"formula": formula}).formula == formula
     assert set(scorer.formulas) == set(FORMULAS)
     await scorer.start()

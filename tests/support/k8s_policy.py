@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tests.support.k8s_drain import never_evicted, tied_to_the_node
 from tests.support.k8s_rig import Container, Object, Workload, containers, of_kind, selects, workloads
 from tests.support.k8s_settings import settings_of
 from varl.services.serving.settings import HttpSettings
@@ -141,20 +142,20 @@ def drain_seconds(one: Container, objects: Sequence[Object]) -> float:
 
 
 def disruptable(objects: Sequence[Object]) -> list[str]:
-    """Nodes can be drained, one pod of a kind at a time, and replicas are spread over them."""
+    """Nodes can be drained, one pod of a kind at a time where another node may take it, and replicas are spread."""
+    stuck = [f"drain_ends: not for {pods}" for pods in never_evicted(objects)]
+    watched = [one for one in workloads(objects) if one.name in SPREAD | {"redis"}]
+    return stuck + [fault for one in watched for fault in _disruptable(one, objects)]
+
+
+def _disruptable(one: Workload, objects: Sequence[Object]) -> list[str]:
     budgets = of_kind(objects, "PodDisruptionBudget")
-    return [
-        fault for one in workloads(objects) if one.name in SPREAD | {"redis"} for fault in _disruptable(one, budgets)
-    ]
-
-
-def _disruptable(one: Workload, budgets: Sequence[Object]) -> list[str]:
     own = [budget["spec"] for budget in budgets if selects(budget["spec"]["selector"], one.labels)]
     spread = one.pod.get("topologySpreadConstraints", [])
     return _faults(
         one,
         one_budget=len(own) == 1,
-        drains_pass=all(budget.get("maxUnavailable") == 1 for budget in own),
+        one_at_a_time=tied_to_the_node(one, objects) or all(budget.get("maxUnavailable") == 1 for budget in own),
         broken_pods_go=all(budget.get("unhealthyPodEvictionPolicy") == "AlwaysAllow" for budget in own),
         spread=one.name == "redis" or any(selects(constraint["labelSelector"], one.labels) for constraint in spread),
     )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,27 @@ def test_flags_win_over_environment_over_file_over_defaults(recipe_file: Path, m
         ("[rollout]\ngroup_size = 1\n", "rollout.group_size"),
         ('[[rollout.rewards]]\nname = "ocr"\n[[rollout.rewards]]\nname = "ocr"\n', "rollout.rewards"),
         ('[run]\nname = "../elsewhere"\n', "run.name"),
+        ('[run]\nname = "a\\n"\n', "run.name"),
+        ('[run]\nname = "a\\rb"\n', "run.name"),
+        ('[run]\nname = "a:b"\n', "run.name"),
+        (f'[run]\nname = "{"a" * 300}"\n', "run.name"),
+        ("[run]\nupdates = 1000000000\n", "run.updates"),
+        (f"[run]\nseed = {2**63}\n", "run.seed"),
+        ("[run]\nthreads = 1000000\n", "run.threads"),
+        ("[optimizer]\nlr = inf\n", "optimizer.lr"),
+        ("[optimizer]\nweight_decay = inf\n", "optimizer.weight_decay"),
+        ("[optimizer]\nbetas = [0.9, nan]\n", "optimizer.betas.1"),
+        ("[rollout]\ngroup_timeout_s = inf\n", "rollout.group_timeout_s"),
+        ("[rollout]\ngroup_timeout_s = 1e300\n", "rollout.group_timeout_s"),
+        ("[rollout]\ngroup_size = 1000000000\n", "rollout.group_size"),
+        ("[rollout]\ncontinuations = 65\n", "rollout.continuations"),
+        ("[rollout]\nprompts_per_update = 1000000000\n", "rollout.prompts_per_update"),
+        ('[[rollout.rewards]]\nname = "ocr"\nweight = inf\n', "rollout.rewards.0.weight"),
+        ("[rollout.sampling]\ntemperature = inf\n", "rollout.sampling.temperature"),
+        ("[checkpoint]\ndisk_patience_s = inf\n", "checkpoint.disk_patience_s"),
+        ("[metrics]\nsamples_per_prompt = 100000\n", "metrics.samples_per_prompt"),
+        ("[evaluation]\nimages_per_prompt = 100000\n", "evaluation.images_per_prompt"),
+        ("[evaluation.drift]\ndark = inf\n", "evaluation.drift.dark"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, name: str) -> None:
@@ -181,15 +202,42 @@ def test_dry_run_prints_a_recipe_that_reads_back(recipe_file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizer.lr", "-1"], "optimizer.lr"),
-        (["--model.dir", "no-such-model", "--rollout.redis_url", "redis://localhost:1"], "no-such-model"),
+        (["--rollout.redis_url", "redis://localhost:1"], "localhost:1"),
         ([], "REDIS_URL"),
     ],
 )
 def test_a_problem_is_one_line_and_status_1(recipe_file: Path, arguments: list[str], message: str) -> None:
-    result = _command(str(recipe_file), *arguments)
+    result = _command(str(recipe_file), *arguments, "--run.dir", str(recipe_file.parent))
     assert result.returncode == 1
     assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("start", [trainer.main, lambda arguments: demo.main(["--recipe", *arguments])])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[optimizer]\nlr = inf\n", "optimizer.lr: "),
+        (b"[optimizer]\nlr = -1\n", "optimizer.lr: "),
+        (b"[run\n", "is no TOML"),
+        (b"\xff\xfe", "is no TOML"),
+        (None, "cannot be read"),
+        (b'[model]\ndir = "no-such-model"\n', "model.dir: there is no folder no-such-model"),
+        (b'[prompts]\ntrain = "none.jsonl"\n', "prompts.train: there is no file none.jsonl"),
+    ],
+)
+def test_what_no_second_attempt_mends_is_status_2(
+    start: Callable[[list[str]], int],
+    content: bytes | None,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "recipe.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert start([str(path)]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

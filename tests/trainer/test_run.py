@@ -5,8 +5,10 @@ Learning, reproducibility, resuming, failures, acknowledgement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -30,8 +32,13 @@ from tests.support.trainer_rig import (
     rollout_workers,
 )
 from tests.support.trajectory_builders import LAYOUT, make_job, make_trajectory
+from varl.launch.supervisor import sigterm_as_exit
+from varl.trainer.checkpoints.checkpoint import checkpoints
 from varl.trainer.loop import Evaluate, RolloutFailedError, Run, RunInUseError, train
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trainer.step.batch import GroupBatch
+from varl.trainer.step.update import Updater
 from varl.trajectories.collect import Patience, RolloutTimeoutError, collect
 from varl.trajectories.queue import RunQueue, connect
 from varl.trajectories.stream import GroupStream
@@ -147,6 +154,40 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(
     assert all(bool((finals[0][name] == finals[1][name]).all()) for name in finals[0])
 
 
+def test_a_run_that_is_told_to_stop_saves_what_it_has(
+    redis_server: str, run_id: str, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"objective": METHOD, "checkpoint": {"every": 100}, "run": {"updates": 6}}
+    whole = run_recipe(make_recipe(tmp_path, f"{run_id}-whole", **settings), redis_server)
+    recipe = make_recipe(tmp_path, run_id, evaluation={"every": 2}, **settings)
+    real = Updater.update
+
+    def told_during_update_4(self: Updater, batches: Sequence[GroupBatch], number: int, by_scale: bool) -> Any:  # noqa: ANN401
+        if number == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batches, number, by_scale)
+
+    def told_before_update_2(weights: PublishedWeights) -> dict[str, float]:
+        if weights.version == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    def attempt(evaluate: Evaluate) -> list[str]:
+        with sigterm_as_exit(), pytest.raises(SystemExit) as ended:
+            run_recipe(recipe, redis_server, resume=True, evaluate=evaluate)
+        assert ended.value.code == 128 + signal.SIGTERM
+        return [path.name for path in checkpoints(recipe.run.dir / run_id / "checkpoints")]
+
+    assert attempt(told_before_update_2) == ["000002"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "update", told_during_update_4)
+        assert attempt(lambda weights: {}) == ["000002", "000005"]
+    resumed = run_recipe(recipe, redis_server, resume=True, evaluate=lambda weights: {})
+    assert [line["update"] for line in read_metrics(resumed)] == [0, 1, 2, 3, 4, 5, 6]
+    for name in (*REWARD_COLUMNS, "grad_norm", "kl"):
+        assert column(resumed, name) == column(whole, name)
+
+
 def test_trajectories_are_acknowledged_only_by_a_checkpoint(
     redis_server: str, run_id: str, tmp_path: Path, model_dir: Path
 ) -> None:
@@ -157,8 +198,9 @@ def test_trajectories_are_acknowledged_only_by_a_checkpoint(
     run = Run(recipe, trained, reference, RunQueue(client, run_id, "trainer"), None)
     with rollout_workers(redis_server, run_id, model_dir, BrightnessReward()):
         progress = run.start(resume=False)
-        progress, _ = run.update(progress)
-        progress, _ = run.update(progress)
+        for _ in range(2):
+            with ExitStack() as whole:
+                progress, _ = run.update(progress, whole)
         assert trajectories.pending() == client.xlen(trajectories.key) == 6
         run.checkpoint_manager.save(progress)
     assert trajectories.pending() == client.xlen(trajectories.key) == 0

@@ -23,6 +23,7 @@ from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trainer.rollouts.publish import Publisher
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.update import Updater
+from varl.trajectories.weight_places import WeightPlaces
 from varl.trajectories.weights import WeightsUnavailable, fetch, read_manifest
 
 
@@ -53,7 +54,8 @@ def names(url: str) -> set[str]:
 def worker(tmp_path: Path) -> tuple[NextFlowPolicy, Weights]:
     model = varl.policy.nextflow.build_random(7)
     model.save_weights(str(tmp_path / "base.safetensors"))
-    return model, Weights(model, tmp_path / "base.safetensors", tmp_path / "cache")
+    places = WeightPlaces.of(["/", "s3://", "memory://"])
+    return model, Weights(model, tmp_path / "base.safetensors", tmp_path / "cache", places)
 
 
 def assert_holds(model: NextFlowPolicy, published: PublishedWeights) -> None:

@@ -20,6 +20,7 @@ from varl.v1 import rollout_pb2, trajectory_pb2
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 FINITE32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
 NAMES = st.text(min_size=1, max_size=20)
+RUN_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,19}", fullmatch=True)
 STAGES = st.sampled_from([rollout_pb2.STAGE_FULL, rollout_pb2.STAGE_PREFIX, rollout_pb2.STAGE_SUFFIX])
 
 
@@ -27,7 +28,7 @@ STAGES = st.sampled_from([rollout_pb2.STAGE_FULL, rollout_pb2.STAGE_PREFIX, roll
 def jobs(draw: st.DrawFn) -> rollout_pb2.RolloutJob:
     stage = draw(STAGES)
     return make_job(
-        run_id=draw(NAMES),
+        run_id=draw(RUN_IDS),
         job_id=draw(NAMES),
         prompt=draw(NAMES),
         target_words=draw(st.lists(st.text(max_size=8), max_size=3)),

@@ -104,6 +104,11 @@ class CheckpointManager:
         self._used = []
         logger.info("checkpoint %d: acknowledged", progress.update)
 
+    def save_newer(self, progress: Progress) -> None:
+        """Save, unless there is a checkpoint of this update; raises as ``save`` does."""
+        if progress.update > max(self._saved, 0):
+            self.save(progress)
+
     def save_or_postpone(self, progress: Progress) -> bool:
         """Save.
 

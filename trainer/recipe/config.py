@@ -37,6 +37,10 @@ from varl.trainer.recipe.sections import (
 )
 
 
+class BadRecipeError(ValueError):
+    """A recipe's file cannot be read, or is no TOML; no second attempt will mend that."""
+
+
 class Recipe(BaseSettings):
     """Settings of one run."""
 
@@ -76,6 +80,10 @@ class _RecipeFile(PydanticBaseSettingsSource):
             return tomllib.loads(find(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise MissingFilesError(f"recipe: there is no file {path}") from error
+        except OSError as error:
+            raise BadRecipeError(f"recipe: {path} cannot be read: {error}") from error
+        except ValueError as error:  # neither UTF-8 nor TOML
+            raise BadRecipeError(f"recipe: {path} is no TOML: {error}") from error
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Unused: the file is read whole."""
@@ -152,7 +160,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         pydantic.ValidationError: an unknown key or a value out of range, by its dotted name.
         varl.launch.resources.MissingFilesError: there is no such recipe.
-        tomllib.TOMLDecodeError: it is not TOML.
+        BadRecipeError: it cannot be read, or is not TOML.
     """
     return parse_command([str(path), *overrides]).settings()
 

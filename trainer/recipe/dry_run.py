@@ -8,6 +8,7 @@ from pathlib import Path
 from varl.launch.resources import MissingFilesError
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
+from varl.trainer.recipe.sections import ModelSettings
 from varl.trainer.recipe.size.table import describe_size
 
 
@@ -44,15 +45,16 @@ def check_files(recipe: Recipe) -> None:
     Raises:
         MissingFilesError: one of them is absent.
     """
-    problems = [*_model(recipe.model.dir), *(line for name, path in _named(recipe) for line in _file(name, path))]
+    problems = [*_model(recipe.model), *(line for name, path in _named(recipe) for line in _file(name, path))]
     if problems:
         raise MissingFilesError("\n".join(problems))
 
 
-def _model(folder: Path) -> Iterator[str]:
+def _model(model: ModelSettings) -> Iterator[str]:
+    folder = model.dir
     if not folder.is_dir():
         yield f"model.dir: there is no folder {folder}"
-    elif not (folder / "config.json").is_file():
+    elif not model.plugin and not (folder / "config.json").is_file():
         yield f"model.dir: {folder} holds no config.json, so it is no model"
 
 

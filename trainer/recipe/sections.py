@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.policy.base import LogProbs, SamplingParams, Trainable
@@ -19,17 +19,24 @@ from varl.trainer.objectives.mask_propagation import MaskPropagation
 from varl.trainer.objectives.panw import Normaliser
 from varl.trainer.objectives.rewards import Combination
 from varl.trainer.objectives.vmr import Stage, Stages, stage_of
+from varl.trajectories.job_checks import MAX_CONTINUATIONS, MAX_GROUP_SIZE, MAX_RUN_ID_CHARS, RUN_ID
 
-Count = Annotated[int, Field(ge=0)]
+MOST = 10**6  # of updates, prompts and whatever else is counted: more is a slip of the pen
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Number = Annotated[int, Field(ge=1, le=MOST)]
+Images = Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE)]  # of one group
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NonNegative = Annotated[float, Field(ge=0)]
+YEAR_S = 366 * 24 * 3600.0
+Seconds = Annotated[float, Field(ge=0, le=YEAR_S)]
 Action = Literal["stop", "skip", "off"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=RUN_ID, max_length=MAX_RUN_ID_CHARS)]
 
 
 class Section(BaseModel):
-    """One table of the recipe; an unknown key is an error."""
+    """One table of the recipe; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunSettings(Section):
@@ -37,10 +44,10 @@ class RunSettings(Section):
 
     name: Name = Field(default="run", description="name of the run: its directory under dir, and its run id in Redis")
     dir: Path = Field(default=Path("runs"), description="where run directories are made")
-    seed: Count = Field(default=0, description="every prompt order and every candidate's seed derive from it")
-    updates: PositiveInt = Field(default=300, description="number of updates")
+    seed: Seed = Field(default=0, description="every prompt order and every candidate's seed derive from it")
+    updates: Number = Field(default=300, description="number of updates")
     device: str = Field(default="cpu", description="torch device of the trainer")
-    threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
+    threads: int = Field(default=0, ge=0, le=4096, description="CPU threads of torch; 0: torch's own choice")
 
 
 class ModelSettings(Section):
@@ -143,10 +150,13 @@ class RewardSettings(Section):
 class RolloutSettings(Section):
     """What is asked of the rollout workers for one update."""
 
-    prompts_per_update: PositiveInt = Field(default=16, description="groups of an update")
-    group_size: int = Field(default=16, ge=2, description="candidates G of a group")
-    continuations: PositiveInt = Field(
-        default=2, description="continuations K of every prefix candidate; unused outside of the prefix stage"
+    prompts_per_update: Number = Field(default=16, description="groups of an update")
+    group_size: int = Field(default=16, ge=2, le=MAX_GROUP_SIZE, description="candidates G of a group")
+    continuations: int = Field(
+        default=2,
+        ge=1,
+        le=MAX_CONTINUATIONS,
+        description="continuations K of every prefix candidate; unused outside of the prefix stage",
     )
     sampling: SamplingSettings = SamplingSettings()
     rewards: tuple[RewardSettings, ...] = Field(
@@ -166,8 +176,10 @@ class RolloutSettings(Section):
         default=None, description="PEM file of the trainer's own certificate, where Redis asks for one"
     )
     redis_key_file: Path | None = Field(default=None, description="PEM file of its key")
-    group_timeout_s: PositiveFloat = Field(default=600.0, description="give up when no group arrives for this long")
-    max_attempts: PositiveInt = Field(default=3, description="attempts at a group that fails before it is dropped")
+    group_timeout_s: float = Field(
+        default=600.0, gt=0, le=YEAR_S, description="give up when no group arrives for this long"
+    )
+    max_attempts: Number = Field(default=3, description="attempts at a group that fails before it is dropped")
     max_replacements: Count = Field(
         default=2, description="other prompts tried in the place of a group that is dropped"
     )
@@ -176,7 +188,7 @@ class RolloutSettings(Section):
         description="updates between the weights that draw a group and those that it trains; "
         "0: strictly on-policy, nothing overlaps",
     )
-    max_empty_updates: PositiveInt = Field(
+    max_empty_updates: Number = Field(
         default=3, description="give up after this many updates in a row in which every group was dropped"
     )
 
@@ -187,10 +199,10 @@ class ObjectiveSettings(Section):
     stages: Stages = Field(
         default="vmr", description="vmr: prefix and suffix updates alternate; full: every update trains all scales"
     )
-    split_scale: PositiveInt = Field(
+    split_scale: Number = Field(
         default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]"
     )
-    prefix_per_suffix: PositiveInt = Field(default=3, description="prefix updates before each turn of the suffix")
+    prefix_per_suffix: Number = Field(default=3, description="prefix updates before each turn of the suffix")
     suffix_in_a_row: Count = Field(
         default=1, description="suffix updates of a turn; 0: none, so that the prefix alone is trained"
     )
@@ -291,19 +303,17 @@ class OptimizerSettings(Section):
 class CheckpointSettings(Section):
     """What is kept on disk."""
 
-    every: PositiveInt = Field(
+    every: Number = Field(
         default=25, description="updates between checkpoints; trajectories are acknowledged with them"
     )
-    keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
+    keep: Number = Field(default=2, description="newest checkpoints kept")
     best: str = Field(
         default="eval/reward",
         description="metric of the evaluations whose highest value marks a checkpoint "
         "that is kept as well; empty: none",
     )
-    keep_weights: PositiveInt = Field(
-        default=3, description="published weight files kept; more where staleness needs them"
-    )
-    disk_patience_s: NonNegative = Field(
+    keep_weights: Number = Field(default=3, description="published weight files kept; more where staleness needs them")
+    disk_patience_s: Seconds = Field(
         default=600.0,
         description="how long the run waits for a disk or store that takes no weights, metrics or sample grids; "
         "then it can be resumed",
@@ -344,7 +354,7 @@ class GuardSettings(Section):
     grad_norm: Action = Field(default="skip", description="a gradient norm far above those before it (the update)")
     grad_norm_factor: float = Field(default=50.0, gt=1, description="how many times the running median is far above")
     grad_norm_window: int = Field(
-        default=32, ge=8, description="updates of the same stage in the running median, 8 at least"
+        default=32, ge=8, le=MOST, description="updates of the same stage in the running median, 8 at least"
     )
 
 
@@ -356,10 +366,10 @@ class MetricsSettings(Section):
         description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off",
     )
     samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
-    sample_prompts: PositiveInt = Field(
+    sample_prompts: Number = Field(
         default=8, description="rows of a sample grid: the first prompts of the held-out file"
     )
-    samples_per_prompt: PositiveInt = Field(default=4, description="images in a row of a sample grid")
+    samples_per_prompt: Images = Field(default=4, description="images in a row of a sample grid")
 
 
 class DriftSettings(Section):
@@ -387,9 +397,9 @@ class EvaluationSettings(Section):
     """The rewards' measures on held-out prompts while training; always the same prompts and seeds."""
 
     every: Count = Field(default=0, description="updates between evaluations; 0: off")
-    prompts: PositiveInt = Field(default=64, description="held-out prompts used, from the top of the file")
-    images_per_prompt: PositiveInt = Field(default=1, description="images of each prompt")
-    seed: Count = Field(default=1234, description="seed of all evaluation images")
+    prompts: Number = Field(default=64, description="held-out prompts used, from the top of the file")
+    images_per_prompt: Images = Field(default=1, description="images of each prompt")
+    seed: Seed = Field(default=1234, description="seed of all evaluation images")
     samplers: tuple[str, ...] = Field(
         default=(),
         description="other samplers that varl demo reads base and trained weights with: "

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from varl.services.ocr.engines.base import INSTALL_REST, EngineUnavailableError
+from varl.services.ocr.engines.folders import home, scratch, writable
 from varl.services.ocr.engines.pipeline import digest
 
 Model = Literal["pp-ocrv6-small", "pp-ocrv5-mobile"]
@@ -68,8 +69,15 @@ class ModelFolders:
 
 
 def default_cache() -> Path:
-    """The user's cache folder for these models (XDG)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "varl" / "ocr"
+    """The user's cache folder for these models (XDG); a temporary one where that can be neither read nor written."""
+    own, given = home(), os.environ.get("XDG_CACHE_HOME")
+    cache = Path(given) if given else own / ".cache" if own else None
+    folder = cache / "varl" / "ocr" if cache else None
+    return folder if folder and (_holds_models(folder) or writable(folder)) else scratch() / "models"
+
+
+def _holds_models(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob(f"*-{_LAYOUT}"))
 
 
 def packaged_weights(model: Model = DEFAULT_MODEL) -> dict[str, Path]:

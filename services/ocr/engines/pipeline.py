@@ -18,6 +18,7 @@ from varl.services.ocr.engines.base import (
     Reading,
     ReadWord,
 )
+from varl.services.ocr.engines.folders import PADDLEX_HOME, give_paddlex_a_home
 from varl.services.ocr.engines.looks import Looks, detection_options, merged
 from varl.services.ocr.engines.words import split_line
 
@@ -96,15 +97,20 @@ def build_pipeline(**options: Any) -> Any:  # noqa: ANN401
     """A PaddleOCR pipeline with this module's options and the given ones.
 
     Raises:
-        EngineUnavailableError: paddleocr is not installed, or refuses the models.
+        EngineUnavailableError: paddleocr is not installed, has no folder to write to, or refuses the models.
 
     """
     try:
+        give_paddlex_a_home()
         import cv2
         from paddleocr import PaddleOCR
     except ImportError as error:
         raise EngineUnavailableError(
             f"the OCR engines need pip install 'varl[ocr]', then {INSTALL_REST}: {error}"
+        ) from error
+    except OSError as error:  # paddlex makes its folders at import
+        raise EngineUnavailableError(
+            f"PaddleOCR's folder cannot be written; name one by {PADDLEX_HOME}: {error}"
         ) from error
     cv2.setNumThreads(1)  # the lanes decide how many cores are used
     try:

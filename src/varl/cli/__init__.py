@@ -12,6 +12,7 @@ from importlib import import_module
 
 from varl.cli.commands import COMMANDS, PLUGINS, SERVICES, Entry
 from varl.launch.program import did_you_mean, started_as
+from varl.launch.streams import keep_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments: without the program's name; default: those of the process.
     """
+    keep_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     _log_resources()
     if not given or given[0] in ("-h", "--help"):

@@ -1,0 +1,83 @@
+"""What to do while Redis refuses: drop the connection, resolve its address again, and ask until patience is over.
+
+A server that was replaced may go on answering under the old connection: as a replica it is READONLY, for ever. Behind
+an address that moves, only a new connection finds the new one.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import redis.exceptions as errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from varl.launch.waits import Wait
+
+T = TypeVar("T")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+# What a server answers that is loading, full, short of replicas, unable to save, busy, or no longer the primary. Redis
+# 6.2 quotes the code of a command that a script called after a dash, redis-py what a pipeline met after "error: ".
+PASSING = re.compile(
+    r"(?:^|-|because of: |caused error: )"
+    r"(?:READONLY|NOREPLICAS|MISCONF|LOADING|OOM|MASTERDOWN|UNBLOCKED|BUSY|TRYAGAIN)\b"
+)
+PASSING_TYPES = (
+    errors.ConnectionError,
+    errors.TimeoutError,
+    errors.ReadOnlyError,
+    errors.OutOfMemoryError,
+    errors.MasterDownError,
+    errors.TryAgainError,
+)
+LASTING_TYPES = (errors.AuthenticationError, errors.AuthorizationError)  # redis-py counts them as lost connections
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether waiting and another connection may mend this: a server that is away, or that refuses for a while."""
+    if isinstance(error, LASTING_TYPES):
+        return False
+    by_code = isinstance(error, errors.ResponseError) and PASSING.search(str(error)) is not None
+    return by_code or isinstance(error, PASSING_TYPES)
+
+
+class PatientRetry(Retry):
+    """redis-py's hook for retries: by time, not by number, and for whatever ``is_passing``.
+
+    The connection is dropped before each attempt, so that the address is resolved again.
+
+    patience_s: how long a command goes on being tried, counted from its first attempt; 0: the connection is dropped
+    and the error raised.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(NoBackoff(), retries=-1)
+        self._patience_s = patience_s
+
+    def call_with_retry(
+        self,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        """Return what ``do`` returns; ``fail`` drops the connection. Raises the last error once patience is over."""
+        wait, pause, failures = Wait("Redis", self._patience_s), FIRST_PAUSE_S, 0
+        while True:
+            try:
+                return do()
+            except (errors.RedisError, TimeoutError) as error:
+                if not (is_passing(error) or isinstance(error, TimeoutError)) or (
+                    is_retryable and not is_retryable(error)
+                ):
+                    raise
+                failures += 1
+                fail(error, failures) if with_failure_count else fail(error)
+                if wait.left_s <= 0:
+                    raise
+                wait.tell(error)
+            time.sleep(min(pause, wait.left_s))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
