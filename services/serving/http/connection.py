@@ -204,8 +204,6 @@ class GuardedConnection(HttpToolsProtocol):
         """The request is there."""
         self._phase = _Phase.WORK
         super().on_message_complete()
-        if self.cycle.response_complete:  # answered before its last byte came
-            self._enter(_Phase.KEPT)
 
     def on_response_complete(self) -> None:
         """An answer is given; where the body is not, nothing more is read of it."""

@@ -27,17 +27,18 @@ class ConnectionLimits:
     ``connections`` are open at a time, ``body_bytes`` are those of bodies of requests that are not answered yet.
     ``head_bytes`` are those of a request line and its header fields, which must be there ``head_seconds`` after the
     first of them, and the first as long after the connection. A body must be there within ``body_seconds`` and come at
-    ``body_rate`` bytes a second after the first ``stall_seconds``; an answer must be read on as often.
+    ``body_rate`` bytes a second after the first ``stall_seconds``; an answer must be read on as often. A
+    refused client has ``linger_seconds`` to read why.
     """
 
     connections: int
     body_bytes: int
     head_bytes: int = 64 * 2**10
     head_seconds: float = 10.0
-    body_seconds: float = 120.0
+    body_seconds: float = 300.0
     body_rate: float = 32 * 2**10
     stall_seconds: float = 10.0
-    linger_seconds: float = 3.0
+    linger_seconds: float = 10.0
 
 
 class Guarded(Protocol):
@@ -97,6 +98,7 @@ class Guard:
         self.bytes = 0
         self._connections: dict[Guarded, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -112,7 +114,7 @@ class Guard:
                 self._connections.pop(oldest, None)
         self._connections[connection] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK, self._look)
+            self._wait()
 
     def leave(self, connection: Guarded) -> None:
         """A connection ended."""
@@ -134,11 +136,19 @@ class Guard:
         self.bytes -= connection.held
         connection.held = 0
 
-    def _look(self) -> None:
+    def _wait(self) -> None:
         loop = asyncio.get_running_loop()
+        self._due = loop.time() + _TICK
+        self._timer = loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
         for connection in tuple(self._connections):
-            connection.look(loop.time())
-        self._timer = loop.call_later(_TICK, self._look) if self._connections else None
+            connection.since += max(0.0, now - self._due)  # while the loop was held up, no client could be heard
+            connection.look(now)
+        self._timer = None
+        if self._connections:
+            self._wait()
 
 
 def _oldest(connections: Iterable[Guarded]) -> Guarded | None:
