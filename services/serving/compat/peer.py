@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Sequence, Sized
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -11,19 +9,19 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from varl.services.serving.http.base64_images import image_bytes
 from varl.services.serving.http.openapi import WatchedRoute
 from varl.services.serving.http.problems import problem
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import (
     MODEL_FAULTS,
-    ErrorCode,
     Outcome,
     RawSample,
     SampleError,
     SampleScore,
     ScoreBatch,
 )
-from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid, shown
 
 
 class CompatSettings(Protocol):
@@ -32,6 +30,10 @@ class CompatSettings(Protocol):
     @property
     def max_request_bytes(self) -> int:
         """Bytes of a request."""
+
+    @property
+    def max_samples(self) -> int:
+        """Samples that one request may hold."""
 
     @property
     def compat_pickle(self) -> bool:
@@ -94,7 +96,7 @@ def check_offered(source: RewardSource, names: Sequence[str]) -> None:
     for name in names:
         if name not in source.rewards:
             raise RequestRejectedError(
-                RejectionCode.NO_SUCH_REWARD, f"reward {name!r} is not on offer, only {', '.join(source.rewards)}"
+                RejectionCode.NO_SUCH_REWARD, f"reward {shown(name)} is not on offer, only {', '.join(source.rewards)}"
             )
 
 
@@ -138,15 +140,5 @@ def scores_of(outcomes: Sequence[Outcome]) -> list[SampleScore]:
 
 
 def image_file(text: str, name: str) -> bytes | SampleError:
-    """The bytes of an image given as Base64 or as a data: URL; ``name`` is the field, for the error.
-
-    No other URL is looked at.
-    """
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            return SampleError(ErrorCode.BAD_IMAGE, f"{name}: a data: URL that is not ;base64")
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return SampleError(ErrorCode.BAD_IMAGE, f"{name}: no Base64: {error}")
+    """The bytes of an image given as Base64 or as a data: URL; ``name`` is the field, for the error."""
+    return image_bytes(text, name)

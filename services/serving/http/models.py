@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from varl.services.serving.http.base64_images import image_bytes
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
-from varl.services.serving.status import FieldFault, invalid
+from varl.services.serving.status import FieldFault, invalid, shown
 
 
 class Strict(BaseModel):
@@ -42,7 +41,7 @@ class SampleHead(Strict):
 class JsonSample(SampleHead):
     """A sample with its image inside."""
 
-    image: Annotated[str, Field(description="Base64 of a whole PNG, JPEG or WebP file.")]
+    image: Annotated[str, Field(description="Base64 of a whole PNG, JPEG or WebP file, or a data: URL of it.")]
 
 
 class JsonSamples(Strict):
@@ -52,7 +51,7 @@ class JsonSamples(Strict):
 
     def raw(self) -> tuple[RawSample, ...]:
         """The samples with their images; an image that is no Base64 is its sample's error."""
-        return tuple(sample.raw(_bytes(sample.image)) for sample in self.samples)
+        return tuple(sample.raw(image_bytes(sample.image, "image")) for sample in self.samples)
 
 
 class FormSamples(Strict):
@@ -93,15 +92,8 @@ class MultipartScoreRequest(FormSamples, ScoreRequest):
     """
 
 
-def _bytes(text: str) -> bytes | SampleError:
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return SampleError(ErrorCode.BAD_IMAGE, f"image: no Base64: {error}")
-
-
 def _no_file(name: str) -> SampleError:
-    return SampleError(ErrorCode.INVALID_FIELD, f"image: no file part is named {name!r}, or it is empty")
+    return SampleError(ErrorCode.INVALID_FIELD, f"image: no file part is named {shown(name)}, or it is empty")
 
 
 class ModelBody(BaseModel):
