@@ -282,3 +282,13 @@ async def test_an_upgrade_is_answered_like_any_other_request(upgrade: bytes) -> 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+async def test_a_crowd_of_requests_on_one_connection_is_ended() -> None:
+    async with serving() as rig:
+        reader, writer = await rig.open()
+        writer.write(GET * 10_000)
+        await ended(reader)
+        assert rig.outcomes["overloaded"] == 1
+        assert len(rig.bodies) < 200
+        writer.close()

@@ -19,6 +19,8 @@ _LARGE_HEAD = Refusal(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "the request line and header fields are too large"
 )
 _TINY_PIECES = Refusal(HTTPStatus.BAD_REQUEST, "malformed", f"a body in chunks of less than {_LEAST_PIECE} bytes")
+_PIPELINED = 64  # requests that may wait on one connection for the answer to the one before them
+_CROWD = Refusal(HTTPStatus.TOO_MANY_REQUESTS, "overloaded", "too many requests at once on one connection", 1)
 _NO_HTTP = Refusal(HTTPStatus.BAD_REQUEST, "malformed", "no HTTP request")
 
 
@@ -186,6 +188,8 @@ class GuardedConnection(HttpToolsProtocol):
             self._stop(_LARGE_HEAD)
         self._enter(_Phase.BODY)
         super().on_headers_complete()
+        if len(self.pipeline) > _PIPELINED:
+            self._stop(_CROWD)
 
     def on_body(self, body: bytes) -> None:
         """Some of a body."""
@@ -226,4 +230,9 @@ class GuardedConnection(HttpToolsProtocol):
 
 def connection_of(guard: Guard) -> type[GuardedConnection]:
     """The connections of the server that ``guard`` looks after."""
-    return type("Connection", (GuardedConnection,), {"guard": guard})
+
+    class Connection(GuardedConnection):
+        pass
+
+    Connection.guard = guard
+    return Connection

@@ -13,9 +13,11 @@ from http import HTTPStatus
 from typing import Protocol
 
 from varl.services.serving.http.problems import problem
+from varl.services.serving.memory import give_back
 
 _TICK = 0.5  # seconds between two looks at all connections
 _SETTLED = 1.0  # seconds after which an upload makes room for others where room is short
+_BURST = 32 * 2**20  # bytes of bodies after which memory is given back
 _KEPT_FILES = 64  # descriptors that are not for connections: logs, model files, the event loop
 Closed = Callable[[str], None]
 
@@ -95,7 +97,7 @@ class Guard:
 
     def __init__(self, limits: ConnectionLimits, closed: Closed) -> None:
         self.limits, self.closed = limits, closed
-        self.bytes = 0
+        self.bytes = self._most_bytes = 0
         self._connections: dict[Guarded, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -125,6 +127,7 @@ class Guard:
         """Hold bytes of a body. Where there is no room, uploads make it that have taken longest, else this one ends."""
         connection.held += size
         self.bytes += size
+        self._most_bytes = max(self._most_bytes, self.bytes)
         while self.bytes > self.limits.body_bytes:
             slow = _oldest(each for each in self._connections if each.uploading and now - each.since > _SETTLED)
             (slow or connection).refuse(CROWDED)
@@ -146,8 +149,11 @@ class Guard:
         for connection in tuple(self._connections):
             connection.since += max(0.0, now - self._due)  # while the loop was held up, no client could be heard
             connection.look(now)
+        if self._most_bytes > _BURST > self.bytes:
+            self._most_bytes = 0
+            asyncio.get_running_loop().run_in_executor(None, give_back)
         self._timer = None
-        if self._connections:
+        if self._connections or self._most_bytes > _BURST:
             self._wait()
 
 
