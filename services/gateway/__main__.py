@@ -33,7 +33,7 @@ async def serve(settings: GatewaySettings) -> int:
     except (OSError, ValueError) as error:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
-    http = http_server(build_gateway_app(gateway), listener, settings, tokens, partial(gateway.metrics.request, "http"))
+    http = http_server(build_gateway_app(gateway), listener, settings, tokens, gateway.metrics)
 
     async def serving() -> None:
         announce(http_port=http.port)

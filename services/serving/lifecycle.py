@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -18,23 +19,25 @@ from fastapi import FastAPI
 
 from varl.services.serving.access import Tokens
 from varl.services.serving.http.guard import ConnectionLimits, connections_within
-from varl.services.serving.http.server import Count, HttpServer, ServerFace
+from varl.services.serving.http.server import HttpMetrics, HttpServer, ServerFace
 from varl.services.serving.logs import configure_logs
 from varl.services.serving.settings import HttpSettings
+from varl.services.serving.status import RejectionCode
 from varl.services.serving.tracing import configure_tracing
 
 _log = logging.getLogger("varl.serving")
 
 
 def http_server(
-    app: FastAPI, listener: socket.socket, settings: HttpSettings, tokens: Tokens | None, count: Count
+    app: FastAPI, listener: socket.socket, settings: HttpSettings, tokens: Tokens | None, metrics: HttpMetrics
 ) -> HttpServer:
     """The server of an app with the limits, the certificate and the grace period of the settings."""
     return HttpServer(
         app,
         listener,
         ConnectionLimits(connections_within(settings.max_connections), settings.max_in_flight_bytes),
-        count,
+        metrics.connection_ended,
+        refused=partial(metrics.request, "http", RejectionCode.UNAUTHENTICATED),
         face=ServerFace(settings.tls_cert_file, settings.tls_key_file, tokens),
         grace_seconds=settings.grace_seconds,
     )

@@ -51,7 +51,7 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         )
         return 1
     await grpc_server.start()
-    http = http_server(build_app(service, routes), listener, settings, tokens, partial(service.metrics.request, "http"))
+    http = http_server(build_app(service, routes), listener, settings, tokens, service.metrics)
     fatal = asyncio.create_task(service.fatal.wait())
 
     async def serving() -> None:

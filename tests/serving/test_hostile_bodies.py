@@ -84,12 +84,11 @@ async def test_trainers_formats_count_too(http: httpx.AsyncClient, path: str) ->
     assert len(answer.content) < 10_000
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 @pytest.mark.parametrize("path", PEERS)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_json_that_does_not_say_so_is_refused(http: httpx.AsyncClient, path: str, content_type: str) -> None:
-    headers = {"content-type": content_type} if content_type else {}
-    answer = await http.post(f"/compat/{path}", content=b"{}", headers=headers)
+    answer = await http.post(f"/compat/{path}", content=b"{}", headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from varl.services.serving.access import BearerGate, Tokens
+from varl.services.serving.access import BearerGate, Refused, Tokens
 from varl.services.serving.http.connection import connection_of
-from varl.services.serving.http.guard import ConnectionLimits, Guard
-from varl.services.serving.status import RejectionCode
+from varl.services.serving.http.guard import Closed, ConnectionLimits, Guard
 
-Count = Callable[[str], None]
+
+class HttpMetrics(Protocol):
+    """What a server counts."""
+
+    def request(self, protocol: str, outcome: str) -> None:
+        """A request that no application saw, by the code of its rejection."""
+
+    def connection_ended(self, reason: str) -> None:
+        """A connection that took too much."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +46,17 @@ class HttpServer:
         app: ASGIApp,
         listener: socket.socket,
         limits: ConnectionLimits,
-        count: Count,
+        ended: Closed,
         *,
+        refused: Refused = lambda: None,
         face: ServerFace | None = None,
         grace_seconds: float = 0.0,
     ) -> None:
-        """``count`` is told the outcome of each request that is refused before ``app`` sees it."""
+        """``ended`` is told why each connection that takes too much is ended, ``refused`` of each without a token."""
         face = face or ServerFace()
-        refused = partial(count, RejectionCode.UNAUTHENTICATED)
         config = uvicorn.Config(
             BearerGate(app, face.tokens, refused) if face.tokens else app,
-            http=connection_of(Guard(limits, count)),
+            http=connection_of(Guard(limits, ended)),
             ws="none",
             ssl_certfile=face.cert,
             ssl_keyfile=face.key,
