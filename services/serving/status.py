@@ -100,5 +100,5 @@ class RequestRejectedError(Exception):
 def invalid(*faults: FieldFault) -> RequestRejectedError:
     """The rejection that these faults make."""
     told = "; ".join(f"{fault.field}: {fault.detail}" for fault in faults[:MAX_FAULTS])
-    more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    more = "; and more" if len(faults) > MAX_FAULTS else ""
     return RequestRejectedError(RejectionCode.INVALID_REQUEST, cut(told, _MAX_DETAIL - 32) + more, faults)

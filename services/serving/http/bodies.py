@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from email.message import Message
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from varl.services.serving.http.counts import MAX_ITEMS, check_json
 from varl.services.serving.http.forms import boundary_of, parts_of
@@ -25,8 +26,6 @@ from varl.services.serving.status import (
 )
 
 T = TypeVar("T", bound=BaseModel)
-
-
 _LARGE = 256 * 2**10  # bytes of JSON, which take about a millisecond to parse
 _MAX_FORM = 64 * 2**10  # bytes of a form of a few short fields
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -104,18 +103,19 @@ def parse_json(shape: type[T], text: bytes, max_items: int = MAX_ITEMS) -> T:
     try:
         return shape.model_validate_json(text)
     except ValidationError as error:
-        first, faults = error.errors(include_url=False, include_input=False)[0], field_faults(error)
-    if first["type"] == "json_invalid":
-        raise RequestRejectedError(RejectionCode.MALFORMED, first["msg"])
-    raise invalid(*faults)
+        found = error.errors(include_url=False, include_input=False)[: MAX_FAULTS + 1]
+    if found[0]["type"] == "json_invalid":
+        raise RequestRejectedError(RejectionCode.MALFORMED, found[0]["msg"])
+    raise invalid(*_faults(found))
 
 
 def field_faults(error: ValidationError) -> list[FieldFault]:
     """The fields at fault, without their values; one more than are reported, where there are more."""
-    return [
-        FieldFault(_path(fault["loc"]) or "body", fault["msg"])
-        for fault in error.errors(include_url=False, include_input=False)[: MAX_FAULTS + 1]
-    ]
+    return _faults(error.errors(include_url=False, include_input=False)[: MAX_FAULTS + 1])
+
+
+def _faults(found: Sequence[ErrorDetails]) -> list[FieldFault]:
+    return [FieldFault(_path(fault["loc"]) or "body", fault["msg"]) for fault in found]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
