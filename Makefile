@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -45,6 +45,9 @@ bench: .venv/.dev ## measure the services on this machine
 
 bench-serving: .venv/.bench ## measure the serving under load beside other servers (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.serving $(ARGS)
+
+bench-attacks: .venv/.dev ## measure probes, memory and honest requests under attack (15 minutes); flags in ARGS, e.g. ARGS="--seconds 10"
+	$(PY) -m benchmarks.attacks $(ARGS)
 
 bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.scale simulate $(ARGS)

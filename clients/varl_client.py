@@ -8,7 +8,9 @@ A failure is never a number: each image has a ``Score`` or a ``ScoreError``, and
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
+import logging
 import math
 import random
 import ssl
@@ -23,6 +25,8 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
+_log = logging.getLogger("varl.client")
+_QUIET_SECONDS = 10.0  # after which a call that is not answered says so
 _RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 _RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 T = TypeVar("T")
@@ -197,10 +201,11 @@ _Flow = Generator[_Call | float, httpx.Response | Exception | None, T]
 
 
 class _Budget:
-    """Attempts and seconds that are left of a call."""
+    """Attempts and seconds that are left of a call; a wait of ten seconds is said in the log, with its reason."""
 
-    def __init__(self, attempts: int, end: float) -> None:
-        self._tries, self._attempts, self._end = 0, attempts, end
+    def __init__(self, url: str, attempts: int, end: float) -> None:
+        self._url, self._tries, self._attempts, self._end = url, 0, attempts, end
+        self._said = time.monotonic()
 
     def left(self) -> float:
         seconds = self._end - time.monotonic()
@@ -215,7 +220,18 @@ class _Budget:
         seconds = max(backoff, failure.retry_after * random.uniform(1.0, 1.25))
         if self._tries >= self._attempts or seconds >= self._end - time.monotonic():
             raise failure
+        if time.monotonic() + seconds - self._said > _QUIET_SECONDS:
+            self._said = time.monotonic()
+            _log.warning("waiting for %s: %s", self._url, failure)
         return seconds
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Core(Generic[Http]):
@@ -255,12 +271,18 @@ class _Core(Generic[Http]):
         self._info: Info | None = None
         verify: bool | ssl.SSLContext = ssl.create_default_context(cafile=ca_file) if ca_file else True
         self._http: Http = self._kind(
-            base_url=url, headers={"Authorization": f"Bearer {token}"} if token else {}, verify=verify
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            verify=verify,
+            trust_env=not _is_loopback(url),  # what stays on this machine goes through no proxy
         )
+        self._url = url
 
     def _ask_info(self, end: float) -> _Flow[Info]:
         if self._info is None:
-            self._info = _read_info((yield from _request(_Call("GET", "/v1/info"), _Budget(self._attempts, end))))
+            self._info = _read_info(
+                (yield from _request(_Call("GET", "/v1/info"), _Budget(self._url, self._attempts, end)))
+            )
         return self._info
 
     def _plan(
@@ -297,7 +319,7 @@ class _Core(Generic[Http]):
 
     def _fill(self, answers: dict[str, _Answer], plan: _Plan, chunk: list[_Sample]) -> _Flow[None]:
         """Ask for all rewards, then again for those that failed and may come back."""
-        budget, wanted = _Budget(self._attempts, plan.end), plan.names
+        budget, wanted = _Budget(self._url, self._attempts, plan.end), plan.names
         while True:
             answers |= _read_answers((yield from _request(_score_call(plan, chunk, wanted), budget)), wanted, chunk)
             failures = {name: answer.failure for name, answer in answers.items() if answer.failure}

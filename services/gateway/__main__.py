@@ -11,10 +11,10 @@ from varl.services.gateway.gateway import Gateway
 from varl.services.gateway.http_app import build_gateway_app
 from varl.services.gateway.settings import GatewaySettings
 from varl.services.serving.access import read_tokens
-from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
+from varl.services.serving.http.server import listen
+from varl.services.serving.lifecycle import announce, http_server, live, run_process, stop_event
 from varl.services.serving.service import State
 from varl.services.serving.settings import parse_settings
-from varl.services.serving.status import RejectionCode
 
 _log = logging.getLogger("varl.gateway")
 
@@ -29,12 +29,11 @@ async def serve(settings: GatewaySettings) -> int:
     try:
         gateway = Gateway(settings)
         tokens = read_tokens(settings.token_file)
-        listener = listen(settings)
+        listener = listen(settings.host, settings.http_port)
     except (OSError, ValueError) as error:
         _log.error("cannot start on %s, port %d: %s", settings.host, settings.http_port, error)
         return 1
-    refused = partial(gateway.metrics.request, "http", RejectionCode.UNAUTHENTICATED)
-    http = HttpServer(build_gateway_app(gateway), listener, settings, tokens, refused)
+    http = http_server(build_gateway_app(gateway), listener, settings, tokens, gateway.metrics)
 
     async def serving() -> None:
         announce(http_port=http.port)

@@ -25,7 +25,8 @@ from varl.services.serving.grpc.client import RewardClient
 from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import State, check_samples, metadata_refusal
-from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import RejectionCode, RequestRejectedError, shown
+from varl.services.serving.waiting import waiting_for
 from varl.v1 import reward_pb2
 
 _NO_FORMULAS: Mapping[str, str] = MappingProxyType({})
@@ -62,7 +63,8 @@ class Gateway:
         self._watches = [asyncio.create_task(backend.watch()) for backend in self._backends.values()]
         waits = [asyncio.create_task(backend.serves.wait()) for backend in self._backends.values()]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            async with waiting_for(f"the first of {', '.join(self._backends)}"):
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -115,16 +117,20 @@ class Gateway:
         self._check_names("rewards", rewards)
         self._check_names("formulas", tuple(formulas))
         check_samples(batch.samples, self.settings.max_samples)
-        samples = tuple(_bounded(sample, self.settings.max_image_bytes) for sample in batch.samples)
+        samples = []
+        for sample in batch.samples:
+            samples.append(_bounded(sample, self.settings.max_image_bytes))
+            if sample.metadata:
+                await asyncio.sleep(0)  # checking it takes long; others have their turn
         try:
-            return await self._admitted(replace(batch, samples=samples), rewards, formulas)
+            return await self._admitted(replace(batch, samples=tuple(samples)), rewards, formulas)
         except RequestRejectedError as rejection:  # of the gateway's own, whichever reward it is
             return dict.fromkeys(rewards, rejection)
 
     def _check_names(self, field: str, names: Sequence[str]) -> None:
         for name in names:
             if name not in self._backends:
-                detail = f"{field}: {name!r} is not on offer, only {', '.join(self._backends)}"
+                detail = f"{field}: {shown(name)} is not on offer, only {', '.join(self._backends)}"
                 raise RequestRejectedError(RejectionCode.NO_SUCH_REWARD, detail)
 
     async def _admitted(

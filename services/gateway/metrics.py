@@ -22,6 +22,12 @@ class GatewayMetrics:
             ("protocol", "outcome"),
             registry=self._registry,
         )
+        self._ended = Counter(
+            "varl_gateway_connections_ended",
+            "HTTP connections that the gateway ended, by reason.",
+            ("reason",),
+            registry=self._registry,
+        )
         self._duration = Histogram(
             "varl_gateway_request_seconds",
             "Time from reading a request to answering it.",
@@ -55,6 +61,10 @@ class GatewayMetrics:
     def request(self, protocol: str, outcome: str) -> None:
         """Count a request: outcome "ok" or the code of its rejection."""
         self._requests.labels(protocol, outcome).inc()
+
+    def connection_ended(self, reason: str) -> None:
+        """Count an HTTP connection that took too much: the code of its refusal, or "idle"."""
+        self._ended.labels(reason).inc()
 
     def duration(self, seconds: float) -> None:
         """Record how long a request took; one that was refused unread took none."""

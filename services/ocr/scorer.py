@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -11,10 +12,18 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from varl.services.ocr.engines.base import EngineFailure, EngineUnavailableError, Image, OcrEngine, Reading, ReadWord
+from varl.services.ocr.engines.base import (
+    EngineFailure,
+    EngineUnavailableError,
+    Image,
+    OcrEngine,
+    Reading,
+    ReadWord,
+    TooMuchText,
+)
 from varl.services.ocr.folding import same_form
 from varl.services.ocr.reading import Request, read
-from varl.services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Recognized
+from varl.services.ocr.reward import DEFAULT_FORMULA, FORMULAS, Formula, Recognized, Reward
 from varl.services.ocr.targets import DEFAULT_RULE, resolve_targets
 from varl.services.serving.batching.batcher import Batcher
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError, UnavailableError
@@ -30,6 +39,8 @@ from varl.services.serving.scoring import (
 )
 
 GOLDEN_WORD = "READY"
+MAX_TARGETS, MAX_READ = 256, 2048  # words
+_FEW_PAIRS = 1024  # which the formulas compare in well under a millisecond
 _log = logging.getLogger("varl.ocr")
 
 
@@ -107,12 +118,16 @@ class OCRScorer:
         _log.warning("%s: do these weights read Latin letters?", message)
 
     def check(self, prompt: str, target_words: tuple[str, ...]) -> SampleError | None:
-        """A blank target word, or no target at all."""
+        """A blank target word, no target at all, or more than are compared."""
         blank = next((index for index, word in enumerate(target_words) if not same_form(word).strip()), None)
         if blank is not None:
             return SampleError(ErrorCode.INVALID_FIELD, f"target_words[{blank}]: is blank")
-        if not resolve_targets(prompt, target_words, self._rule):
+        targets = len(resolve_targets(prompt, target_words, self._rule))
+        if not targets:
             return SampleError(ErrorCode.NO_TARGET, "target_words: empty, and prompt: no text in quotes")
+        if targets > MAX_TARGETS:
+            detail = f"{targets} words, at most {MAX_TARGETS} are compared"
+            return SampleError(ErrorCode.INVALID_FIELD, f"{'target_words' if target_words else 'prompt'}: {detail}")
         return None
 
     async def score(self, sample: ScorerSample, formula: str) -> Outcome:
@@ -122,11 +137,16 @@ class OCRScorer:
         """
         targets = resolve_targets(sample.prompt, sample.target_words, self._rule)
         reading = await self._read(Request(sample.pixels, targets), sample.deadline)
+        if isinstance(reading, TooMuchText):
+            return SampleError(ErrorCode.TOO_MUCH_TEXT, reading.detail)
         if isinstance(reading, EngineFailure):
             return SampleError(ErrorCode.ENGINE_FAILED, reading.detail)
+        if len(reading) > MAX_READ:
+            return SampleError(ErrorCode.TOO_MUCH_TEXT, f"image: {len(reading)} words, at most {MAX_READ} are compared")
         if not all(math.isfinite(word.confidence) for word in reading):
             return SampleError(ErrorCode.NOT_FINITE, "the recogniser's confidence is not a finite number")
-        reward = FORMULAS[formula or self.formulas[0]](
+        reward = await _compared(
+            FORMULAS[formula or self.formulas[0]],
             targets,
             [Recognized(word.text, word.confidence) for word in reading],
         )
@@ -135,6 +155,13 @@ class OCRScorer:
     async def close(self) -> None:
         """End the engine threads."""
         await self._batcher.close()
+
+
+async def _compared(formula: Formula, targets: Sequence[str], read: Sequence[Recognized]) -> Reward:
+    """The formula's answer; where it compares many words with many, from a thread, as that takes long."""
+    if len(targets) * len(read) <= _FEW_PAIRS:
+        return formula(targets, read)
+    return await asyncio.to_thread(formula, targets, read)
 
 
 def _scored(word: ReadWord) -> ScoredWord:

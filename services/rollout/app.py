@@ -35,14 +35,18 @@ from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES, RewardClient, R
 from varl.services.serving.grpc.health import Health
 from varl.services.serving.grpc.reflection import Reflection
 from varl.services.serving.grpc.server import server_options
+from varl.services.serving.http.guard import ConnectionLimits, connections_within
+from varl.services.serving.http.metrics_app import metrics_app
+from varl.services.serving.http.server import HttpServer, listen
 from varl.services.serving.logs import configure_logs
 from varl.trajectories.access import require_usable
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.redis_retry import is_passing
-from varl.v1 import rollout_pb2_grpc
 
 _log = logging.getLogger("varl.rollout")
 REDIS_PAUSE_S = 0.5
+MAX_CONNECTIONS = 1024  # of gRPC, and of the metrics
+MAX_METRICS_BYTES = 2**20  # of bodies, which nobody needs to send there
 START_ERRORS = (
     OSError,
     ValueError,
@@ -119,8 +123,10 @@ class Service:
         """Open the ports, NOT_SERVING."""
         tokens = read_tokens(self._settings.token_file)
         gate = [BearerInterceptor(tokens, self._metrics.refused.inc)] if tokens else []
-        server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES), interceptors=gate)
-        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(self._servicer, server)
+        server = grpc.aio.server(
+            options=server_options(MAX_MESSAGE_BYTES, connections_within(MAX_CONNECTIONS)), interceptors=gate
+        )
+        server.add_generic_rpc_handlers((self._servicer.handler,))
         await self._health.add_to(server)
         if self._settings.reflection:
             Reflection((SERVICE_NAME, health.SERVICE_NAME)).add_to(server)
@@ -128,10 +134,11 @@ class Service:
         await server.start()
         stack.push_async_callback(server.stop, self._settings.grace_seconds)
         stack.push_async_callback(self._drain)
-        return {
-            "grpc_port": grpc_port,
-            "metrics_port": self._metrics.serve(self._settings.host, self._settings.metrics_port),
-        }
+        limits = ConnectionLimits(connections_within(MAX_CONNECTIONS), MAX_METRICS_BYTES)
+        listener = listen(self._settings.host, self._settings.metrics_port)
+        metrics = HttpServer(metrics_app(self._metrics.render), listener, limits, lambda _: None)
+        stack.push_async_callback(metrics.close)
+        return {"grpc_port": grpc_port, "metrics_port": metrics.port}
 
     async def _drain(self) -> None:
         self._servicer.model = None

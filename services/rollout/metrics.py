@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -38,7 +38,6 @@ class Metrics:
         )
         self.jobs_in_hand = Gauge("varl_rollout_jobs_in_hand", "Jobs taken and not yet settled.", registry=registry)
 
-    def serve(self, host: str, port: int) -> int:
-        """Serve /metrics on a daemon thread; returns the port (``port`` 0 picks a free one)."""
-        server, _ = start_http_server(port, host, registry=self._registry)
-        return int(server.server_port)
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -10,11 +10,15 @@ from varl.policy.base import Policy, SamplingParams
 from varl.services.rollout.generation import Limits, generate_images
 from varl.services.rollout.images import encode_png
 from varl.services.rollout.model import ModelThread, Weights
+from varl.services.serving.grpc.intake import Intake
+from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.trajectories.sampling import sampling_params
-from varl.v1 import rollout_pb2, rollout_pb2_grpc
+from varl.v1 import rollout_pb2
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
-Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, rollout_pb2.GenerateResponse]
+MAX_REQUEST_BYTES = 256 * 2**10  # a prompt and a few numbers
+_SLOTS = 8
 
 
 @dataclass(frozen=True)
@@ -26,29 +30,43 @@ class Model:
     thread: ModelThread
 
 
-class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
+class RolloutServicer:
     """RolloutService; ``model`` is None until the policy is loaded and while the worker stops."""
 
     def __init__(self, default: SamplingParams, limits: Limits, max_images: int, max_waiting: int) -> None:
         self.model: Model | None = None
         self._default, self._limits, self._max_images, self._max_waiting = default, limits, max_images, max_waiting
         self._waiting = 0
+        self._intake = Intake(_SLOTS)
 
-    async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> rollout_pb2.GenerateResponse:  # noqa: N802
+    @property
+    def handler(self) -> grpc.GenericRpcHandler:  # type: ignore[type-arg] # generic in the stubs alone
+        """All methods."""
+        method = grpc.stream_unary_rpc_method_handler(self.generate, response_serializer=to_bytes)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, {"Generate": method})
+
+    async def generate(self, requests: Requests, context: Context) -> rollout_pb2.GenerateResponse:
         """Draw images for one prompt with the weights that the worker holds now."""
-        model = self.model
-        if model is None or not model.weights.loaded:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "no policy is loaded")
+        try:
+            model = self.model
+            if model is None or not model.weights.loaded:
+                raise RequestRejectedError(RejectionCode.NOT_READY, "no policy is loaded", retry_after=1.0)
+            data = await self._intake.message(requests)
+            if len(data) > MAX_REQUEST_BYTES:
+                raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
+            return await self._admitted(model, parsed(rollout_pb2.GenerateRequest, data))
+        except RequestRejectedError as rejection:
+            await abort(context, rejection)
+
+    async def _admitted(self, model: Model, request: rollout_pb2.GenerateRequest) -> rollout_pb2.GenerateResponse:
         if self._waiting >= self._max_waiting:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._waiting} requests are waiting, try again later"
-            )
+            detail = f"{self._waiting} requests are waiting, try again later"
+            raise RequestRejectedError(RejectionCode.OVERLOADED, detail, retry_after=1.0)
         self._waiting += 1
         try:
             return await self._generate(model, request)
         except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            raise AssertionError from error  # abort raises
+            raise RequestRejectedError(RejectionCode.INVALID_REQUEST, str(error)) from error
         finally:
             self._waiting -= 1
 

@@ -1,8 +1,10 @@
-"""Bearer tokens: whatever is not listed as open is refused without one."""
+"""Bearer tokens: whatever is not listed as open is refused without one, before anything but its head is read."""
 
 from __future__ import annotations
 
+import binascii
 import hmac
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +17,7 @@ from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedE
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # probes and scrapers have no token
 OPEN_SERVICES = ("/grpc.health.v1.Health/",)
-_DETAIL = "authorization: a valid bearer token is wanted"
+_DETAIL = "authorization: a valid token is wanted, as Bearer TOKEN or as the password of Basic"
 Refused = Callable[[], None]
 
 
@@ -23,7 +25,7 @@ class Tokens:
     """The tokens that are good. Several at a time, so that one can be replaced without a gap."""
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
-        self._expected = tuple(f"Bearer {token}".encode() for token in tokens)
+        self._expected = tuple(token.encode() for token in tokens)
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
@@ -41,11 +43,28 @@ class Tokens:
         return cls(tokens)
 
     def allow(self, header: bytes) -> bool:
-        """Whether an Authorization header is good.
+        """Whether an Authorization header holds a good token: after Bearer, or as the password of Basic.
 
-        Takes the same time wherever it differs, and looks at every token.
+        The latter is what http://user:TOKEN@host makes of it, all that some clients can be told. Takes the same time
+        wherever the token differs, and looks at every one.
         """
-        return any([hmac.compare_digest(header, expected) for expected in self._expected])  # noqa: C419
+        token = _token(header)
+        return any([hmac.compare_digest(token, expected) for expected in self._expected])  # noqa: C419
+
+
+def _token(header: bytes) -> bytes:
+    """The token in a header; b"", which is none, where there is no such thing."""
+    scheme, _, value = header.partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return value.strip()
+        case b"basic":
+            try:
+                return b64decode(value.strip(), validate=True).partition(b":")[2]
+            except binascii.Error:
+                return b""
+        case _:
+            return b""
 
 
 def read_tokens(path: Path | None) -> Tokens | None:
@@ -90,4 +109,5 @@ async def _deny(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoRet
     raise AssertionError  # abort raises
 
 
-_DENIAL = grpc.unary_unary_rpc_method_handler(_deny)
+# Of a stream, whatever the method: of a single request grpcio would read all before it asks the handler.
+_DENIAL = grpc.stream_unary_rpc_method_handler(_deny)

@@ -46,8 +46,8 @@ class Admission:
         """Hold room for a request of ``samples`` with ``size`` bytes of images.
 
         Raises:
-            RequestRejectedError: OVERLOADED, no room; DEADLINE_EXCEEDED, what is in flight will take until after
-                ``deadline``.
+            RequestRejectedError: OVERLOADED, no room; REQUEST_TOO_LARGE, there never will be; DEADLINE_EXCEEDED, what
+                is in flight will take until after ``deadline``.
 
         """
         self._tick()
@@ -65,6 +65,11 @@ class Admission:
             self._done_bytes += size
 
     def _check_room(self, samples: int, size: int) -> None:
+        if samples > self._most or size > self._most_bytes:
+            detail = (
+                f"{samples} samples with {size} bytes of images, at most {self._most} with {self._most_bytes} are taken"
+            )
+            raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, detail)
         over = self._samples + samples - self._most
         over_bytes = self._bytes + size - self._most_bytes
         if over > 0 or over_bytes > 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 
@@ -75,6 +77,21 @@ class ServerFiles:
         authority = self.client_ca.read_bytes() if self.client_ca else None
         pair = (self.key.read_bytes(), self.cert.read_bytes())
         return server.add_secure_port(address, grpc.ssl_server_credentials([pair], authority, authority is not None))
+
+
+def channel_options(target: str) -> tuple[tuple[str, int], ...]:
+    """Options of a channel to ``target``: what stays on this machine goes through no proxy, http_proxy or not."""
+    return (("grpc.enable_http_proxy", 0),) if is_loopback(target) else ()
+
+
+def is_loopback(target: str) -> bool:
+    """Whether HOST:PORT, a URL or a gRPC target names this machine."""
+    place = target.rpartition("/")[2] if "://" not in target or ":///" in target else urlsplit(target).netloc
+    host = urlsplit(f"//{place}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or target.startswith("unix:")
 
 
 def check_pair(name: str, cert: Path | None, key: Path | None) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+import numpy.typing as npt
+from PIL import Image
 
+from varl.services.serving.image_parts import Parts, parts_of
 from varl.services.serving.scoring import ErrorCode, Pixels, SampleError
+from varl.services.serving.status import cut
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Sizes come from the header and are refused by ImageLimits; Pillow's own, much higher, threshold has nothing to add.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -34,33 +46,30 @@ def decode_image(data: bytes, limits: ImageLimits) -> Pixels | SampleError:
     """
     if len(data) > limits.max_bytes:
         return SampleError(ErrorCode.IMAGE_TOO_LARGE, f"image: {len(data)} bytes, at most {limits.max_bytes} are taken")
-    if not _has_magic(data):
-        return SampleError(ErrorCode.BAD_IMAGE, "image: the bytes are not a PNG, JPEG or WebP file")
     try:
-        refusal = _refuse(_webp_size(data), limits)  # Pillow's WebP reader sets a canvas aside on opening
-        return refusal or _decode(data, limits)
+        parts = parts_of(data)
+        return _refuse(parts.size, limits) or _decode(parts, limits)
     except Image.DecompressionBombError as error:
         return SampleError(ErrorCode.IMAGE_TOO_LARGE, f"image: {error}")
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others on broken files
-        return SampleError(ErrorCode.BAD_IMAGE, f"image: {type(error).__name__}: {error}")
+        return SampleError(ErrorCode.BAD_IMAGE, f"image: {cut(_told(error))}")
 
 
-def _has_magic(data: bytes) -> bool:
-    return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+def _told(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
-def _decode(data: bytes, limits: ImageLimits) -> Pixels | SampleError:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+def _decode(parts: Parts, limits: ImageLimits) -> Pixels | SampleError:
+    with Image.open(io.BytesIO(parts.data), formats=_FORMATS) as image:
         refusal = _refuse(image.size, limits)
         if refusal:
             return refusal
-        if getattr(image, "n_frames", 1) != 1:
-            return SampleError(ErrorCode.BAD_IMAGE, "image: an animation; one frame is wanted")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_rgb(image))
+        turn = _TURNS.get(parts.orientation)
+        opaque = _rgb(image, parts.data)
+        return np.asarray(opaque if turn is None else opaque.transpose(turn))
 
 
 def _refuse(size: tuple[int, int] | None, limits: ImageLimits) -> SampleError | None:
@@ -83,26 +92,35 @@ def _refuse(size: tuple[int, int] | None, limits: ImageLimits) -> SampleError | 
     return None
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as a WebP file's first chunk declares them; None for other formats."""
-    if data[:4] != b"RIFF":
-        return None
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if chunk == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    raise ValueError("a WebP file without a picture")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, data: bytes) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip, not scale
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        return _from_grey16(np.asarray(image), image.info.get("transparency"))
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and data[24] == 16:  # a PNG's bits a channel
+        return _keyed16(np.asarray(image), _low_bytes(data), key)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _from_grey16(grey: npt.NDArray[np.integer[Any]], key: object) -> Image.Image:
+    """16-bit grey as 8-bit RGB; the one shade that is transparent, if any, as white."""
+    shades = (grey.astype(np.uint32) >> 8).astype(np.uint8)
+    if isinstance(key, int):
+        shades[grey == key] = 255
+    return Image.fromarray(shades).convert("RGB")
+
+
+def _keyed16(high: Pixels, low: Pixels, key: tuple[int, ...]) -> Image.Image:
+    """RGB with its one transparent colour, of 16 bits a channel, as white."""
+    pixels = high.copy()
+    pixels[((high.astype(np.uint16) << 8 | low) == key).all(axis=2)] = 255
+    return Image.fromarray(pixels)
+
+
+def _low_bytes(data: bytes) -> Pixels:
+    """The lower bytes of a PNG of 16 bits a channel, of which Pillow keeps the upper ones: read in the other order."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+        return np.array(image)

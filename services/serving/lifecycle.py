@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
@@ -11,57 +10,37 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from varl.services.serving.access import BearerGate, Refused, Tokens
+from varl.services.serving.access import Tokens
+from varl.services.serving.http.guard import ConnectionLimits, connections_within
+from varl.services.serving.http.server import HttpMetrics, HttpServer, ServerFace
 from varl.services.serving.logs import configure_logs
 from varl.services.serving.settings import HttpSettings
+from varl.services.serving.status import RejectionCode
 from varl.services.serving.tracing import configure_tracing
 
 _log = logging.getLogger("varl.serving")
 
 
-class HttpServer:
-    """An app on a socket that is bound already; takes requests from the moment it is made.
-
-    Belongs to one event loop.
-    """
-
-    def __init__(
-        self, app: FastAPI, listener: socket.socket, settings: HttpSettings, tokens: Tokens | None, refused: Refused
-    ) -> None:
-        """``tokens`` None: everybody may ask; else ``refused`` is told of each request that is rejected."""
-        config = uvicorn.Config(
-            BearerGate(app, tokens, refused) if tokens else app,
-            ssl_certfile=settings.tls_cert_file,
-            ssl_keyfile=settings.tls_key_file,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # nobody asks for a client's address
-            lifespan="off",
-            loop="asyncio",
-            timeout_keep_alive=65,  # above the idle time of common proxies, so that they close first
-            timeout_graceful_shutdown=round(settings.grace_seconds),
-        )
-        self._server = _Uvicorn(config)
-        self.port: int = listener.getsockname()[1]
-        self.task: asyncio.Task[None] = asyncio.create_task(self._server.serve(sockets=[listener]))
-
-    async def close(self) -> None:
-        """Take nothing more and wait, up to the grace period, for what is in flight."""
-        self._server.should_exit = True
-        await self.task
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # they are for the whole process, see stop_event
-        yield
+def http_server(
+    app: FastAPI, listener: socket.socket, settings: HttpSettings, tokens: Tokens | None, metrics: HttpMetrics
+) -> HttpServer:
+    """The server of an app with the limits, the certificate and the grace period of the settings."""
+    return HttpServer(
+        app,
+        listener,
+        ConnectionLimits(connections_within(settings.max_connections), settings.max_in_flight_bytes),
+        metrics.connection_ended,
+        refused=partial(metrics.request, "http", RejectionCode.UNAUTHENTICATED),
+        face=ServerFace(settings.tls_cert_file, settings.tls_key_file, tokens),
+        grace_seconds=settings.grace_seconds,
+    )
 
 
 def run_process(settings: HttpSettings, name: str, serve: Callable[[], Coroutine[None, None, int]]) -> int:
@@ -87,16 +66,6 @@ def _yield_rarely() -> None:
     """
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def listen(settings: HttpSettings) -> socket.socket:
-    """The socket of the HTTP API; raises OSError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.create_server((settings.host, settings.http_port), family=family, backlog=2048)
-    # asyncio sees to this only for sockets that name their protocol. Without it the body of an answer, sent after its
-    # head, waits for the client to acknowledge the head: 40 ms with every request.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def stop_event() -> asyncio.Event:

@@ -43,6 +43,8 @@ class Metrics:
         self._registry = new_registry()
         self._reward = reward
         requests = self._counter("varl_requests", "Score requests by protocol and outcome.", "protocol", "outcome")
+        ended = self._counter("varl_connections_ended", "HTTP connections that the service ended, by reason.", "reason")
+        self._ended = cache(lambda reason: ended.labels(reward, reason))
         failures = self._counter("varl_failures", "Samples without a score, by reason.", "reason")
         duration = self._histogram("varl_request_seconds", "Time from admission to answer.", _SECONDS, "protocol")
         self._samples = self._counter("varl_samples", "Samples that got a score.").labels(reward)
@@ -95,6 +97,10 @@ class Metrics:
     def request(self, protocol: str, outcome: str) -> None:
         """Count a request: outcome "ok" or the code of its rejection."""
         self._request(protocol, outcome).inc()
+
+    def connection_ended(self, reason: str) -> None:
+        """Count an HTTP connection that took too much: the code of its refusal, or "idle"."""
+        self._ended(reason).inc()
 
     def duration(self, protocol: str, seconds: float) -> None:
         """Record how long an admitted request took."""

@@ -43,7 +43,9 @@ def _grpc(url: SplitResult) -> str:
     import grpc  # not for the HTTP half, whose start it would triple
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(url.netloc) as channel:
+    from varl.services.serving.credentials import channel_options
+
+    with grpc.insecure_channel(url.netloc, options=channel_options(url.netloc)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S, wait_for_ready=True

@@ -13,7 +13,8 @@ from varl.services.serving.access import BearerInterceptor, read_tokens
 from varl.services.serving.grpc.health import Health
 from varl.services.serving.grpc.server import SERVICE_NAME, build_server
 from varl.services.serving.http.app import build_app
-from varl.services.serving.lifecycle import HttpServer, announce, listen, live, run_process, stop_event
+from varl.services.serving.http.server import listen
+from varl.services.serving.lifecycle import announce, http_server, live, run_process, stop_event
 from varl.services.serving.scoring import Scorer, StartError
 from varl.services.serving.service import ScoringService, State
 from varl.services.serving.settings import ServingSettings
@@ -37,11 +38,12 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
     stopping = asyncio.create_task(stop_event().wait())
     service = ScoringService(settings, scorer)
     health = Health(SERVICE_NAME)
+    refused = partial(service.metrics.request, "grpc", RejectionCode.UNAUTHENTICATED)
     try:
         tokens = read_tokens(settings.token_file)
-        grpc_server = build_server(service, [BearerInterceptor(tokens, _refused(service, "grpc"))] if tokens else [])
+        grpc_server = build_server(service, [BearerInterceptor(tokens, refused)] if tokens else [])
         await health.add_to(grpc_server)
-        listener = listen(settings)
+        listener = listen(settings.host, settings.http_port)
         grpc_port = settings.grpc_files().add_port(grpc_server, settings.host, settings.grpc_port)
     except (OSError, RuntimeError, ValueError) as error:
         _log.error(
@@ -49,7 +51,7 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         )
         return 1
     await grpc_server.start()
-    http = HttpServer(build_app(service, routes), listener, settings, tokens, _refused(service, "http"))
+    http = http_server(build_app(service, routes), listener, settings, tokens, service.metrics)
     fatal = asyncio.create_task(service.fatal.wait())
 
     async def serving() -> None:
@@ -67,7 +69,3 @@ async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | Non
         await health.shut_down()
         await asyncio.gather(grpc_server.stop(settings.grace_seconds), http.close())
         await service.close()
-
-
-def _refused(service: ScoringService, protocol: str) -> Callable[[], None]:
-    return partial(service.metrics.request, protocol, RejectionCode.UNAUTHENTICATED)

@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     ENGINE_FAILED = "engine_failed"
     NOT_FINITE = "not_finite"
     INVALID_FIELD = "invalid_field"
+    TOO_MUCH_TEXT = "too_much_text"
 
 
 MODEL_FAULTS = (ErrorCode.ENGINE_FAILED, ErrorCode.NOT_FINITE)  # the rest are the sample's own

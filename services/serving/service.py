@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -38,9 +38,10 @@ from varl.services.serving.scoring import (
     ScorerSample,
 )
 from varl.services.serving.settings import ServingSettings
-from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid, shown
 from varl.services.serving.tracing import own_tracer
 
+MAX_ID_CHARS = 256  # of a sample
 _log = logging.getLogger("varl.serving")
 
 
@@ -85,6 +86,7 @@ class ScoringService:
             lambda: self._decode, limits, settings.decode_threads
         )
         self._decoded = asyncio.Semaphore(settings.max_decoded)
+        self._turn = asyncio.Lock()
 
     @property
     def fatal(self) -> asyncio.Event:
@@ -160,7 +162,8 @@ class ScoringService:
         for name in rewards:
             if name != self.scorer.reward:
                 raise RequestRejectedError(
-                    RejectionCode.NO_SUCH_REWARD, f"rewards: {name!r} is not on offer, only {self.scorer.reward!r} is"
+                    RejectionCode.NO_SUCH_REWARD,
+                    f"rewards: {shown(name)} is not on offer, only {self.scorer.reward!r} is",
                 )
         try:
             return {self.scorer.reward: await self.score(batch)} if rewards else {}
@@ -170,7 +173,7 @@ class ScoringService:
     def _check(self, batch: ScoreBatch) -> None:
         check_samples(batch.samples, self.settings.max_samples)
         if batch.formula and batch.formula not in self.scorer.formulas:
-            raise invalid(FieldFault("formula", f"{batch.formula!r} is none of {', '.join(self.scorer.formulas)}"))
+            raise invalid(FieldFault("formula", f"{shown(batch.formula)} is none of {', '.join(self.scorer.formulas)}"))
 
     async def _outcomes(self, batch: ScoreBatch, deadline: float) -> tuple[Outcome, ...]:
         if len(batch.samples) == 1:  # without the cost of a task
@@ -187,7 +190,13 @@ class ScoringService:
 
     async def _outcome(self, sample: RawSample, formula: str, deadline: float) -> Outcome | RequestRejectedError:
         try:
-            return _finite(self._refusal(sample) or await self._score_one(sample, formula, deadline))
+            if sample.metadata:  # checking it takes milliseconds, by the hundred: others have their turn between two
+                async with self._turn:
+                    await asyncio.sleep(0)
+                    refusal = self._refusal(sample)
+            else:
+                refusal = self._refusal(sample)
+            return _finite(refusal or await self._score_one(sample, formula, deadline))
         except ItemFailedError as error:
             return SampleError(ErrorCode.ENGINE_FAILED, str(error))
         except (LateError, QueueFullError, UnavailableError) as error:
@@ -243,16 +252,31 @@ def check_samples(samples: Sequence[RawSample], most: int) -> None:
     """Check the number of samples and their ids.
 
     Raises:
-        RequestRejectedError: INVALID_REQUEST: no samples, more than ``most``, or ids that are empty or not unique.
+        RequestRejectedError: INVALID_REQUEST: no samples, more than ``most``, or ids that are empty, too long or not
+            unique.
+
     """
-    if not 1 <= len(samples) <= most:
-        raise invalid(FieldFault("samples", f"{len(samples)} given, 1 to {most} are taken"))
+    check_number(len(samples), most)
     seen: set[str] = set()
     for index, sample in enumerate(samples):
-        fault = "is empty" if not sample.id else f"{sample.id!r} stands twice" if sample.id in seen else ""
+        fault = _id_fault(sample.id, seen)
         if fault:
             raise invalid(FieldFault(f"samples[{index}].id", fault))
         seen.add(sample.id)
+
+
+def check_number(samples: int, most: int) -> None:
+    """Raises RequestRejectedError (INVALID_REQUEST) unless there are 1 to ``most`` samples."""
+    if not 1 <= samples <= most:
+        raise invalid(FieldFault("samples", f"{samples} given, 1 to {most} are taken"))
+
+
+def _id_fault(name: str, seen: Set[str]) -> str:
+    if not name:
+        return "is empty"
+    if len(name) > MAX_ID_CHARS:
+        return f"{len(name)} characters, at most {MAX_ID_CHARS} are taken"
+    return f"{shown(name)} stands twice" if name in seen else ""
 
 
 def metadata_refusal(sample: RawSample) -> SampleError | None:

@@ -45,7 +45,14 @@ class HttpSettings(BaseSettings):
     max_in_flight_bytes: int = Field(
         256 * 2**20,
         ge=1024,
-        description="Bytes of image files taken in at a time over all requests; more are answered like max-in-flight.",
+        description="Bytes of image files, and of request bodies, taken in at a time over all requests; more are "
+        "answered like max-in-flight.",
+    )
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        description="Connections of each protocol that are open at a time, fewer where the process may not open as "
+        "many files. Over HTTP the one that was silent longest makes room.",
     )
     request_seconds: float = Field(
         300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines."

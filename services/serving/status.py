@@ -18,6 +18,7 @@ class RejectionCode(StrEnum):
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED_TYPE = "unsupported_type"
     UNAUTHENTICATED = "unauthenticated"
+    CROSS_SITE = "cross_site"
     NO_SUCH_REWARD = "no_such_reward"
     REQUEST_TOO_LARGE = "request_too_large"
     OVERLOADED = "overloaded"
@@ -40,6 +41,7 @@ STATUS: Mapping[RejectionCode, Status] = {
     RejectionCode.INVALID_REQUEST: Status(HTTPStatus.UNPROCESSABLE_ENTITY, grpc.StatusCode.INVALID_ARGUMENT, False),
     RejectionCode.UNSUPPORTED_TYPE: Status(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, grpc.StatusCode.INVALID_ARGUMENT, False),
     RejectionCode.UNAUTHENTICATED: Status(HTTPStatus.UNAUTHORIZED, grpc.StatusCode.UNAUTHENTICATED, False),
+    RejectionCode.CROSS_SITE: Status(HTTPStatus.FORBIDDEN, grpc.StatusCode.PERMISSION_DENIED, False),
     RejectionCode.NO_SUCH_REWARD: Status(HTTPStatus.NOT_FOUND, grpc.StatusCode.NOT_FOUND, False),
     RejectionCode.REQUEST_TOO_LARGE: Status(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, grpc.StatusCode.INVALID_ARGUMENT, False
@@ -51,29 +53,52 @@ STATUS: Mapping[RejectionCode, Status] = {
 }
 
 
+MAX_FAULTS = 20  # that a rejection reports
+MAX_SHOWN = 100  # characters of a caller's value that are told back
+_MAX_DETAIL = 2000  # characters; gRPC carries a detail in a header
+
+
+def shown(value: object) -> str:
+    """A caller's value as a message tells it back: quoted, and cut after its first 100 characters."""
+    text = value if isinstance(value, str) else str(value)
+    return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}…"
+
+
+def cut(text: str, most: int = _MAX_DETAIL) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
 @dataclass(frozen=True)
 class FieldFault:
-    """A field, written as samples[0].id, and what is wrong with it."""
+    """A field, written as samples[0].id, and what is wrong with it; neither is longer than a few lines."""
 
     field: str
     detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "field", cut(self.field, 2 * MAX_SHOWN))
+        object.__setattr__(self, "detail", cut(self.detail, 10 * MAX_SHOWN))
 
 
 class RequestRejectedError(Exception):
     """A request of which nothing is scored.
 
-    ``faults`` names the fields; ``retry_after`` (seconds) is set where the same request may succeed later.
+    ``faults`` names the fields, at most 20 of them; ``retry_after`` (seconds) is set where the same request may succeed
+    later. However much a caller sends, the answer to it is short.
     """
 
     def __init__(
         self, code: RejectionCode, detail: str, faults: Sequence[FieldFault] = (), retry_after: float | None = None
     ) -> None:
+        detail = cut(detail)
         super().__init__(detail)
-        self.code, self.detail, self.faults, self.retry_after = code, detail, tuple(faults), retry_after
+        self.code, self.detail, self.retry_after = code, detail, retry_after
+        self.faults = tuple(faults[:MAX_FAULTS])
 
 
 def invalid(*faults: FieldFault) -> RequestRejectedError:
     """The rejection that these faults make."""
-    return RequestRejectedError(
-        RejectionCode.INVALID_REQUEST, "; ".join(f"{fault.field}: {fault.detail}" for fault in faults), faults
-    )
+    told = "; ".join(f"{fault.field}: {fault.detail}" for fault in faults[:MAX_FAULTS])
+    more = "; and more" if len(faults) > MAX_FAULTS else ""
+    return RequestRejectedError(RejectionCode.INVALID_REQUEST, cut(told, _MAX_DETAIL - 32) + more, faults)

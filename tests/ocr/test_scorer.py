@@ -9,12 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from varl.services.ocr.engines.base import EngineFailure, EngineModel, EngineUnavailableError, Image, Reading, ReadWord
+from varl.services.ocr.engines.base import (
+    EngineFailure,
+    EngineModel,
+    EngineUnavailableError,
+    Image,
+    Reading,
+    ReadWord,
+    TooMuchText,
+)
 from varl.services.ocr.reward import FORMULAS
-from varl.services.ocr.scorer import GOLDEN_WORD, OCRScorer
+from varl.services.ocr.scorer import GOLDEN_WORD, MAX_READ, MAX_TARGETS, OCRScorer
 from varl.services.ocr.settings import OCRSettings
 from varl.services.serving.batching.queue import BatchLimits, ItemFailedError
-from varl.services.serving.scoring import ErrorCode, SampleError, SampleScore, ScorerSample, StartError
+from varl.services.serving.scoring import MODEL_FAULTS, ErrorCode, SampleError, SampleScore, ScorerSample, StartError
 
 SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 GOLDEN = ReadWord(GOLDEN_WORD, 1.0, SQUARE)
@@ -58,6 +66,9 @@ class Scripted:
             2: [EngineFailure("no")],
             3: [[ReadWord("x", float("nan"), SQUARE)]],
             5: [[GOLDEN], [GOLDEN]],
+            6: [TooMuchText("image: full of words")],
+            7: [[GOLDEN] * (MAX_READ + 1)],
+            8: [[ReadWord(f"w{n}", 1.0, SQUARE) for n in range(MAX_READ)]],
         }
         return answers.get(value, [[GOLDEN]])
 
@@ -194,4 +205,40 @@ async def test_an_engine_that_cannot_be_built_stops_the_start() -> None:
     scorer = OCRScorer(build, 2, True, BatchLimits())
     with pytest.raises(StartError, match="nothing here"):
         await scorer.start()
+    await scorer.close()
+
+
+@pytest.mark.parametrize("value", [6, 7])
+async def test_too_much_text_is_the_image_s_own_error(value: int) -> None:
+    scorer = await start()
+    outcome = await scorer.score(sample(value), "")
+    assert isinstance(outcome, SampleError)
+    assert outcome.code is ErrorCode.TOO_MUCH_TEXT
+    assert outcome.code not in MODEL_FAULTS
+    await scorer.close()
+
+
+async def test_many_words_are_compared_as_few_are_and_beside_the_loop() -> None:
+    scorer = await start()
+    targets = tuple(f"w{n}" for n in range(MAX_TARGETS))
+    long = asyncio.create_task(scorer.score(ScorerSample("", image(8), targets), ""))
+    turns = 0
+    while not long.done():
+        await asyncio.sleep(0)
+        turns += 1
+    outcome = long.result()
+    assert isinstance(outcome, SampleScore)
+    assert outcome.components["comp"] == 1.0
+    assert turns > 1
+    await scorer.close()
+
+
+@pytest.mark.parametrize("words", [" ".join(["ab"] * (MAX_TARGETS + 1)), "a " * 4000])
+async def test_target_words_are_counted_once_they_are_split(words: str) -> None:
+    scorer = await start()
+    for error in (scorer.check("", (words,)), scorer.check(f'a sign "{words}"', ())):
+        assert error is not None
+        assert error.code is ErrorCode.INVALID_FIELD
+        assert f"at most {MAX_TARGETS}" in error.detail
+    assert scorer.check("", (" ".join(["ab"] * MAX_TARGETS),)) is None
     await scorer.close()

@@ -18,6 +18,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_ENGINE_FAILED: _ClassVar[ErrorCode]
     ERROR_CODE_NOT_FINITE: _ClassVar[ErrorCode]
     ERROR_CODE_INVALID_FIELD: _ClassVar[ErrorCode]
+    ERROR_CODE_TOO_MUCH_TEXT: _ClassVar[ErrorCode]
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_BAD_IMAGE: ErrorCode
 ERROR_CODE_IMAGE_TOO_LARGE: ErrorCode
@@ -26,6 +27,7 @@ ERROR_CODE_PROMPT_TOO_LONG: ErrorCode
 ERROR_CODE_ENGINE_FAILED: ErrorCode
 ERROR_CODE_NOT_FINITE: ErrorCode
 ERROR_CODE_INVALID_FIELD: ErrorCode
+ERROR_CODE_TOO_MUCH_TEXT: ErrorCode
 
 class Sample(_message.Message):
     __slots__ = ("id", "prompt", "image", "target_words", "metadata")

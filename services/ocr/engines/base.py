@@ -44,6 +44,11 @@ class EngineFailure:
     detail: str
 
 
+@dataclass(frozen=True)
+class TooMuchText(EngineFailure):
+    """An image shows more text than an engine reads; the fault is the image's."""
+
+
 Reading = list[ReadWord] | EngineFailure
 
 

@@ -17,7 +17,9 @@ from varl.services.ocr.engines.base import (
     Image,
     Reading,
     ReadWord,
+    TooMuchText,
 )
+from varl.services.ocr.engines.detection import BoundedDetection, TooMuchTextError
 from varl.services.ocr.engines.folders import PADDLEX_HOME, give_paddlex_a_home
 from varl.services.ocr.engines.looks import Looks, detection_options, merged
 from varl.services.ocr.engines.words import split_line
@@ -70,6 +72,8 @@ class PipelineEngine:
             options = detection_options(side, max(image.shape[:2]))
             (result,) = self._pipeline.predict(np.ascontiguousarray(image[:, :, ::-1]), **options)  # it takes BGR
             words = _words(result)
+        except TooMuchTextError as error:
+            return TooMuchText(str(error))
         except Exception as error:  # the pipeline documents no exceptions; one image must not end the service
             return EngineFailure(f"{type(error).__name__}: {error}")
         return [word for word in words if not word.confidence < self._looks.least_confidence]
@@ -114,7 +118,10 @@ def build_pipeline(**options: Any) -> Any:  # noqa: ANN401
         ) from error
     cv2.setNumThreads(1)  # the lanes decide how many cores are used
     try:
-        return PaddleOCR(**PIPELINE_OPTIONS, **options)
+        pipeline = PaddleOCR(**PIPELINE_OPTIONS, **options)
+        models = pipeline.paddlex_pipeline._pipeline
+        models.text_det_model = BoundedDetection(models.text_det_model)
+        return pipeline
     except (
         Exception
     ) as error:  # constructors raise plain Exception, ValueError, FileNotFoundError, RuntimeError (ocr.md section 1.1)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from varl.services.serving.http.bodies import check_query
 from varl.services.serving.reward_source import RewardSource
-from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid, shown
 
 NAMES = ("reward", "formula")
 _PLACES = ("", "/{reward}", "/{reward}/{formula}")
@@ -63,7 +63,7 @@ def scope_of(source: RewardSource, request: Request) -> Scope:
         check_offered(source.rewards, (named["reward"],))
         return Scope((named["reward"],), named.get("formula", ""))
     if "formula" in named and len(source.rewards) > 1:
-        raise invalid(FieldFault("reward", f"formula {named['formula'][:64]!r} is of which reward? Name it"))
+        raise invalid(FieldFault("reward", f"formula {shown(named['formula'])} is of which reward? Name it"))
     return Scope(source.rewards, named.get("formula", ""))
 
 
@@ -81,7 +81,7 @@ def check_offered(offered: Sequence[str], names: Sequence[str]) -> None:
     for name in names:
         if name not in offered:
             raise RequestRejectedError(
-                RejectionCode.NO_SUCH_REWARD, f"reward {name!r} is not on offer, only {', '.join(offered)}"
+                RejectionCode.NO_SUCH_REWARD, f"reward {shown(name)} is not on offer, only {', '.join(offered)}"
             )
 
 

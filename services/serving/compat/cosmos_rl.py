@@ -31,7 +31,8 @@ from varl.services.serving.http.bodies import parse_json, read_bytes, read_form
 from varl.services.serving.http.openapi import problem_responses
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore, ScoreBatch
-from varl.services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid
+from varl.services.serving.service import check_number
+from varl.services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid, shown
 
 MAX_JOBS = 1024
 BODIES = 8  # bodies of the largest size that may wait at a time
@@ -122,7 +123,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         """Take a batch in; everything that can be told from the request alone is refused here."""
         scope = scope_of(source, request)
         body = await read_bytes(request, settings.max_request_bytes)
-        head, images = _read(source, scope, body)
+        head, images = _read(source, scope, body, settings.max_samples)
         jobs.reserve(len(body))
         work = _run(source, head, scope.formula, images)
         return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), work))
@@ -142,7 +143,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         name = form.get("uuid", "")
         job = jobs.get(name)
         if job is None:
-            return _message(HTTPStatus.NOT_FOUND, f"no job {name[:64]!r}: unknown, or its result was dropped")
+            return _message(HTTPStatus.NOT_FOUND, f"no job {shown(name)}: unknown, or its result was dropped")
         reward = _pulled_reward(job, form.get("type"))
         if not job.task.done():
             return _message(HTTPStatus.BAD_REQUEST, "not scored yet, pull again")
@@ -164,9 +165,12 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-def _read(source: RewardSource, scope: Scope, body: bytes) -> tuple[EnqueueHead, npt.NDArray[np.uint8]]:
+def _read(
+    source: RewardSource, scope: Scope, body: bytes, max_samples: int
+) -> tuple[EnqueueHead, npt.NDArray[np.uint8]]:
     line, _, array = body.partition(b"\n")
-    head = parse_json(EnqueueHead, line)
+    head = parse_json(EnqueueHead, line, max_samples)
+    check_number(len(head.prompts), max_samples)
     check_offered(scope.rewards, tuple(head.reward_fn))
     check_ready(source, tuple(head.reward_fn))
     images = read_images(array)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from varl.services.serving.status import FieldFault, RequestRejectedError, invalid
+from varl.services.serving.status import FieldFault, RequestRejectedError, cut, invalid, shown
 
 _READERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -32,10 +32,11 @@ def read_images(data: bytes) -> npt.NDArray[np.uint8]:
     try:
         version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
         shape, fortran_order, dtype = _READERS[version](stream)
-    except (LookupError, ValueError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError) as error:
-        raise invalid(FieldFault("array", f"no .npy header: {error}")) from error
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
-        raise _fault(f"{dtype} of shape {shape}; uint8 of shape [B, H, W, 3] is taken")
+    except (LookupError, ValueError, RecursionError, MemoryError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        raise invalid(FieldFault("array", f"no .npy header: {cut(str(error), 200)}")) from error
+    sound = all(type(side) is int and side > 0 for side in shape)  # a header may say True, which is 1 in Python alone
+    if dtype != np.uint8 or len(shape) != 4 or not sound or shape[3] != 3:
+        raise _fault(f"{shown(dtype)} of shape {shown(shape)}; uint8 of shape [B, H, W, 3] is taken")
     start = stream.tell()
     if math.prod(shape) != len(data) - start:
         raise _fault(f"{len(data) - start} bytes follow the header, which declares {math.prod(shape)}")

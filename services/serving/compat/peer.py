@@ -32,6 +32,10 @@ class CompatSettings(Protocol):
         """Bytes of a request."""
 
     @property
+    def max_samples(self) -> int:
+        """Samples that one request may hold."""
+
+    @property
     def compat_pickle(self) -> bool:
         """Whether the peers that send pickles are served."""
 

@@ -7,6 +7,7 @@ pickle module.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,12 +22,14 @@ from varl.services.serving.compat.peer import CompatSettings, SampleFailedError,
 from varl.services.serving.compat.unpickle import load
 from varl.services.serving.compat.unpickle_machine import RestrictedPickleError
 from varl.services.serving.http.bodies import field_faults, read_bytes
+from varl.services.serving.http.counts import MAX_ITEMS, check_counts
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample
 from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError, invalid
 
 Refusal = RequestRejectedError | SampleFailedError
 T = TypeVar("T", bound=BaseModel)
+_SMALL = 4096  # bytes of a pickle that takes no time
 
 
 class ImagesBody(BaseModel):
@@ -50,8 +53,11 @@ async def read_pickle(request: Request, shape: type[T], max_bytes: int) -> T:
         RequestRejectedError: MALFORMED for a pickle that is damaged or not allowed, INVALID_REQUEST for another shape.
 
     """
+    data = await read_bytes(request, max_bytes)
     try:
-        return shape.model_validate(load(await read_bytes(request, max_bytes)))
+        found = await asyncio.to_thread(load, data) if len(data) > _SMALL else load(data)  # by steps of Python's own
+        check_counts(found, MAX_ITEMS)
+        return shape.model_validate(found)
     except RestrictedPickleError as error:
         raise RequestRejectedError(RejectionCode.MALFORMED, f"pickle: {error}") from error
     except ValidationError as error:

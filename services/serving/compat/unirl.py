@@ -19,7 +19,7 @@ from varl.services.serving.http.problems import problem
 from varl.services.serving.image_text import image_file
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
-from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import MAX_FAULTS, RejectionCode, RequestRejectedError, shown
 
 
 class Turn(BaseModel):
@@ -79,7 +79,8 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         items = (await read_json(request, ScoreBody, settings.max_request_bytes)).requests
         unknown = sorted({name for item in items for name in item.required_rewards} - set(scope.rewards))
         if unknown:  # this peer expects 400 here
-            detail = f"unknown rewards: {', '.join(unknown)}; on offer: {', '.join(scope.rewards)}"
+            names = ", ".join(map(shown, unknown[:MAX_FAULTS]))
+            detail = f"unknown rewards: {names}; on offer: {', '.join(scope.rewards)}"
             return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
         return await _score(source, scope, items)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from varl.services.serving.compat.unpickle_machine import Array, Machine, RestrictedPickleError, checked_text
 
-MAX_OPCODES = 100_000
+MAX_OPCODES = 50_000
 MAX_DEPTH = 16
+MAX_VALUES = 200_000  # counted as often as they are referred to: what is shared here is not where it goes
 _LEAVES = (str, bytes, int, float, bool, type(None))
 
 _Step = Callable[[Machine, Any], None]
@@ -83,19 +84,42 @@ def _run(data: bytes) -> Any:  # noqa: ANN401
     return value
 
 
-def _check(value: object) -> None:
-    """Only finished plain data, nested no deeper than MAX_DEPTH.
+class _Size(NamedTuple):
+    """Values of a container, and how deep they are nested."""
 
-    Each container is looked at once, however often it is referred to.
+    values: int
+    depth: int
+
+
+_UNKNOWN = _Size(MAX_VALUES, MAX_DEPTH)  # of a container that is being looked at: one within itself has no end
+
+
+def _check(value: object) -> None:
+    """Only finished plain data, nested no deeper than MAX_DEPTH, of no more than MAX_VALUES values.
+
+    Each container is looked at once, however often it is referred to, but counts as often.
     """
-    level: dict[int, Any] = {id(value): value}
-    seen: set[int] = set()
-    for _ in range(MAX_DEPTH):
-        seen.update(level)
-        level = {id(item): item for outer in level.values() for item in _inside(outer) if id(item) not in seen}
-        if not level:
-            return
-    raise RestrictedPickleError(f"nested deeper than {MAX_DEPTH}")
+    if type(value) not in _LEAVES:
+        _measure(value, 1, {})
+
+
+def _measure(value: object, depth: int, known: dict[int, _Size]) -> _Size:
+    values, below = 1, 0
+    known[id(value)] = _UNKNOWN
+    for item in _inside(value):
+        if type(item) in _LEAVES:
+            values += 1
+            continue
+        if depth >= MAX_DEPTH:
+            raise RestrictedPickleError(f"nested deeper than {MAX_DEPTH}")
+        size = known.get(id(item)) or _measure(item, depth + 1, known)
+        values, below = values + size.values, max(below, size.depth)
+        if depth + below > MAX_DEPTH:
+            raise RestrictedPickleError(f"nested deeper than {MAX_DEPTH}")
+        if values > MAX_VALUES:
+            raise RestrictedPickleError(f"more than {MAX_VALUES} values, each as often as it is referred to")
+    known[id(value)] = _Size(values, below + 1)
+    return known[id(value)]
 
 
 def _inside(value: object) -> Iterable[Any]:

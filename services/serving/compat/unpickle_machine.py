@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 MAX_ELEMENTS = 65_536  # of all arrays together
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,6}")
@@ -155,13 +157,10 @@ class Machine:
             )
         if not count:
             return []
+        if kind.kind == "U":
+            _check_code_points(np.frombuffer(data, np.dtype(np.uint32).newbyteorder(kind.byteorder)))
         array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
-        try:
-            elements: list[Any] = array.tolist()
-        except SystemError as error:  # a code point beyond Unicode
-            raise RestrictedPickleError("an array of texts that are none") from error
-        for text in np.ravel(elements) if kind.kind == "U" else ():
-            checked_text(text)
+        elements: list[Any] = array.tolist()
         return elements
 
     def _above_mark(self) -> list[Any]:
@@ -181,6 +180,12 @@ class Machine:
         if type(target) is not dict or len(items) % 2 or not all(type(key) is str for key in keys):
             raise RestrictedPickleError("a dict must have strings for keys")
         target.update(zip(keys, items[1::2], strict=True))
+
+
+def _check_code_points(points: npt.NDArray[np.uint32]) -> None:
+    """Numpy hands on whatever number stands for a character, and CPython makes a broken str of it."""
+    if (points > sys.maxunicode).any() or ((points >= 0xD800) & (points <= 0xDFFF)).any():
+        raise RestrictedPickleError("an array of texts that are none")
 
 
 def checked_text(text: str) -> str:

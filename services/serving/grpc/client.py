@@ -11,8 +11,9 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from varl.services.serving.credentials import Credentials
+from varl.services.serving.credentials import Credentials, channel_options
 from varl.services.serving.tracing import outgoing
+from varl.services.serving.waiting import waiting_for
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 SERVICE = "varl.v1.RewardService"
@@ -49,6 +50,10 @@ _TROUBLES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Trouble.OVERLOADED,
     grpc.StatusCode.DEADLINE_EXCEEDED: Trouble.DEADLINE,
 }
+
+
+# gRPC's own limits on sizes have the status of load, though the same message is never taken.
+_OWN_LIMITS = ("message larger than max", "metadata size exceeds")
 
 
 class RewardUnavailable(Exception):  # noqa: N818
@@ -94,8 +99,8 @@ class RewardClient:
             patient: wait for a service that is unavailable, and retry one that is overloaded; else fail at once.
 
         """
-        self._timeout_s, self._patient = timeout_s, patient
-        options = (*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(patient))))
+        self._target, self._timeout_s, self._patient = target, timeout_s, patient
+        options = (*_OPTIONS, *channel_options(target), ("grpc.service_config", json.dumps(_service_config(patient))))
         tls, token = credentials.channel(), credentials.token
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)
@@ -148,9 +153,12 @@ class RewardClient:
         await self._channel.wait_for_state_change(last)
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Return once the service's health is SERVING; raises RewardUnavailable after ``timeout_s`` seconds."""
+        """Return once the service's health is SERVING; raises RewardUnavailable after ``timeout_s`` seconds.
+
+        A wait of ten seconds is said in the log, and again as often.
+        """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), waiting_for(f"the reward service at {self._target}"):
                 while not await self._serving(timeout_s):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
@@ -188,6 +196,8 @@ def _service_config(patient: bool) -> dict[str, Any]:
 def _failure(error: grpc.aio.AioRpcError) -> RewardUnavailable | RewardRejected:
     detail = error.details() or ""
     trouble = _TROUBLES.get(error.code())
+    if trouble is Trouble.OVERLOADED and any(limit in detail for limit in _OWN_LIMITS):
+        return RewardRejected(grpc.StatusCode.INVALID_ARGUMENT, detail)
     if trouble is None:
         return RewardRejected(error.code(), detail)
     metadata: Any = error.trailing_metadata() or ()  # pairs, which the stubs have otherwise

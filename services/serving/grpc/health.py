@@ -7,7 +7,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from varl.services.serving.grpc.wire import Context, parsed_or_abort, to_bytes
+from varl.services.serving.grpc.intake import Intake
+from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.status import RejectionCode, RequestRejectedError
+
+_SLOTS = 2  # no probe is slow to come
+_MAX_BYTES = 1024  # of a request, which holds the name of a service
 
 
 class Health:
@@ -16,22 +21,32 @@ class Health:
     def __init__(self, service: str) -> None:
         """``service``: the full name that clients ask for beside "", the whole server."""
         self._names = ("", service)
+        self._intake = Intake(_SLOTS)
         self._servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack the asyncio half
 
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve health from ``server``, which is not started yet."""
         await self.set_serving(False)
         handlers = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check, response_serializer=to_bytes),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, response_serializer=to_bytes),
+            "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=to_bytes),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=to_bytes),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers),))
 
-    async def _check(self, data: bytes, context: Context) -> health_pb2.HealthCheckResponse:
-        return await self._servicer.Check(await parsed_or_abort(health_pb2.HealthCheckRequest, data, context), context)
+    async def _check(self, requests: Requests, context: Context) -> health_pb2.HealthCheckResponse:
+        return await self._servicer.Check(await self._request(requests, context), context)
 
-    async def _watch(self, data: bytes, context: Context) -> None:
-        await self._servicer.Watch(await parsed_or_abort(health_pb2.HealthCheckRequest, data, context), context)
+    async def _watch(self, requests: Requests, context: Context) -> None:
+        await self._servicer.Watch(await self._request(requests, context), context)
+
+    async def _request(self, requests: Requests, context: Context) -> health_pb2.HealthCheckRequest:
+        try:
+            data = await self._intake.message(requests)
+            if len(data) > _MAX_BYTES:
+                raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {_MAX_BYTES} bytes")
+            return parsed(health_pb2.HealthCheckRequest, data)
+        except RequestRejectedError as rejection:
+            await abort(context, rejection)
 
     async def set_serving(self, serving: bool) -> None:
         """Say whether requests are taken."""

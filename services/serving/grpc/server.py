@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -11,23 +12,34 @@ import grpc
 from grpc_health.v1 import health
 
 from varl.metadata import Metadata, MetadataError, from_struct
+from varl.services.serving.grpc.counts import check_counts
+from varl.services.serving.grpc.intake import Intake
 from varl.services.serving.grpc.reflection import Reflection
-from varl.services.serving.grpc.wire import Context, abort, parsed, to_bytes
+from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.http.guard import connections_within
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
-from varl.services.serving.service import ScoringService
+from varl.services.serving.service import ScoringService, check_number
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.services.serving.tracing import server_span
 from varl.v1 import reward_pb2
 
 SERVICE_NAME = "varl.v1.RewardService"
+_LARGE = 64 * 2**10  # bytes of a request whose parts are counted before they are made
 
 
-def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
+def server_options(max_request_bytes: int, max_connections: int) -> list[tuple[str, int]]:
     """Channel arguments.
 
-    gRPC's own size limit lies above ours: its RESOURCE_EXHAUSTED would read as load, and be retried for ever.
+    gRPC's own limits on sizes lie above ours: their RESOURCE_EXHAUSTED would read as load, and be retried for ever.
     """
     return [
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 60_000),  # without a call; clients open another by themselves
+        ("grpc.max_concurrent_streams", 1024),
+        ("grpc.max_metadata_size", 16 * 2**10),
+        ("grpc.absolute_max_metadata_size", 64 * 2**10),
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a kilobyte would unfold to a gigabyte
         ("grpc.max_receive_message_length", 2 * max_request_bytes),
         ("grpc.max_send_message_length", 2 * max_request_bytes),
         ("grpc.so_reuseport", 0),  # a taken port is an error, not a shared one
@@ -43,33 +55,40 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
 class RewardServicer:
     """RewardService over a ``ScoringService``."""
 
-    def __init__(self, service: ScoringService) -> None:
-        self._service = service
+    def __init__(self, service: ScoringService, intake: Intake) -> None:
+        self._service, self._intake = service, intake
 
     @property
     def handler(self) -> grpc.GenericRpcHandler:  # type: ignore[type-arg] # generic in the stubs alone
         """All methods."""
         methods = {"Score": self.score, "GetInfo": self.get_info}
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(method, response_serializer=to_bytes)
+            name: grpc.stream_unary_rpc_method_handler(method, response_serializer=to_bytes)
             for name, method in methods.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
-    async def score(self, data: bytes, context: Context) -> reward_pb2.ScoreResponse:
+    async def score(self, requests: Requests, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
         try:
             with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
-                _check_size(len(data), self._service.settings.max_request_bytes)
-                request = parsed(reward_pb2.ScoreRequest, data)
-                return _response(
-                    await self._service.score(_batch(request, context.time_remaining())), self._service.scorer.reward
-                )
+                request = self._parsed(await self._intake.message(requests))
+                batch = await _batch(request, context.time_remaining())
+                return _response(await self._service.score(batch), self._service.scorer.reward)
         except RequestRejectedError as rejection:
             await abort(context, rejection)
 
-    async def get_info(self, data: bytes, context: Context) -> reward_pb2.GetInfoResponse:
-        """Name, model, formulas and limits of the service, whatever the request holds: it has no fields."""
+    def _parsed(self, data: bytes) -> reward_pb2.ScoreRequest:
+        settings = self._service.settings
+        _check_size(len(data), settings.max_request_bytes)
+        if len(data) > _LARGE:
+            check_counts(data, settings.max_samples)
+        request = parsed(reward_pb2.ScoreRequest, data)
+        check_number(len(request.samples), settings.max_samples)
+        return request
+
+    async def get_info(self, _: Requests, __: Context) -> reward_pb2.GetInfoResponse:
+        """Name, model, formulas and limits of the service; the request is not read, as it has no fields."""
         scorer, settings = self._service.scorer, self._service.settings
         return reward_pb2.GetInfoResponse(
             reward=scorer.reward,
@@ -88,13 +107,14 @@ def _check_size(size: int, most: int) -> None:
         )
 
 
-def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
-    samples = tuple(_sample(sample) for sample in request.samples)
-    return ScoreBatch(samples, request.formula, None if seconds is None else time.monotonic() + seconds)
-
-
-def _sample(sample: reward_pb2.Sample) -> RawSample:
-    return RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words), _metadata(sample))
+async def _batch(request: reward_pb2.ScoreRequest, seconds: float | None) -> ScoreBatch:
+    deadline = None if seconds is None else time.monotonic() + seconds
+    samples = []
+    for sample in request.samples:
+        samples.append(RawSample(sample.id, sample.prompt, sample.image, tuple(sample.target_words), _metadata(sample)))
+        if sample.HasField("metadata"):
+            await asyncio.sleep(0)  # turning much of it into Python's types takes long; others have their turn
+    return ScoreBatch(tuple(samples), request.formula, deadline)
 
 
 def _metadata(sample: reward_pb2.Sample) -> Metadata | SampleError:
@@ -129,8 +149,11 @@ def _result(name: str, outcome: Outcome) -> reward_pb2.Result:
 
 def build_server(service: ScoringService, interceptors: Sequence[Any] = ()) -> grpc.aio.Server:
     """A gRPC server with the reward service and, where set, reflection; no port yet."""
-    server = grpc.aio.server(options=server_options(service.settings.max_request_bytes), interceptors=interceptors)
-    server.add_generic_rpc_handlers((RewardServicer(service).handler,))
+    settings = service.settings
+    options = server_options(settings.max_request_bytes, connections_within(settings.max_connections))
+    server = grpc.aio.server(options=options, interceptors=interceptors)
+    intake = Intake(max(1, settings.max_in_flight_bytes // settings.max_request_bytes))
+    server.add_generic_rpc_handlers((RewardServicer(service, intake).handler,))
     if service.settings.reflection:
         Reflection((SERVICE_NAME, health.SERVICE_NAME)).add_to(server)
     return server

@@ -1,4 +1,4 @@
-"""Messages and refusals of gRPC methods that take their requests as bytes.
+"""Messages and refusals of gRPC methods that take their requests as bytes, and read them themselves (intake.py).
 
 Where gRPC parses a request itself, it answers UNKNOWN, with a traceback in the log, to what does not parse. It is the
 caller's mistake: INVALID_ARGUMENT.
@@ -6,6 +6,7 @@ caller's mistake: INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
 Context = grpc.aio.ServicerContext[bytes, Message]
+Requests = AsyncIterator[bytes]
 M = TypeVar("M", bound=Message)
 
 

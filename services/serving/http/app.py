@@ -35,7 +35,7 @@ from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, ScoreBatch
 from varl.services.serving.service import ScoringService, State
 from varl.services.serving.settings import HttpSettings
-from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import RejectionCode, RequestRejectedError, shown
 
 J = TypeVar("J", bound=JsonSamples)
 F = TypeVar("F", bound=FormSamples)
@@ -128,14 +128,14 @@ async def read_samples(
     check_query(request)
     match media_type(request):
         case "application/json":
-            body = await read_json(request, json, settings.max_request_bytes)
+            body = await read_json(request, json, settings.max_request_bytes, settings.max_samples)
             return body, body.raw()
         case "multipart/form-data":
             text, files = await read_multipart(request, settings.max_request_bytes, settings.max_samples)
-            head = parse_json(form, text)
+            head = parse_json(form, text, settings.max_samples)
             return head, head.raw(files)
         case other:
-            detail = f"content-type: {other}; application/json or multipart/form-data is taken"
+            detail = f"content-type: {shown(other)}; application/json or multipart/form-data is taken"
             raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, detail)
 
 

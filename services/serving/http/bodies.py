@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from email.message import Message
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -11,23 +11,24 @@ from weakref import WeakKeyDictionary
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from pydantic_core import ErrorDetails
 
-from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.http.counts import MAX_ITEMS, check_json
+from varl.services.serving.http.forms import boundary_of, parts_of
+from varl.services.serving.status import (
+    MAX_FAULTS,
+    FieldFault,
+    RejectionCode,
+    RequestRejectedError,
+    cut,
+    invalid,
+    shown,
+)
 
 T = TypeVar("T", bound=BaseModel)
-
-
-_MOST_FAULTS = 20  # of those that a caller is told of
 _LARGE = 256 * 2**10  # bytes of JSON, which take about a millisecond to parse
+_MAX_FORM = 64 * 2**10  # bytes of a form of a few short fields
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-
-
-class _InMemory(MultiPartParser):
-    """Bodies are bounded and held in memory anyway; a file system may be read-only."""
-
-    spool_max_size = 2**31
 
 
 def media_type(request: Request) -> str:
@@ -46,7 +47,7 @@ def check_query(request: Request, known: Collection[str] = ()) -> None:
     ]
     faults += [FieldFault(name, "given more than once") for name in known if names.count(name) > 1]
     if faults:
-        raise invalid(*faults[:_MOST_FAULTS])
+        raise invalid(*faults[:MAX_FAULTS])
 
 
 async def read_bytes(request: Request, max_bytes: int) -> bytes:
@@ -54,13 +55,24 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in _limited(request, max_bytes)])
 
 
-async def read_json(request: Request, shape: type[T], max_bytes: int) -> T:
-    """The body as JSON of one shape, whatever content type it declares; raises RequestRejectedError."""
+async def read_json(request: Request, shape: type[T], max_bytes: int, max_items: int = MAX_ITEMS) -> T:
+    """The body as JSON of one shape, in which no list is longer than ``max_items``.
+
+    It must not say that it is something else, which is what a page of another site may send without asking.
+
+    Raises:
+        RequestRejectedError: UNSUPPORTED_TYPE for another content type, and as ``parse_json`` does.
+
+    """
+    declared = media_type(request)
+    if "content-type" in request.headers and declared != "application/json" and not declared.endswith("+json"):
+        detail = f"content-type: {shown(declared)}; application/json is taken"
+        raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, detail)
     text = await read_bytes(request, max_bytes)
     if len(text) < _LARGE:
-        return parse_json(shape, text)
+        return parse_json(shape, text, max_items)
     async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-        parsed = parse_json(shape, text)
+        parsed = parse_json(shape, text, max_items)
         await asyncio.sleep(0)  # probes and small requests are served between two large bodies
         return parsed
 
@@ -68,58 +80,66 @@ async def read_json(request: Request, shape: type[T], max_bytes: int) -> T:
 async def read_form(request: Request, max_bytes: int) -> dict[str, str]:
     """The fields of an application/x-www-form-urlencoded body; raises RequestRejectedError."""
     try:
-        text = (await read_bytes(request, max_bytes)).decode()
+        text = (await read_bytes(request, min(max_bytes, _MAX_FORM))).decode()
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=16))
     except ValueError as error:
         raise RequestRejectedError(RejectionCode.MALFORMED, f"application/x-www-form-urlencoded: {error}") from error
 
 
-async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tuple[bytes | str, Mapping[str, bytes]]:
+async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tuple[bytes, Mapping[str, bytes]]:
     """The part named ``request`` of a multipart/form-data body, and the files by the names of their parts.
 
     Raises RequestRejectedError.
     """
-    chunks = _limited(request, max_bytes)
-    parser = _InMemory(request.headers, chunks, max_files=max_files + 1, max_fields=1, max_part_size=max_bytes)  # type: ignore[arg-type]
+    body = await read_bytes(request, max_bytes)
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError) as error:  # KeyError: no boundary
+        parts = parts_of(body, boundary_of(request.headers.get("content-type", "")), max_files + 1)
+    except ValueError as error:  # UnicodeDecodeError, for a name, is one
         raise RequestRejectedError(RejectionCode.MALFORMED, f"multipart/form-data: {error}") from error
-    try:
-        return await _parts(form)
-    finally:
-        await form.close()
+    text = next((part.data for part in parts if part.name == "request"), None)
+    if text is None:
+        raise invalid(FieldFault("request", "the field is missing"))
+    return text, {part.name: part.data for part in parts if part.is_file and part.name != "request"}
 
 
-def parse_json(shape: type[T], text: bytes | str) -> T:
-    """JSON of one shape; what is no JSON is malformed, JSON of another shape has its fields named."""
+def parse_json(shape: type[T], text: bytes, max_items: int = MAX_ITEMS) -> T:
+    """JSON of one shape; what is no JSON is malformed, JSON of another shape has its fields named.
+
+    Its parts are counted first: each that is wrong would make a fault of its own, each that is right an object.
+
+    Raises:
+        RequestRejectedError: MALFORMED or INVALID_REQUEST.
+
+    """
+    check_json(text, max_items)
     try:
         return shape.model_validate_json(text)
     except ValidationError as error:
-        first, faults = error.errors(include_url=False, include_input=False)[0], field_faults(error)
-    if first["type"] == "json_invalid":
-        raise RequestRejectedError(RejectionCode.MALFORMED, first["msg"])
-    raise invalid(*faults)
+        found = error.errors(include_url=False, include_input=False)[: MAX_FAULTS + 1]
+    if found[0]["type"] == "json_invalid":
+        raise RequestRejectedError(RejectionCode.MALFORMED, found[0]["msg"])
+    raise invalid(*_faults(found))
 
 
 def field_faults(error: ValidationError) -> list[FieldFault]:
-    """The fields at fault, without their values."""
-    return [
-        FieldFault(_path(fault["loc"]) or "body", fault["msg"])
-        for fault in error.errors(include_url=False, include_input=False)
-    ]
+    """The fields at fault, without their values; one more than are reported, where there are more."""
+    return _faults(error.errors(include_url=False, include_input=False)[: MAX_FAULTS + 1])
+
+
+def _faults(found: Sequence[ErrorDetails]) -> list[FieldFault]:
+    return [FieldFault(_path(fault["loc"]) or "body", fault["msg"]) for fault in found]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{cut(part, 100)}" for part in location)
     return text.removeprefix(".")
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The body, refused as soon as it is, or says it is, too long. Starlette's own limit answers in plain text."""
-    length = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "").lstrip("0")
     detail = f"the request has more than {max_bytes} bytes"
-    if length.isdecimal() and int(length) > max_bytes:
+    if length.isdecimal() and (len(length) > len(str(max_bytes)) or int(length) > max_bytes):
         raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, detail)
     total = 0
     async for chunk in request.stream():
@@ -127,12 +147,3 @@ async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         if total > max_bytes:
             raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, detail)
         yield chunk
-
-
-async def _parts(form: FormData) -> tuple[bytes | str, Mapping[str, bytes]]:
-    head = form.get("request")
-    if head is None:
-        raise invalid(FieldFault("request", "the field is missing"))
-    text = await head.read() if isinstance(head, UploadFile) else head
-    named = [(name, part) for name, part in form.multi_items() if name != "request"]
-    return text, {name: await part.read() for name, part in named if isinstance(part, UploadFile)}

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from varl.services.serving.image_text import image_file
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
-from varl.services.serving.status import FieldFault, invalid
+from varl.services.serving.status import FieldFault, invalid, shown
 
 
 class Strict(BaseModel):
@@ -95,7 +95,7 @@ class MultipartScoreRequest(FormSamples, ScoreRequest):
 
 
 def _no_file(name: str) -> SampleError:
-    return SampleError(ErrorCode.INVALID_FIELD, f"image: no file part is named {name!r}, or it is empty")
+    return SampleError(ErrorCode.INVALID_FIELD, f"image: no file part is named {shown(name)}, or it is empty")
 
 
 class ModelBody(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -11,16 +11,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from varl.services.serving.access import OPEN_PATHS
 from varl.services.serving.http.disconnect import until_hangup
 from varl.services.serving.http.pages import add_api_page
-from varl.services.serving.http.problems import Problem
+from varl.services.serving.http.problems import Problem, rejection_problem
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 SCORE_STATUSES = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -31,6 +33,7 @@ SCORE_STATUSES = (
 )
 INFO_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR)
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+_CROSS_SITE = "sec-fetch-site, origin: a page of another site may not use this service through its reader's browser"
 _FILE = {"type": "string", "format": "binary", "description": "An image file; the part's name is its sample's id."}
 
 
@@ -45,6 +48,18 @@ class DocumentedApp(FastAPI):
         self._shapes = shapes
         add_api_page(self)
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request: HEAD as GET without its body, and nothing that a page of another site sends."""
+        if scope["type"] == "http":
+            if scope["method"] == "HEAD":
+                scope, send = {**scope, "method": "GET"}, partial(_send_head, send)
+            elif scope["method"] != "GET" and is_cross_site(scope["headers"]):
+                await rejection_problem(RequestRejectedError(RejectionCode.CROSS_SITE, _CROSS_SITE))(
+                    scope, receive, send
+                )
+                return
+        await super().__call__(scope, receive, send)
+
     def openapi(self) -> dict[str, Any]:
         """The schema."""
         schema = super().openapi()
@@ -52,6 +67,23 @@ class DocumentedApp(FastAPI):
         _, definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         schema["components"]["schemas"].update(definitions["$defs"])
         return schema
+
+
+async def _send_head(send: Send, message: Message) -> None:
+    await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+
+def is_cross_site(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser sent a request for a page of another site.
+
+    Such a page may post forms and plain text to any address that its reader's machine can reach, this service's among
+    them; browsers say that it does.
+    """
+    named = {name: value for name, value in headers if name in (b"sec-fetch-site", b"origin", b"host")}
+    site, origin = named.get(b"sec-fetch-site"), named.get(b"origin")
+    if site is not None:
+        return site == b"cross-site"
+    return origin is not None and origin.partition(b"://")[2] != named.get(b"host", b"")
 
 
 class WatchedRoute(APIRoute):

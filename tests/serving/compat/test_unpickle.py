@@ -297,3 +297,34 @@ def plain(value: object, depth: int = 0) -> bool:
         inside = [*value, *value.values()] if isinstance(value, dict) else value
         return all(plain(item, depth + 1) for item in inside)
     return depth >= 2 * MAX_DEPTH or type(value) in (str, bytes, int, float, bool, type(None))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("point", [0xFFFFFFFF, 0x110000, 0xD800, 0xDFFF])
+def test_texts_of_arrays_are_unicode(order: str, point: int) -> None:
+    state = (1, (1,), np.dtype(f"{order}U1"), False, struct.pack(f"{order}I", point))
+    data = pickle.dumps(np.array(["x"], dtype=f"{order}U1"), protocol=4)
+    broken = data.replace(struct.pack(f"{order}I", ord("x")), struct.pack(f"{order}I", point))
+    assert broken != data, state
+    with pytest.raises(RestrictedPickleError, match="texts that are none"):
+        load(broken)
+
+
+def test_what_is_shared_counts_as_often_as_it_is_referred_to() -> None:
+    level: list[object] = ["x"] * 100
+    for _ in range(8):  # 100 ** 9 values in a few hundred references
+        level = [level] * 100
+    with pytest.raises(RestrictedPickleError, match="as often as it is referred to"):
+        load(pickle.dumps(level, protocol=4))
+    shared = {"a": ["x"] * 100}
+    assert load(pickle.dumps([shared] * 100, protocol=4)) == [shared] * 100
+
+
+def test_depth_counts_along_the_longest_way() -> None:
+    chain: list[object] = []
+    links: list[object] = [chain]
+    for _ in range(MAX_DEPTH + 1):
+        chain = [chain]
+        links.append(chain)
+    with pytest.raises(RestrictedPickleError, match="nested deeper"):
+        load(pickle.dumps(links, protocol=4))  # every link stands right below the top as well
