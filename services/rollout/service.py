@@ -10,6 +10,7 @@ from varl.policy.base import Policy, SamplingParams
 from varl.services.rollout.generation import Limits, generate_images
 from varl.services.rollout.images import encode_png
 from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.places import NoPlaceError, Places
 from varl.trajectories.sampling import sampling_params
 from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
@@ -29,28 +30,24 @@ class Model:
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     """RolloutService; ``model`` is None until the policy is loaded and while the worker stops."""
 
-    def __init__(self, default: SamplingParams, limits: Limits, max_images: int, max_waiting: int) -> None:
+    def __init__(self, default: SamplingParams, limits: Limits, max_images: int, places: Places) -> None:
         self.model: Model | None = None
-        self._default, self._limits, self._max_images, self._max_waiting = default, limits, max_images, max_waiting
-        self._waiting = 0
+        self._default, self._limits, self._max_images, self._places = default, limits, max_images, places
 
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> rollout_pb2.GenerateResponse:  # noqa: N802
         """Draw images for one prompt with the weights that the worker holds now."""
         model = self.model
         if model is None or not model.weights.loaded:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no policy is loaded")
-        if self._waiting >= self._max_waiting:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._waiting} requests are waiting, try again later"
-            )
-        self._waiting += 1
         try:
-            return await self._generate(model, request)
+            with self._places.taken():
+                return await self._generate(model, request)
+        except NoPlaceError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            raise AssertionError from error  # abort raises
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            raise AssertionError from error  # abort raises
-        finally:
-            self._waiting -= 1
+            raise AssertionError from error
 
     async def _generate(self, model: Model, request: rollout_pb2.GenerateRequest) -> rollout_pb2.GenerateResponse:
         params = self._params(request)
