@@ -1,4 +1,4 @@
-# Every target sets up what it needs in .venv; nothing outside this directory is touched.
+# Every target sets up what it needs in .venv; nothing outside this directory is touched, but by `make browser`.
 PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -6,13 +6,16 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script
 GENERATED := proto/varl/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup browser demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.dev ## make .venv with everything that the other targets use
+
+browser: ## install the browser that the tests of the pages run in, where there is none; Debian, as root
+	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium; }
 
 demo: .venv/.demo ## train a small model against a live OCR reward; flags in ARGS, e.g. ARGS="--seed 1"
 	$(BIN)/varl demo $(ARGS)

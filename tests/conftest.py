@@ -6,6 +6,7 @@ from hypothesis import settings
 import varl  # noqa: F401
 
 pytest_plugins = [
+    "tests.support.fixtures_browser",
     "tests.support.fixtures_hpsv3",
     "tests.support.fixtures_ocr",
     "tests.support.fixtures_redis",

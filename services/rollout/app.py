@@ -24,20 +24,23 @@ from safetensors import SafetensorError
 from varl.launch.waits import Wait
 from varl.policy.load import load
 from varl.services.rollout.generation import Limits
+from varl.services.rollout.http_app import build_preview_app
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.places import Places
+from varl.services.rollout.preview import Preview
 from varl.services.rollout.scoring import BatchScorer
 from varl.services.rollout.service import SERVICE_NAME, Model, RolloutServicer
 from varl.services.rollout.settings import RolloutServiceSettings
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
-from varl.services.serving.access import BearerInterceptor, read_tokens
+from varl.services.serving.access import BearerInterceptor, Tokens, read_tokens
 from varl.services.serving.grpc.client import MAX_MESSAGE_BYTES, RewardClient, RewardUnavailable
 from varl.services.serving.grpc.health import Health
 from varl.services.serving.grpc.reflection import Reflection
 from varl.services.serving.grpc.server import server_options
 from varl.services.serving.http.guard import ConnectionLimits, connections_within
 from varl.services.serving.http.metrics_app import metrics_app
-from varl.services.serving.http.server import HttpServer, listen
+from varl.services.serving.http.server import HttpServer, ServerFace, listen
 from varl.services.serving.logs import configure_logs
 from varl.trajectories.access import require_usable
 from varl.trajectories.queue import RunQueue
@@ -46,7 +49,7 @@ from varl.trajectories.redis_retry import is_passing
 _log = logging.getLogger("varl.rollout")
 REDIS_PAUSE_S = 0.5
 MAX_CONNECTIONS = 1024  # of gRPC, and of the metrics
-MAX_METRICS_BYTES = 2**20  # of bodies, which nobody needs to send there
+MAX_SMALL_BYTES = 2**20  # of bodies in flight: to the metrics nobody sends one, to the page prompts
 START_ERRORS = (
     OSError,
     ValueError,
@@ -61,7 +64,8 @@ def run(settings: RolloutServiceSettings) -> int:
     """Work until SIGTERM or SIGINT, then finish the jobs in hand.
 
     The exit code: 0, or 1 where it could not start or the device failed. Prints one line on stdout, {"event": "ready",
-    "grpc_port": …, "metrics_port": …}, once jobs are taken. Everything else goes to stderr.
+    "grpc_port": …, "metrics_port": …}, with "http_port" where there is one, once jobs are taken. Everything else goes
+    to stderr.
     """
     configure_logs(settings.log_level)
     return asyncio.run(Service(settings).serve())
@@ -74,9 +78,9 @@ class Service:
         self._settings = settings
         self._limits = Limits(settings.sample_batch, settings.decode_batch, settings.max_prompt_chars)
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._servicer = RolloutServicer(
-            settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting
-        )
+        places, default = Places(settings.max_waiting), settings.sampling.params()
+        self._servicer = RolloutServicer(default, self._limits, settings.max_images, places)
+        self._preview = Preview(default, self._limits, places, settings.tuned_weights)
         self._metrics = Metrics()
         self._health = Health(SERVICE_NAME)
         self._stop = asyncio.Event()
@@ -94,15 +98,19 @@ class Service:
             except START_ERRORS as error:
                 _log.error("cannot start: %s: %s", type(error).__name__, error)
                 return 1
-            if parts is None:
+            if self._stop.is_set():
                 return 0
             await self._health.set_serving(True)
             sys.stdout.write(json.dumps({"event": "ready", **ports}) + "\n")
             sys.stdout.flush()
             return await self._work(parts)
 
-    async def _work(self, parts: Parts) -> int:
+    async def _work(self, parts: Parts | None) -> int:
+        """Take jobs until told to stop; without ``parts`` there are none. The exit code."""
         settings = self._settings
+        if parts is None:
+            await self._stop.wait()
+            return 0
         idle_ms, timeout_s = round(1000 * settings.min_idle_s), settings.score_timeout_s
         work = WorkerSettings(self._name, settings.concurrency, idle_ms, self._limits, timeout_s)
         draining = asyncio.create_task(self._drain_on_stop())
@@ -133,19 +141,41 @@ class Service:
         grpc_port = self._settings.grpc_files().add_port(server, self._settings.host, self._settings.grpc_port)
         await server.start()
         stack.push_async_callback(server.stop, self._settings.grace_seconds)
+        http = self._serve_http(tokens)
+        if http is not None:
+            stack.push_async_callback(http.close)
         stack.push_async_callback(self._drain)
-        limits = ConnectionLimits(connections_within(MAX_CONNECTIONS), MAX_METRICS_BYTES)
+        limits = ConnectionLimits(connections_within(MAX_CONNECTIONS), MAX_SMALL_BYTES)
         listener = listen(self._settings.host, self._settings.metrics_port)
         metrics = HttpServer(metrics_app(self._metrics.render), listener, limits, lambda _: None)
         stack.push_async_callback(metrics.close)
-        return {"grpc_port": grpc_port, "metrics_port": metrics.port}
+        return {
+            "grpc_port": grpc_port,
+            "metrics_port": metrics.port,
+            **({} if http is None else {"http_port": http.port}),
+        }
+
+    def _serve_http(self, tokens: Tokens | None) -> HttpServer | None:
+        """The page and its API, where a port is set for them; raises OSError."""
+        settings = self._settings
+        if settings.http_port is None:
+            return None
+        return HttpServer(
+            build_preview_app(self._preview, settings.model_dir.name),
+            listen(settings.host, settings.http_port),
+            ConnectionLimits(connections_within(MAX_CONNECTIONS), MAX_SMALL_BYTES),
+            lambda _: None,
+            refused=self._metrics.refused.inc,
+            face=ServerFace(settings.tls_cert_file, settings.tls_key_file, tokens),
+            grace_seconds=settings.grace_seconds,
+        )
 
     async def _drain(self) -> None:
-        self._servicer.model = None
+        self._servicer.model = self._preview.model = None
         await self._health.shut_down()
 
     async def _start(self, stack: AsyncExitStack, thread: ModelThread) -> Parts | None:
-        """Load the policy while the rewards and Redis come up; None where the process is told to stop meanwhile."""
+        """Load the policy while the rewards and Redis come up, unless the process is told to stop meanwhile."""
         starting = asyncio.create_task(self._parts(stack, thread))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -156,7 +186,8 @@ class Service:
         await asyncio.wait({starting})
         return None
 
-    async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts:
+    async def _parts(self, stack: AsyncExitStack, thread: ModelThread) -> Parts | None:
+        """What a worker works with; None where no run is named."""
         settings = self._settings
         shown = settings.reward_files().read()
         clients = {
@@ -173,7 +204,9 @@ class Service:
         cache = settings.weights_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varl-weights-")))
         base = settings.model_dir / "policy.safetensors"
         weights = Weights(policy, base, cache, settings.weight_places())
-        self._servicer.model = Model(policy, weights, thread)
+        self._servicer.model = self._preview.model = Model(policy, weights, thread)
+        if queue is None:
+            return None
         return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
@@ -182,8 +215,13 @@ class Service:
         async with Wait(f"the rewards {names}", limit_s, _log.warning).telling():
             await asyncio.gather(*(client.wait_ready(limit_s) for client in clients))
 
-    async def _connect(self, stack: AsyncExitStack) -> RunQueue:
-        """Open the queue, waiting for Redis; raises what no waiting mends, and RuntimeError where it takes too long."""
+    async def _connect(self, stack: AsyncExitStack) -> RunQueue | None:
+        """The run's jobs, once Redis can be used; None where no run is named.
+
+        Raises what no waiting mends, and RuntimeError where it takes too long.
+        """
+        if not self._settings.run_id:
+            return None
         client = self._settings.redis().connect()
         stack.callback(client.close)
         wait = Wait("Redis", self._settings.ready_timeout_s, _log.warning)

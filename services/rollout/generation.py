@@ -66,7 +66,7 @@ def generate(policy: Policy, job: rollout_pb2.RolloutJob, limits: Limits) -> Ite
     batch size changes rounding). Raises ValueError on a job that this policy cannot do.
     """
     params = sampling_params(job.sampling)
-    _check_prompt(job.prompt, limits)
+    check_prompt(job.prompt, limits)
     if job.stage != rollout_pb2.STAGE_FULL and not 1 <= job.split_scale < len(policy.grids):
         raise ValueError(f"split_scale must be in 1..{len(policy.grids) - 1} for this model, got {job.split_scale}")
     copies = continuations_of(job)
@@ -80,14 +80,15 @@ def generate_images(
     policy: Policy, prompt: str, seed: int, count: int, params: SamplingParams, limits: Limits
 ) -> Iterator[ImagesStep]:
     """Draw and decode ``count`` images of one prompt. Raises ValueError on a prompt that this policy cannot read."""
-    _check_prompt(prompt, limits)
+    check_prompt(prompt, limits)
     state = policy.prefill(prompt, guided=params.cfg > 0)
     for candidates in _slices(count, limits.sequences):
         _, sampled = policy.sample(state, len(policy.grids), [candidate_seed(seed, i) for i in candidates], params)
         yield from decode(policy, sampled.tokens, [(i, 0) for i in candidates], limits.decode)
 
 
-def _check_prompt(prompt: str, limits: Limits) -> None:
+def check_prompt(prompt: str, limits: Limits) -> None:
+    """Raises ValueError where the prompt is empty or too long."""
     if not 1 <= len(prompt) <= limits.prompt_chars:
         raise ValueError(f"prompt must have 1..{limits.prompt_chars} characters, got {len(prompt)}")
 

@@ -16,7 +16,7 @@ class Metrics:
         self.groups = Counter(
             "varl_rollout_groups_total", "Jobs processed, by outcome.", ("outcome",), registry=registry
         )
-        self.refused = Counter("varl_rollout_refused_total", "gRPC calls without a valid token.", registry=registry)
+        self.refused = Counter("varl_rollout_refused_total", "Calls without a valid token.", registry=registry)
         self.absent = Counter(
             "varl_rollout_rewards_absent_total",
             "Groups without an optional reward, by reward.",

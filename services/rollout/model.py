@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,14 @@ Identity = tuple[
 ]  # version and path, then time and size of a weight file, or the digest in its manifest
 
 
+@dataclass(frozen=True)
+class WeightSource:
+    """Where weights come from: a version and a path as jobs name them; path "" is the base model's."""
+
+    version: int = 0
+    path: str = ""
+
+
 class Weights:
     """Which weights a policy holds; loads others when a job names them, by a manifest (verified) or a bare file.
 
@@ -33,8 +42,13 @@ class Weights:
         self._policy, self._base, self._cache = policy, base, cache
         given = places or WeightPlaces()
         self._places = WeightPlaces((*given.prefixes, str(base.parent.resolve())))
-        self.version = 0
+        self.source = WeightSource()  # of the last load that succeeded
         self._held: Identity | None = _identity(0, base)  # what the policy was built from
+
+    @property
+    def version(self) -> int:
+        """Version of the last load that succeeded."""
+        return self.source.version
 
     @property
     def loaded(self) -> bool:
@@ -55,6 +69,7 @@ class Weights:
                 self._hold(_identity(version, file), file)
         except (OSError, ValueError, SafetensorError, WeightsUnavailable) as error:
             return f"weight_path {path or str(self._base)!r} of version {version}: {type(error).__name__}: {error}"
+        self.source = WeightSource(version, path)
         return None
 
     def _use_published(self, version: int, url: str) -> None:
@@ -70,7 +85,7 @@ class Weights:
             self._held = None  # a load that fails half-way leaves weights of neither version
             require_bounded_header(file)
             self._policy.load_weights(str(file))
-            self._held, self.version = wanted, wanted[0]
+            self._held = wanted
 
 
 def _identity(version: int, file: Path) -> Identity:

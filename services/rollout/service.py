@@ -10,6 +10,7 @@ from varl.policy.base import Policy, SamplingParams
 from varl.services.rollout.generation import Limits, generate_images
 from varl.services.rollout.images import encode_png
 from varl.services.rollout.model import ModelThread, Weights
+from varl.services.rollout.places import NoPlaceError, Places
 from varl.services.serving.grpc.intake import Intake
 from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
 from varl.services.serving.status import RejectionCode, RequestRejectedError
@@ -33,10 +34,9 @@ class Model:
 class RolloutServicer:
     """RolloutService; ``model`` is None until the policy is loaded and while the worker stops."""
 
-    def __init__(self, default: SamplingParams, limits: Limits, max_images: int, max_waiting: int) -> None:
+    def __init__(self, default: SamplingParams, limits: Limits, max_images: int, places: Places) -> None:
         self.model: Model | None = None
-        self._default, self._limits, self._max_images, self._max_waiting = default, limits, max_images, max_waiting
-        self._waiting = 0
+        self._default, self._limits, self._max_images, self._places = default, limits, max_images, places
         self._intake = Intake(_SLOTS)
 
     @property
@@ -59,16 +59,13 @@ class RolloutServicer:
             await abort(context, rejection)
 
     async def _admitted(self, model: Model, request: rollout_pb2.GenerateRequest) -> rollout_pb2.GenerateResponse:
-        if self._waiting >= self._max_waiting:
-            detail = f"{self._waiting} requests are waiting, try again later"
-            raise RequestRejectedError(RejectionCode.OVERLOADED, detail, retry_after=1.0)
-        self._waiting += 1
         try:
-            return await self._generate(model, request)
+            with self._places.taken():
+                return await self._generate(model, request)
+        except NoPlaceError as error:
+            raise RequestRejectedError(RejectionCode.OVERLOADED, str(error), retry_after=1.0) from error
         except ValueError as error:
             raise RequestRejectedError(RejectionCode.INVALID_REQUEST, str(error)) from error
-        finally:
-            self._waiting -= 1
 
     async def _generate(self, model: Model, request: rollout_pb2.GenerateRequest) -> rollout_pb2.GenerateResponse:
         params = self._params(request)

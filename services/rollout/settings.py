@@ -39,7 +39,7 @@ class DefaultSampling(BaseModel):
 
 
 class RolloutServiceSettings(BaseSettings):
-    """Generates and scores groups of images for a training run, and images for who asks over gRPC."""
+    """Generates and scores groups of images for a training run, and images for who asks."""
 
     model_config = SettingsConfigDict(
         env_prefix="VARL_ROLLOUT_",
@@ -54,7 +54,11 @@ class RolloutServiceSettings(BaseSettings):
         cli_show_env_vars=True,
     )
 
-    redis_url: SecretStr = Field(description="Redis of the run: redis://…, rediss://… or unix://….")
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis of the run: redis://…, rediss://… or unix://…. Without it, run-id and reward no jobs are "
+        "taken: images are drawn for who asks.",
+    )
     redis_password_file: Path | None = Field(
         None, description="File with Redis's password; a user of its ACL is named in the URL."
     )
@@ -65,10 +69,12 @@ class RolloutServiceSettings(BaseSettings):
         None, description="PEM file of the worker's own certificate, where Redis asks for one."
     )
     redis_key_file: Path | None = Field(None, description="PEM file of its key.")
-    run_id: str = Field(pattern=RUN_ID, max_length=MAX_RUN_ID_CHARS, description="The run whose jobs are processed.")
+    run_id: str = Field(
+        "", pattern=f"^$|{RUN_ID}", max_length=MAX_RUN_ID_CHARS, description="The run whose jobs are processed."
+    )
     model_dir: BundledPath = Field(description="Folder with config.json, policy.safetensors and tokenizer.safetensors.")
     reward: dict[str, str] = Field(
-        min_length=1, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times."
+        {}, description="Reward services by name: ocr=HOST:PORT (gRPC). Can be given several times."
     )
     reward_token_file: Path | None = Field(
         None, description="File with the bearer token that the reward services want; default: none."
@@ -108,6 +114,13 @@ class RolloutServiceSettings(BaseSettings):
     tls_client_ca_file: Path | None = Field(
         None,
         description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do.",
+    )
+    http_port: Port | None = Field(
+        None,
+        description="Port of a page to try the policy and of POST /v1/generate; 0 picks a free one. Default: none.",
+    )
+    tuned_weights: Path | None = Field(
+        None, description="Folder whose *.safetensors files that page may load beside the base weights, by name."
     )
     metrics_port: Port = Field(9102, description="Port of GET /metrics; 0 picks a free one.")
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
@@ -153,6 +166,13 @@ class RolloutServiceSettings(BaseSettings):
         "info", description="Least severe log line written to stderr."
     )
     dry_run: CliImplicitFlag[bool] = Field(False, description="Print the settings as resolved, as JSON, and exit.")
+
+    @model_validator(mode="after")
+    def _jobs_are_named_whole(self) -> Self:
+        lacking = [name for name in ("redis_url", "run_id", "reward") if not getattr(self, name)]
+        if 0 < len(lacking) < 3:
+            raise ValueError(f"redis_url, run_id and reward go together; there is no {' and no '.join(lacking)}")
+        return self
 
     @model_validator(mode="after")
     def _credentials_fit(self) -> Self:

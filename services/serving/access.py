@@ -13,9 +13,10 @@ import grpc
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from varl.services.serving.http.problems import rejection_problem
+from varl.services.serving.http.try_page import PAGE_PATHS
 from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # probes and scrapers have no token
+OPEN_PATHS = PAGE_PATHS | {"/livez", "/readyz", "/metrics"}  # probes, scrapers and who opens the page have no token
 OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 _DETAIL = "authorization: a valid token is wanted, as Bearer TOKEN or as the password of Basic"
 Refused = Callable[[], None]

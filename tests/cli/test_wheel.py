@@ -43,6 +43,12 @@ def test_varl_is_the_only_top_level_module(installed: Installed) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"varl"}
 
 
+def test_it_has_the_files_of_the_pages(installed: Installed) -> None:
+    pages = {"serving/http/static/score.html", "serving/http/static/page.css", "rollout/static/generate.js"}
+    with zipfile.ZipFile(installed.wheel) as wheel:
+        assert {f"varl/services/{page}" for page in pages} <= set(wheel.namelist())
+
+
 def test_nothing_comes_from_the_checkout(installed: Installed) -> None:
     code = "import varl, varl.services, varl.v1; print(varl.__file__, varl.services.__file__, varl.v1.__path__[0])"
     python = str(installed.environment / "bin" / "python")

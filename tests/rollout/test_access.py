@@ -75,6 +75,8 @@ def test_contradictions_are_named_before_anything_starts() -> None:
         {"redis_ca_file": "ca"},
         {"reward_cert_file": "c", "reward_key_file": "k"},
         {"tls_client_ca_file": "ca"},
+        {"run_id": ""},
+        {"redis_url": "", "reward": {}},
     ):
-        with pytest.raises(ValueError, match=r"file|authority"):
+        with pytest.raises(ValueError, match=r"file|authority|go together"):
             RolloutServiceSettings(**{**given, **wrong})  # type: ignore[arg-type]  # as pydantic reads them

@@ -1,4 +1,4 @@
-"""HTTP: /v1/score, /v1/info, /livez, /readyz, /metrics, /compat, OpenAPI at /docs."""
+"""HTTP: /v1/score, /v1/info, /livez, /readyz, /metrics, /compat, OpenAPI at /docs, a page to try it at /."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from varl.services.serving.http.openapi import (
     problem_responses,
     score_body,
 )
+from varl.services.serving.http.try_page import SCORE_PAGE, add_try_page
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, ScoreBatch
 from varl.services.serving.service import ScoringService, State
@@ -102,7 +103,8 @@ def new_app(title: str, *shapes: type[BaseModel]) -> FastAPI:
 
 
 def finish_app(app: FastAPI, source: RewardSource, settings: HttpSettings, render: Callable[[], bytes]) -> FastAPI:
-    """Add liveness, the metrics that ``render`` gives, and the compat routes."""
+    """Add the page, liveness, the metrics that ``render`` gives, and the compat routes."""
+    add_try_page(app, SCORE_PAGE)
 
     @app.get("/livez", tags=["probes"])
     async def livez() -> dict[str, str]:

@@ -114,7 +114,7 @@ class BareRoute(APIRoute):
 
 def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """Problem details, for ``responses``."""
-    content = {"application/problem+json": {"schema": _reference(Problem)}}
+    content = {"application/problem+json": {"schema": reference_to(Problem)}}
     return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
@@ -123,12 +123,13 @@ def score_body(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
     fields = {
         "type": "object",
         "required": ["request"],
-        "properties": {"request": _reference(form)},
+        "properties": {"request": reference_to(form)},
         "additionalProperties": _FILE,
     }
-    content = {"application/json": {"schema": _reference(json)}, "multipart/form-data": {"schema": fields}}
+    content = {"application/json": {"schema": reference_to(json)}, "multipart/form-data": {"schema": fields}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _reference(shape: type[BaseModel]) -> dict[str, str]:
+def reference_to(shape: type[BaseModel]) -> dict[str, str]:
+    """Where the schema of a shape stands in the document."""
     return {"$ref": f"#/components/schemas/{shape.__name__}"}
