@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.support.paths import ROOT
+from tests.support.plain_sampling import probabilities, sample
 from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.sequence import block_causal, padded_prompts
-from varl.policy.sampling import guidance, guided, probabilities, sample, uniforms
+from varl.policy.sampling import guidance, guided, uniforms
 from varl.policy.schedule import split_scales
 from varl.tiny.pretrain.train_policy import forward_batch
 
@@ -67,7 +68,7 @@ def test_a_few_sites_at_a_time_draw_the_same(
     policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sizes, head = sample_all(policy, [1, 2], params), [], policy.module.visual_logits
-    monkeypatch.setattr("varl.policy.nextflow.draw.SLICE", 32 * 2 * 5)  # five sites of two candidates
+    monkeypatch.setattr("varl.policy.nextflow.draw.CACHED", 32 * 2 * 5)  # five sites of two candidates
 
     def seen(hidden: Tensor) -> Tensor:
         sizes.append(hidden.shape[1])
