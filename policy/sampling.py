@@ -16,6 +16,7 @@ from varl.policy.base import Grid, SamplerState, SamplingParams, cells
 BLOCK = 128  # codes whose probabilities are summed before one of them is looked for
 FEW = 1024  # probabilities that are summed one by one, and sorted for top-p; more are not
 _MASK64 = (1 << 64) - 1
+_GAMMA, _MULTIPLIERS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of splitmix64
 
 
 def check_request(
@@ -141,13 +142,40 @@ def sample_bits(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Ten
     return torch.where(likelier >= params.top_p, one > 0.5, bits) if params.top_p < 1 else bits
 
 
-def uniforms(seeds: Sequence[int], scale: int, count: int) -> Tensor:
-    """float64 [len(seeds), count] in [0, 1), on the CPU: row i depends on (seeds[i], scale) alone."""
+def uniforms(seeds: Sequence[int], scale: int, count: int, device: torch.device | None = None) -> Tensor:
+    """float64 [len(seeds), count] in [0, 1): row i depends on (seeds[i], scale) alone.
+
+    On a CPU, torch's generator. On any other device they are made there, by ``counted``: other numbers.
+    """
+    if device is not None and device.type != "cpu":
+        return counted([mix(seed, scale) for seed in seeds], count, device)
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(mix(seed, scale) >> 1)
         rows.append(torch.rand(count, generator=generator, dtype=torch.float64))
     return torch.stack(rows)
+
+
+def counted(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """float64 [len(keys), count] in [0, 1): the 53 high bits of the splitmix64 streams that start at 64-bit keys.
+
+    Number j is a function of (key, j), so that all are made at once.
+    """
+    starts = torch.tensor([_signed(key) for key in keys], device=device)
+    x = starts[:, None] + torch.arange(1, count + 1, device=device) * _signed(_GAMMA)
+    x = (x ^ _shifted(x, 30)) * _signed(_MULTIPLIERS[0])
+    x = (x ^ _shifted(x, 27)) * _signed(_MULTIPLIERS[1])
+    return _shifted(x ^ _shifted(x, 31), 11).to(torch.float64) * 2.0**-53
+
+
+def _signed(number: int) -> int:
+    """The int64 with the bits of a 64-bit number."""
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _shifted(x: Tensor, places: int) -> Tensor:
+    """Shifted right, zeros moving in: int64 would move in its sign."""
+    return (x >> places) & ((1 << 64 - places) - 1)
 
 
 def mix(seed: int, *keys: int) -> int:
@@ -157,8 +185,8 @@ def mix(seed: int, *keys: int) -> int:
     """
     state = seed & _MASK64
     for key in keys:
-        state = (state + 0x9E3779B97F4A7C15 * (key + 1)) & _MASK64
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+        state = (state + _GAMMA * (key + 1)) & _MASK64
+        state = ((state ^ (state >> 30)) * _MULTIPLIERS[0]) & _MASK64
+        state = ((state ^ (state >> 27)) * _MULTIPLIERS[1]) & _MASK64
         state ^= state >> 31
     return state

@@ -199,7 +199,7 @@ class InfinityPolicy:
             wanted = guided(odds[0], odds[1], guidance(params, scale, len(self.grids)))
         wanted = repeat(wanted, copies)
         count = cells(self.grids)[scale] * self.bits_per_site
-        tokens = pack_bits(sample_bits(wanted, params, uniforms(seeds, scale, count).to(self.device)))
+        tokens = pack_bits(sample_bits(wanted, params, uniforms(seeds, scale, count, self.device)))
         plain = log_probs == "plain"
         reported = Bitwise(repeat(odds[0], copies)) if plain else Bitwise(wanted, params.temperature)
         return Sampled(tokens, reported.log_prob(tokens))

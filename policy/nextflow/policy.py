@@ -215,7 +215,7 @@ class NextFlowPolicy:
         return replace(branch, cache=cache.continued(places, cache.length + room, batch // cache.batch))
 
     def _draw(self, hidden: Tensor, scale: int, seeds: Sequence[int], how: Draw) -> Sampled:
-        found = uniforms(seeds, scale, cells(self.grids)[scale]).to(self.device)
+        found = uniforms(seeds, scale, cells(self.grids)[scale], self.device)
         return draw_sites(self.module, hidden[0], hidden[1] if len(hidden) > 1 else None, found, how)
 
     def _teach(self, prompt: str, scales: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.plain_sampling import probabilities, sample
 from varl.policy.base import SamplingParams
-from varl.policy.sampling import choices, draw, guidance, guided, mix, uniforms
+from varl.policy.sampling import choices, counted, draw, guidance, guided, mix, uniforms
 
 LOGITS = torch.tensor([0.1, 2.0, 1.0, -1.0, 0.5]).log_softmax(-1)
 
@@ -111,6 +111,17 @@ def test_guidance_ramps_from_zero_to_cfg() -> None:
 def test_streams_differ_by_seed_and_scale_only() -> None:
     assert torch.equal(uniforms([1, 2], 3, 4)[1], uniforms([2], 3, 4)[0])
     assert len({mix(seed, scale) for seed in range(50) for scale in range(50)}) == 2500
+
+
+def test_numbers_of_a_device_are_the_published_stream() -> None:
+    keys = [0, 7, 2**63 + 5, 2**64 - 1]
+    found = counted(keys, 5, torch.device("cpu"))
+    gamma = 0x9E3779B97F4A7C15
+    expected = [[(mix((key + j * gamma) % 2**64, 0) >> 11) / 2**53 for j in range(5)] for key in keys]
+    assert found.tolist() == expected
+    assert found.dtype == torch.float64 and found.min() >= 0 and found.max() < 1
+    assert torch.equal(counted(keys[2:3], 5, torch.device("cpu"))[0], found[2])
+    assert abs(float(counted([3], 100_000, torch.device("cpu")).mean()) - 0.5) < 0.005
 
 
 OUT_OF_RANGE: list[tuple[str, float]] = [
