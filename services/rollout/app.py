@@ -65,7 +65,9 @@ class Service:
 
     def __init__(self, settings: RolloutServiceSettings) -> None:
         self._settings = settings
-        self._limits = Limits(settings.sample_batch, settings.decode_batch, settings.max_prompt_chars)
+        self._limits = Limits(
+            settings.sample_batch, settings.decode_batch, settings.max_prompt_chars, fixed=settings.batch_invariant
+        )
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._servicer = RolloutServicer(
             settings.sampling.params(), self._limits, settings.max_images, settings.max_waiting
