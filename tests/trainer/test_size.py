@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from varl.trainer.recipe.size.ledger import held_bytes
 
 from tests.support.infinity_models import SQUARE, random_policy
 from tests.support.paths import ROOT
@@ -19,6 +18,7 @@ from tests.support.trajectory_builders import BITS, make_group
 from varl.policy.base import Layout, SamplingParams, TrainablePolicy, cells, layout_of
 from varl.policy.infinity import InfinityConfig, TokenizerConfig
 from varl.policy.infinity.config import PRESETS
+from varl.policy.ledger import held_bytes
 from varl.policy.load import load, load_blank
 from varl.policy.model_config import ModelConfig
 from varl.policy.nextflow.paper import paper_config
