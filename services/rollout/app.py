@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,9 @@ from grpc_health.v1 import health
 from redis.exceptions import AuthenticationError, RedisError
 from safetensors import SafetensorError
 
+from varl.policy.base import TrainablePolicy
 from varl.policy.load import load
+from varl.services.rollout.capacity import batches, divide_device
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
@@ -157,7 +160,7 @@ class Service:
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(
-            thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin),
+            self._load(thread),
             self._connect(stack),
             self._rewards_ready(list(clients.values())),
         )
@@ -165,6 +168,15 @@ class Service:
         weights = Weights(policy, settings.model_dir / "policy.safetensors", cache)
         self._servicer.model = Model(policy, weights, thread)
         return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
+
+    async def _load(self, thread: ModelThread) -> TrainablePolicy:
+        """Load the policy, then see how many sequences fit beside it."""
+        settings = self._settings
+        await thread.call(divide_device, settings.device, settings.device_share)
+        policy = await thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin)
+        sequences, guided = await thread.call(batches, settings)
+        self._limits = self._servicer.limits = replace(self._limits, sequences=sequences, guided=guided)
+        return policy
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
         await asyncio.gather(*(client.wait_ready(self._settings.ready_timeout_s) for client in clients))
