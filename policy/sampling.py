@@ -82,7 +82,8 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     if weights.shape[-1] <= FEW:
         ends = weights.double().cumsum(-1)
         return _look_up(ends, uniforms.double() * ends[..., -1:])
-    blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    padded = F.pad(weights, (0, -weights.shape[-1] % BLOCK))
+    blocks = padded.view(*padded.shape[:-1], -1, BLOCK)
     ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     target = uniforms.double() * ends[..., -1:]
     block = _look_up(ends, target)

@@ -54,8 +54,11 @@ class SelfAttention(nn.Module):
     def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
         """[lanes * B, n, width] of one scale to the same; every lane's rows see what their lane has, and themselves."""
         parts = zip(*(one.chunk(len(lanes)) for one in self._project(x, turn)), lanes, strict=True)
-        outputs = [F.scaled_dot_product_attention(q, *lane.seen(k, v), scale=1.0) for q, k, v, lane in parts]
-        return self.proj(concatenated([_join(out) for out in outputs]))  # type: ignore[no-any-return]
+        outputs = []
+        for q, k, v, lane in parts:
+            keys, values = lane.seen(k, v)
+            outputs.append(_join(F.scaled_dot_product_attention(q, keys, values, scale=1.0)))
+        return self.proj(concatenated(outputs))  # type: ignore[no-any-return]
 
     def _project(self, x: Tensor, turn: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
         bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])

@@ -159,7 +159,7 @@ class InfinityTransformer(nn.Module):
                 seen = lanes(caches, index, rows, n * run.keep)
                 part = block.sample(part, by_row, run.turn, seen, [prompt.pairs[index] for prompt in prompts])
             logits = self._logits(part, pooled.repeat_interleave(count, 0))
-            outputs.append(logits.unflatten(0, (lanes_of, -1)))
+            outputs.append(logits.view(lanes_of, count, *logits.shape[1:]))
         return concatenated(outputs, 1)
 
     def _read(self, text: Tensor | int) -> Text:

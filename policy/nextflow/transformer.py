@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
         turn: [lanes, 1, 1, n, head size].
         """
-        q, k, v = (one.unflatten(0, (len(lanes), -1)) for one in self._project(x))
+        q, k, v = (one.unflatten(0, (len(lanes), -1)) for one in self._project(x))  # type: ignore[no-untyped-call]
         q, k = rotate(q, *turn), rotate(k, *turn)
         outputs = [_join(self._attend(q[i], *lane.seen(k[i], v[i]), None)) for i, lane in enumerate(lanes)]
         return self.o_proj(concatenated(outputs))  # type: ignore[no-any-return]
