@@ -5,8 +5,11 @@ PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script-location
 GENERATED := proto/varl/v1
 
+# What bench-gpu needs beside PyTorch, transformers, safetensors, grpcio and Pillow.
+GPU_WHEELS := pydantic|pydantic-core|pydantic_core|pydantic-settings|annotated-types|typing-inspection|typing-extensions|python-dotenv|tokenizers|huggingface-hub|protobuf|starlette|anyio|idna|sniffio|fastapi|annotated-doc|uvicorn|click|h11|prometheus-client|opentelemetry-api|importlib-metadata|zipp|python-multipart|grpcio-health-checking|grpcio-reflection|redis
+
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale chaos soak lint proto pretrain pretrain-reward lock
+.PHONY: help setup browser demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale bench-gpu gpu-wheels chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -54,6 +57,17 @@ bench-attacks: .venv/.dev ## measure probes, memory and honest requests under at
 
 bench-scale: .venv/.dev ## measure the queue with fake workers, and compute the tables of docs/scale.md (10 minutes); flags in ARGS
 	$(PY) -m benchmarks.scale simulate $(ARGS)
+
+# On a bare machine too: what is missing there comes from the folder that gpu-wheels fills, and nothing is installed.
+bench-gpu: ## measure the models on one GPU with random weights, at most 9 minutes a part; flags in ARGS
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m benchmarks.gpu $(ARGS)
+
+GPU_PYTHON ?= 3.12
+gpu-wheels: ## fill build/gpu-wheels with what bench-gpu needs beside PyTorch, for a machine without network
+	@mkdir -p build/gpu-wheels
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet --only-binary :all: --no-deps --dest build/gpu-wheels \
+	  --python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	  $$(grep -E '^($(GPU_WHEELS))==' requirements/dev.txt | sed 's/ .*//')
 
 chaos: .venv/.dev ## train a small model under 60 faults on purpose, and compare it with a run without faults (5 minutes); flags in ARGS
 	$(PY) -m chaos $(ARGS)

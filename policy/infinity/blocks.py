@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from varl.policy.infinity.config import TransformerConfig
 from varl.policy.infinity.rope import rotate
-from varl.policy.kv_cache import KeyValue
+from varl.policy.kv_cache import KeyValue, Lane, concatenated
 
 EPSILON = 1e-6  # of all normalisations
 SHARPEST = math.log(100)  # bound of the logarithm of a head's scale
@@ -51,6 +51,15 @@ class SelfAttention(nn.Module):
             outputs.append(F.scaled_dot_product_attention(part, keys[:, :, :seen], values[:, :, :seen], scale=1.0))
         return self.proj(_join(torch.cat(outputs, 2))), (k, v)
 
+    def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
+        """[lanes * B, n, width] of one scale to the same; every lane's rows see what their lane has, and themselves."""
+        parts = zip(*(one.chunk(len(lanes)) for one in self._project(x, turn)), lanes, strict=True)
+        outputs = []
+        for q, k, v, lane in parts:
+            keys, values = lane.seen(k, v)
+            outputs.append(_join(F.scaled_dot_product_attention(q, keys, values, scale=1.0)))
+        return self.proj(concatenated(outputs))  # type: ignore[no-any-return]
+
     def _project(self, x: Tensor, turn: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
         bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])
         q, k, v = (_split(one, self.heads) for one in F.linear(x, self.mat_qkv.weight, bias).chunk(3, -1))
@@ -72,14 +81,18 @@ class TextAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))  # keys have no bias, yet the files hold its zeros
         self.proj = nn.Linear(width, width)
 
+    def read(self, rows: Tensor) -> KeyValue:
+        """Keys and values [1, heads, L, head size] of rows [L, source]."""
+        pair = F.linear(rows[None], self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias])).chunk(2, -1)
+        keys, values = (_split(one, self.heads) for one in pair)
+        return keys, values
+
     def attend(self, q: Tensor, rows: Tensor) -> Tensor:
         """Queries [B, heads, N, head size] and rows [L, source] to [B, N, width]; no mask and no positions.
 
         Scores are divided by the root of the head size.
         """
-        pair = F.linear(rows[None], self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias])).chunk(2, -1)
-        keys, values = (_split(one, self.heads).expand(len(q), -1, -1, -1) for one in pair)
-        return self.proj(_join(F.scaled_dot_product_attention(q, keys, values)))  # type: ignore[no-any-return]
+        return self.proj(_attended(q, self.read(rows)))  # type: ignore[no-any-return]
 
 
 class CrossAttention(TextAttention):
@@ -92,6 +105,11 @@ class CrossAttention(TextAttention):
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """[B, N, width] to the same; memory: [L, width]."""
         return self.attend(_split(self.mat_q(x), self.heads), memory)
+
+    def sample(self, x: Tensor, texts: Sequence[KeyValue]) -> Tensor:
+        """[texts * B, n, width] to the same, each text's rows attending to what ``read`` gave of it."""
+        parts = zip(_split(self.mat_q(x), self.heads).chunk(len(texts)), texts, strict=True)
+        return self.proj(concatenated([_attended(q, pair) for q, pair in parts]))  # type: ignore[no-any-return]
 
 
 class Pooling(TextAttention):
@@ -157,6 +175,15 @@ class Block(nn.Module):
         x = x + self.ca(self.ca_norm(x), memory)
         return x + self.ffn(_modulated(x, scale2, shift2)) * gamma2, pair
 
+    def sample(
+        self, x: Tensor, modulation: Tensor, turn: KeyValue, lanes: Sequence[Lane], texts: Sequence[KeyValue]
+    ) -> Tensor:
+        """[lanes * B, n, width] of one scale to the same; modulation: [lanes * B, 1, 6, width]; a text a lane."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = (self.ada_gss + modulation).unbind(2)
+        x = x + self.sa.sample(_modulated(x, scale1, shift1), turn, lanes) * gamma1
+        x = x + self.ca.sample(self.ca_norm(x), texts)
+        return x + self.ffn(_modulated(x, scale2, shift2)) * gamma2  # type: ignore[no-any-return]
+
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
@@ -165,6 +192,12 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _split(x: Tensor, heads: int) -> Tensor:
     """[B, N, width] to [B, heads, N, head size]."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _attended(q: Tensor, pair: KeyValue) -> Tensor:
+    """[B, N, width] of queries [B, heads, N, head size] and keys and values of one row, which serve all."""
+    keys, values = (one.expand(len(q), -1, -1, -1) for one in pair)
+    return _join(F.scaled_dot_product_attention(q, keys, values))
 
 
 def _join(x: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ class InfinityPolicy:
             MissingPromptError: there are no rows of the prompt.
         """
         rows = self._rows(prompt)
-        unconditional = Branch(self.module(len(rows))[0]) if guided else None
-        return InfinityState(Branch(self.module(rows)[0]), unconditional)
+        texts: list[Tensor | int] = [rows, len(rows)] if guided else [rows]
+        return InfinityState(tuple(Branch(self.module.read(text), self.module.empty) for text in texts))
 
     @torch.no_grad()
     def sample(
@@ -102,10 +102,16 @@ class InfinityPolicy:
         """
         if not isinstance(state, InfinityState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
-        check_request(state, to_scale, len(self.grids), seeds, params, state.unconditional is not None)
+        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > 1)
+        state = replace(state, branches=state.branches[: 1 + (params.cfg > 0)])
         scales = []
         for scale in range(state.next_scale, to_scale):
-            state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
+            state, odds = self._advance(state, scale, to_scale)
+            copies = len(seeds) // state.batch
+            sampled = self._draw(odds, scale, seeds, params, log_probs)
+            codes = sampled.tokens.view(-1, *self.grids[scale])
+            canvas = None if state.canvas is None else repeat(state.canvas, copies)
+            state = replace(state, canvas=self.tokenizer.quantizer.add(canvas, codes), next_scale=scale + 1)
             scales.append(sampled)
         return state, Sampled.joined(scales)
 
@@ -167,30 +173,36 @@ class InfinityPolicy:
         save_module(self.module, folder / WEIGHTS, dtype)
         save_module(self.tokenizer, folder / TOKENIZER, torch.float32)
 
-    def _sample_scale(
-        self, state: InfinityState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
-    ) -> tuple[InfinityState, Sampled]:
-        copies, (h, w) = len(seeds) // state.batch, self.grids[scale]
-        conditional, plain = self._advance(state.conditional, state.canvas, scale)
-        unconditional, wanted = state.unconditional, plain
-        if unconditional is not None and params.cfg > 0:
-            unconditional, other = self._advance(unconditional, state.canvas, scale)
-            wanted = guided(plain, other, guidance(params, scale, len(self.grids)))
-        wanted = repeat(wanted, copies)
-        bits = sample_bits(wanted, params, uniforms(seeds, scale, h * w * self.bits_per_site).to(self.device))
-        tokens = pack_bits(bits)
-        reported = Bitwise(repeat(plain, copies)) if log_probs == "plain" else Bitwise(wanted, params.temperature)
-        canvas = None if state.canvas is None else repeat(state.canvas, copies)
-        branches = conditional.fork(copies), unconditional and unconditional.fork(copies)
-        after = InfinityState(*branches, self.tokenizer.quantizer.add(canvas, tokens.view(-1, h, w)), scale + 1)
-        return after, Sampled(tokens, reported.log_prob(tokens))
+    def _advance(self, state: InfinityState, scale: int, to_scale: int) -> tuple[InfinityState, Tensor]:
+        """The state with this scale in its caches, and the log-odds float32 [branches, B, h*w, bits] of its bits.
 
-    def _advance(self, branch: Branch, canvas: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
-        """The branch with this scale's keys and values, and the log-odds float32 [B, h*w, bits] of its bits."""
-        inputs = None if canvas is None else self.tokenizer.quantizer.inputs(canvas, scale)
-        run = self._scales(scale, scale + 1, inputs, keep=scale + 1 < len(self.grids))
-        _, (logits,), kept = self.module(branch.text, [run], branch.scales)
-        return replace(branch, scales=(*branch.scales, *kept)), logits[..., 1] - logits[..., 0]
+        to_scale: up to which the caches are given room. The last scale is seen by none, so it is not kept.
+        """
+        counts, keep = cells(self.grids), scale + 1 < len(self.grids)
+        room = sum(counts[scale : min(to_scale, len(counts) - 1)])
+        branches = [self._continued(branch, state.batch, keep * counts[scale], room) for branch in state.branches]
+        inputs = None if state.canvas is None else self.tokenizer.quantizer.inputs(state.canvas, scale)
+        run = self._scales(scale, scale + 1, inputs, keep)
+        logits = self.module.sample([one.prompt for one in branches], run, [one.cache for one in branches])
+        return replace(state, branches=tuple(branches)), logits[..., 1] - logits[..., 0]
+
+    def _continued(self, branch: Branch, batch: int, places: int, room: int) -> Branch:
+        cache = branch.cache
+        return replace(branch, cache=cache.continued(places, cache.length + room, batch // cache.batch))
+
+    def _draw(
+        self, odds: Tensor, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
+    ) -> Sampled:
+        """Tokens of a scale, of log-odds [branches, B, h*w, bits]."""
+        copies, wanted = len(seeds) // odds.shape[1], odds[0]
+        if len(odds) > 1:
+            wanted = guided(odds[0], odds[1], guidance(params, scale, len(self.grids)))
+        wanted = repeat(wanted, copies)
+        count = cells(self.grids)[scale] * self.bits_per_site
+        tokens = pack_bits(sample_bits(wanted, params, uniforms(seeds, scale, count, self.device)))
+        plain = log_probs == "plain"
+        reported = Bitwise(repeat(odds[0], copies)) if plain else Bitwise(wanted, params.temperature)
+        return Sampled(tokens, reported.log_prob(tokens))
 
     def _teach(self, text: Tensor | int, scales: Sequence[Tensor]) -> Tensor:
         """Logits float32 [B, N, bits, 2] of every token of the given scales, from their tokens int64 [B, h, w].

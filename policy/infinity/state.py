@@ -6,28 +6,26 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from varl.policy.infinity.transformer import Text
-from varl.policy.kv_cache import Segment, repeat, spread
+from varl.policy.infinity.transformer import Prompt
+from varl.policy.kv_cache import KVCache, repeat
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch's prompt, shared by every candidate, and the keys and values of each scale but the last."""
+    """One branch: its prompt, shared by every candidate, and keys and values of each scale but the last.
 
-    text: Text
-    scales: tuple[Segment, ...] = ()
+    cache: of fewer candidates than the state has, dividing them in order, where some share all that it holds.
+    """
 
-    def fork(self, copies: int) -> Branch:
-        """Repeat the scales for every candidate; those that all candidates share stay one row."""
-        return replace(self, scales=tuple(spread(segment, copies) for segment in self.scales))
+    prompt: Prompt
+    cache: KVCache
 
 
 @dataclass(frozen=True)
 class InfinityState:
     """The conditional and, with guidance, the unconditional branch, and the sum of codes float32 [B, bits, H, W]."""
 
-    conditional: Branch
-    unconditional: Branch | None
+    branches: tuple[Branch, ...]
     canvas: Tensor | None = None
     next_scale: int = 0
 
@@ -39,10 +37,11 @@ class InfinityState:
     def fork(self, copies: int) -> InfinityState:
         """Every candidate ``copies`` times, next to each other; nothing is recomputed.
 
+        Keys and values are copied when the fork is continued, and not before.
+
         Raises:
             ValueError: nothing is sampled yet.
         """
         if self.canvas is None:
             raise ValueError("nothing is sampled yet: seeds share a prefilled state without forking it")
-        branches = (self.conditional.fork(copies), self.unconditional and self.unconditional.fork(copies))
-        return InfinityState(*branches, repeat(self.canvas, copies), self.next_scale)
+        return replace(self, canvas=repeat(self.canvas, copies))

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from varl.policy.base import Grid, cells
 from varl.policy.infinity.blocks import EPSILON, Block, TextPool
 from varl.policy.infinity.config import InfinityConfig
-from varl.policy.kv_cache import KeyValue, Segment
+from varl.policy.kv_cache import KeyValue, KVCache, Segment, concatenated, lanes, slices
 
 KEPT = 2**28  # values of all blocks' inputs up to which the insides of blocks are kept for the backward pass
 
@@ -34,6 +34,14 @@ class Text:
     pooled: Tensor
     modulation: Tensor
     memory: Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the sampler sees it: also a block's keys and values of its rows, which all scales attend to."""
+
+    text: Text
+    pairs: Segment
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class HeadNorm(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, pooled: Tensor) -> Tensor:
-        """[B, N, width] and [1, width] to [B, N, width]."""
+        """[B, N, width] and [1 or B, width] to [B, N, width]."""
         scale, shift = self.ada_lin(pooled).unflatten(-1, (1, 2, -1)).unbind(2)
         return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift  # type: ignore[no-any-return]
 
@@ -116,10 +124,43 @@ class InfinityTransformer(nn.Module):
         outputs, caches = list[Tensor](), list[Segment]()
         for run in scales:
             x, cache = self._run(self._embed(run, read), run, read, [*past, *caches])
-            outputs.append(self._logits(x, read))
+            outputs.append(self._logits(x, read.pooled))
             if run.keep:
                 caches.append(cache)
         return read, outputs, caches
+
+    @property
+    def empty(self) -> KVCache:
+        """The cache before the first scale, of one candidate."""
+        attention = self.blocks[0].sa
+        heads, width = attention.heads, self.head.in_features
+        return KVCache.empty((len(self.blocks), 2, 1, heads, 0, width // heads), self.pos_start)
+
+    def read(self, text: Tensor | int) -> Prompt:
+        """A prompt, or the unconditional rows that stand for one (see ``forward``), read once for all scales."""
+        found = self._read(text)
+        return Prompt(found, [block.ca.read(found.memory) for block in self.blocks])
+
+    def sample(self, prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache]) -> Tensor:
+        """Logits float32 [prompts, B, n, bits, 2] of one scale of B candidates in every branch, a cache each.
+
+        run: inputs [B, n, bits], the same in all branches; the first scale has none, and one candidate. keep: whether
+        the last n places of the caches are the scale's, to be written; else it sees all of them.
+        """
+        lanes_of, texts = len(prompts), [prompt.text for prompt in prompts]
+        x = torch.stack([self._embed(run, text) for text in texts])
+        pooled, modulation = (torch.cat([getattr(text, name) for text in texts]) for name in ("pooled", "modulation"))
+        batch, n, outputs = x.shape[1], x.shape[2], []
+        for rows in slices(batch, n * lanes_of, x.device):
+            part = x[:, rows].flatten(0, 1)
+            count = len(part) // lanes_of
+            by_row = modulation.repeat_interleave(count, 0)
+            for index, block in enumerate(self.blocks):
+                seen = lanes(caches, index, rows, n * run.keep)
+                part = block.sample(part, by_row, run.turn, seen, [prompt.pairs[index] for prompt in prompts])
+            logits = self._logits(part, pooled.repeat_interleave(count, 0))
+            outputs.append(logits.view(lanes_of, count, *logits.shape[1:]))
+        return concatenated(outputs, 1)
 
     def _read(self, text: Tensor | int) -> Text:
         rows = self.cfg_uncond[:text] if isinstance(text, int) else text
@@ -156,8 +197,8 @@ class InfinityTransformer(nn.Module):
                 kept.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
         return x, kept
 
-    def _logits(self, x: Tensor, text: Text) -> Tensor:
+    def _logits(self, x: Tensor, pooled: Tensor) -> Tensor:
         """float32 [B, N, bits, 2]; the head's product is float32 for all weights, since a site sums many bits."""
-        hidden = self.head_nm(x, text.pooled).to(torch.float32)
+        hidden = self.head_nm(x, pooled).to(torch.float32)
         weight, bias = (one.to(torch.float32) for one in (self.head.weight, self.head.bias))
         return F.linear(hidden, weight, bias).view(*x.shape[:2], self.bits, 2)

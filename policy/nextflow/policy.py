@@ -28,7 +28,7 @@ from varl.policy.base import (
 )
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.images import to_pixels
-from varl.policy.kv_cache import KeyValue
+from varl.policy.kv_cache import KeyValue, KVCache
 from varl.policy.nextflow.config import NextFlowConfig
 from varl.policy.nextflow.draw import Draw, draw_sites
 from varl.policy.nextflow.quantizer import upsample
@@ -96,7 +96,7 @@ class NextFlowPolicy:
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> NextFlowState:
         """Read the prompt, and the empty prompt if ``guided``; the state has batch 1."""
-        return NextFlowState(self._read_text(prompt), self._read_text("") if guided else None)
+        return NextFlowState(tuple(self._read_text(text) for text in (prompt, "")[: 1 + guided]))
 
     @torch.no_grad()
     def sample(
@@ -115,10 +115,14 @@ class NextFlowPolicy:
         """
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
-        check_request(state, to_scale, len(self.grids), seeds, params, state.unconditional is not None)
+        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > 1)
+        state = replace(state, branches=state.branches[: 1 + (params.cfg > 0)])
         scales = []
         for scale in range(state.next_scale, to_scale):
-            state, sampled = self._sample_scale(state, scale, seeds, params, log_probs)
+            state, hidden = self._advance(state, scale, to_scale)
+            how = Draw(params, guidance(params, scale, len(self.grids)), len(seeds) // state.batch, log_probs)
+            sampled = self._draw(hidden, scale, seeds, how)
+            state = replace(state, last=sampled.tokens.view(-1, *self.grids[scale]), next_scale=scale + 1)
             scales.append(sampled)
         return state, Sampled.joined(scales)
 
@@ -187,31 +191,32 @@ class NextFlowPolicy:
     def _read_text(self, prompt: str) -> Branch:
         text = self._text(prompt)
         (hidden,), (cache,) = self.module([text])
-        return Branch(cache, hidden[:, -1], text.ids.shape[1] - 1)
+        return Branch(KVCache.of(cache), hidden[:, -1], text.ids.shape[1] - 1)
 
-    def _sample_scale(
-        self, state: NextFlowState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs
-    ) -> tuple[NextFlowState, Sampled]:
-        copies = len(seeds) // state.batch
-        conditional, hidden = self._advance(state.conditional, state.last, scale)
-        unconditional, other = state.unconditional, None
-        if unconditional is not None and params.cfg > 0:
-            unconditional, other = self._advance(unconditional, state.last, scale)
-        h, w = self.grids[scale]
-        how = Draw(params, guidance(params, scale, len(self.grids)), copies, log_probs)
-        sampled = draw_sites(self.module, hidden, other, uniforms(seeds, scale, h * w).to(self.device), how)
-        branches = (conditional.fork(copies), unconditional and unconditional.fork(copies))
-        return NextFlowState(*branches, sampled.tokens.view(-1, h, w), scale + 1), sampled
+    def _advance(self, state: NextFlowState, scale: int, to_scale: int) -> tuple[NextFlowState, Tensor]:
+        """The state with this scale's inputs in its caches, and its outputs [branches, B, h*w, dim], normalised.
 
-    def _advance(self, branch: Branch, last: Tensor | None, scale: int) -> tuple[Branch, Tensor]:
-        """The branch with this scale's inputs in its cache, and its normalised outputs [B, h*w, dim]."""
-        if last is None:
-            return branch, branch.hidden[:, None]
-        grid = self.grids[scale]
-        vectors = upsample(self.tokenizer.quantizer.lookup(last), grid).flatten(2).transpose(1, 2)
-        codes = Codes(vectors, self._scale_index((grid,), scale), self._turn((grid,), scale, branch.counter))
-        (out,), (cache,) = self.module([codes], [branch.text, *branch.scales])
-        return replace(branch, scales=(*branch.scales, cache)), out
+        to_scale: up to which the caches are given room. The last scale is seen by none, so its inputs are not kept.
+        """
+        if state.last is None:
+            return state, torch.stack([branch.hidden[:, None] for branch in state.branches])
+        grid, keep = self.grids[scale], scale + 1 < len(self.grids)
+        room = sum(cells(self.grids[scale : min(to_scale, len(self.grids) - 1)]))
+        branches = [self._continued(branch, state.batch, keep * cells([grid])[0], room) for branch in state.branches]
+        vectors = upsample(self.tokenizer.quantizer.lookup(state.last), grid).flatten(2).transpose(1, 2)
+        turns = zip(*(self._turn((grid,), scale, branch.counter) for branch in branches), strict=True)
+        cos, sin = (torch.stack(turn)[:, None, None] for turn in turns)
+        codes = Codes(vectors, self._scale_index((grid,), scale), (cos, sin))
+        hidden = self.module.sample(codes, [branch.cache for branch in branches], keep)
+        return replace(state, branches=tuple(branches)), hidden
+
+    def _continued(self, branch: Branch, batch: int, places: int, room: int) -> Branch:
+        cache = branch.cache
+        return replace(branch, cache=cache.continued(places, cache.length + room, batch // cache.batch))
+
+    def _draw(self, hidden: Tensor, scale: int, seeds: Sequence[int], how: Draw) -> Sampled:
+        found = uniforms(seeds, scale, cells(self.grids)[scale], self.device)
+        return draw_sites(self.module, hidden[0], hidden[1] if len(hidden) > 1 else None, found, how)
 
     def _teach(self, prompt: str, scales: Sequence[Tensor]) -> Tensor:
         """Outputs [B, N, dim] that predict every token of the given scales, from their codes int64 [B, h, w].

@@ -53,7 +53,8 @@ def rotation(positions: Tensor, size: TransformerConfig) -> tuple[Tensor, Tensor
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads x [B, heads, N, head size] by cos and sin [N, head size] or [B, 1, N, head size]."""
     a, b = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+    c, s = (part.to(x.dtype).chunk(2, dim=-1)[0] for part in (cos, sin))  # their halves are alike
+    return torch.cat([a * c - b * s, b * c + a * s], dim=-1)
 
 
 def _pairs(size: TransformerConfig) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,4 @@
-"""What the sampler remembers.
-
-Keys and values of the text and of the scales sampled so far, a pair for each layer, which fork.
-"""
+"""What the sampler remembers: keys and values of the text and of the scales sampled so far; they fork."""
 
 from __future__ import annotations
 
@@ -9,35 +6,27 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from varl.policy.kv_cache import Segment, repeat, spread
+from varl.policy.kv_cache import KVCache, repeat
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch's cache.
+    """One branch: keys and values of its text and of the scales but the last.
 
-    text: batch 1, shared by every candidate; hidden: [1, dim] at <boi>; counter: position of <boi>.
+    cache: of fewer candidates than the state has, dividing them in order, where some share all that it holds. hidden:
+    [1, dim] at <boi>; counter: position of <boi>.
     """
 
-    text: Segment
+    cache: KVCache
     hidden: Tensor
     counter: int
-    scales: tuple[Segment, ...] = ()
-
-    def fork(self, copies: int) -> Branch:
-        """Repeat the visual part for every candidate.
-
-        What all candidates share (the text, a common prefix) stays one row.
-        """
-        return replace(self, scales=tuple(spread(segment, copies) for segment in self.scales))
 
 
 @dataclass(frozen=True)
 class NextFlowState:
-    """Caches of the conditional and, with guidance, the unconditional branch, and the last sampled scale's codes."""
+    """The conditional and, with guidance, the unconditional branch, and the last sampled scale's codes."""
 
-    conditional: Branch
-    unconditional: Branch | None
+    branches: tuple[Branch, ...]
     last: Tensor | None = None  # int64 [B, h, w]
     next_scale: int = 0
 
@@ -47,10 +36,13 @@ class NextFlowState:
         return 1 if self.last is None else int(self.last.shape[0])
 
     def fork(self, copies: int) -> NextFlowState:
-        """Every candidate ``copies`` times, next to each other; nothing is recomputed."""
+        """Every candidate ``copies`` times, next to each other; nothing is recomputed.
+
+        Keys and values are copied when the fork is continued, and not before.
+
+        Raises:
+            ValueError: nothing is sampled yet.
+        """
         if self.last is None:
             raise ValueError("nothing is sampled yet: seeds share a prefilled state without forking it")
-        uncond = self.unconditional and self.unconditional.fork(copies)
-        return replace(
-            self, conditional=self.conditional.fork(copies), unconditional=uncond, last=repeat(self.last, copies)
-        )
+        return replace(self, last=repeat(self.last, copies))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from varl.policy.kv_cache import KeyValue, Segment
+from varl.policy.kv_cache import KeyValue, KVCache, Lane, Segment, concatenated, lanes, slices
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
 from varl.policy.nextflow.text import BOI, SPECIALS
@@ -46,6 +46,10 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same."""
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            # Torch's own, without the two copies that it makes to and from float32.
+            scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)
+            return (x * scale).mul_(self.weight.to(x.dtype))
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -66,14 +70,28 @@ class Attention(nn.Module):
         self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
         """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x."""
-        b, n, _ = x.shape
-        q = rotate(self.q_norm(self._split(self.q_proj(x), self.heads)), *turn)
-        k = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)), *turn)
-        v = self._split(self.v_proj(x), self.kv_heads)
+        b = len(x)
+        q, k, v = self._project(x)
+        q, k = rotate(q, *turn), rotate(k, *turn)
         keys = torch.cat([*(old.expand(b, -1, -1, -1) for old, _ in past), k], dim=2)
         values = torch.cat([*(old.expand(b, -1, -1, -1) for _, old in past), v], dim=2)
         out = self._attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
-        return self.o_proj(out.transpose(1, 2).reshape(b, n, -1)), (k, v)
+        return self.o_proj(_join(out)), (k, v)
+
+    def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
+        """[lanes * B, n, dim] of one scale to the same; every lane's rows see what their lane has, and themselves.
+
+        turn: [lanes, 1, 1, n, head size].
+        """
+        q, k, v = (one.unflatten(0, (len(lanes), -1)) for one in self._project(x))  # type: ignore[no-untyped-call]
+        q, k = rotate(q, *turn), rotate(k, *turn)
+        outputs = [_join(self._attend(q[i], *lane.seen(k[i], v[i]), None)) for i, lane in enumerate(lanes)]
+        return self.o_proj(concatenated(outputs))  # type: ignore[no-any-return]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, N, head size], before rotation."""
+        q, k = (self._split(self.q_proj(x), self.heads), self._split(self.k_proj(x), self.kv_heads))
+        return self.q_norm(q), self.k_norm(k), self._split(self.v_proj(x), self.kv_heads)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() and mask is not None and self.heads == self.kv_heads:
@@ -105,9 +123,16 @@ class Block(nn.Module):
     ) -> tuple[Tensor, KeyValue]:
         """[B, N, dim] to the same, and this layer's new keys and values."""
         attended, kv = self.self_attn(self.input_layernorm(x), turn, past, mask)
-        x = x + attended
+        return self._mlp(x + attended), kv
+
+    def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
+        """[lanes * B, n, dim] of one scale to the same."""
+        return self._mlp(x + self.self_attn.sample(self.input_layernorm(x), turn, lanes))
+
+    def _mlp(self, x: Tensor) -> Tensor:
         h = self.post_attention_layernorm(x)
-        return x + self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h)), kv
+        gate = F.silu(self.gate_proj(h), inplace=not torch.is_grad_enabled())
+        return x + self.down_proj(gate * self.up_proj(h))  # type: ignore[no-any-return]
 
 
 class NextFlowTransformer(nn.Module):
@@ -167,6 +192,22 @@ class NextFlowTransformer(nn.Module):
             cache.append(kv)
         return self.norm(x), cache
 
+    def sample(self, codes: Codes, caches: Sequence[KVCache], keep: bool) -> Tensor:
+        """Normalised outputs [caches, B, n, dim] of one scale of B candidates in every branch, a cache each.
+
+        codes: vectors [B, n, C], the same in all branches; rotations [caches, 1, 1, n, head size], as their texts
+        differ in length. keep: whether the last n places of the caches are the scale's, to be written; else it sees
+        all of them.
+        """
+        x, outputs = self.embed_codes(codes.vectors, codes.scale), []
+        batch, n, _ = x.shape
+        for rows in slices(batch, n * len(caches), x.device):
+            part = x[rows].repeat(len(caches), 1, 1)
+            for index, layer in enumerate(self.layers):
+                part = layer.sample(part, codes.turn, lanes(caches, index, rows, n * keep))  # type: ignore[operator]
+            outputs.append(self.norm(part).unflatten(0, (len(caches), -1)))
+        return concatenated(outputs, 1)
+
     def visual_head(self) -> Tensor:
         """[codes, dim]: the head's rows of the visual codes."""
         return self.lm_head.weight[self.text_size :]
@@ -178,6 +219,11 @@ class NextFlowTransformer(nn.Module):
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., text vocabulary]: the head's text rows."""
         return F.linear(hidden, self.lm_head.weight[: self.text_size]).to(torch.float32)
+
+
+def _join(heads: Tensor) -> Tensor:
+    """[B, heads, N, head size] to [B, N, heads * head size]."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def build_adapter(config: NextFlowConfig) -> nn.Sequential:

@@ -94,7 +94,19 @@ def _load(files: Files, prompts: Prompts, settings: HPSv3Settings) -> RewardMode
     model.set_dtype(getattr(torch, settings.dtype))
     model.to_empty(device=settings.device)
     load_checkpoint(model, files.weights)
+    if settings.compile:
+        compile_layers(model)
     return model
+
+
+def compile_layers(model: RewardModel, backend: str = "inductor") -> None:
+    """Let torch.compile take each layer at its first forward, for batches and sequences of any size.
+
+    All layers of a half are one piece of code, compiled once. The decoder's last layer stays as it is: it answers for
+    one position of each row.
+    """
+    for layer in (*model.visual.blocks, *list(model.model.layers)[:-1]):
+        layer.compile(backend=backend, dynamic=True)
 
 
 def read_config(files: Files, prompts: Prompts) -> Qwen2VLConfig:

@@ -36,6 +36,11 @@ class HPSv3Settings(ServingSettings):
         "bfloat16", description="Numbers of the model; its head is float32 always."
     )
     device: str = Field("cuda", description="Device of the model: cuda, cuda:1, cpu, …")
+    compile: CliImplicitFlag[bool] = Field(
+        False,
+        description="Compile the native engine's layers with torch.compile, which fuses what lies between their matrix "
+        "products and takes about a minute at the start. A GPU wants triton for it, a CPU a C++ compiler.",
+    )
     max_batch: int = Field(8, ge=1, le=64, description="Images in one forward.")
     max_wait: float = Field(0.0, ge=0, description="Seconds that a free model waits for a fuller batch.")
     max_prompt_tokens: int = Field(1024, ge=1, le=16384, description="Tokens of a prompt.")
@@ -44,4 +49,6 @@ class HPSv3Settings(ServingSettings):
     def _one_source(self) -> Self:
         if (self.checkpoint is None) is not self.hub:
             raise ValueError("checkpoint or hub: exactly one of them says where the weights come from")
+        if self.compile and self.engine != "native":
+            raise ValueError("compile is for the native engine")
         return self

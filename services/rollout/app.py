@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -22,7 +23,9 @@ from redis.exceptions import RedisError
 from safetensors import SafetensorError
 
 from varl.launch.waits import Wait
+from varl.policy.base import TrainablePolicy
 from varl.policy.load import load
+from varl.services.rollout.capacity import batches, divide_device
 from varl.services.rollout.generation import Limits
 from varl.services.rollout.http_app import build_preview_app
 from varl.services.rollout.metrics import Metrics
@@ -76,7 +79,9 @@ class Service:
 
     def __init__(self, settings: RolloutServiceSettings) -> None:
         self._settings = settings
-        self._limits = Limits(settings.sample_batch, settings.decode_batch, settings.max_prompt_chars)
+        self._limits = Limits(
+            settings.sample_batch, settings.decode_batch, settings.max_prompt_chars, fixed=settings.batch_invariant
+        )
         self._name = settings.worker or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         places, default = Places(settings.max_waiting), settings.sampling.params()
         self._servicer = RolloutServicer(default, self._limits, settings.max_images, places)
@@ -197,7 +202,7 @@ class Service:
         for client in clients.values():
             await stack.enter_async_context(client)
         policy, queue, _ = await asyncio.gather(
-            thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin),
+            self._load(thread),
             self._connect(stack),
             self._rewards_ready(list(clients.values())),
         )
@@ -208,6 +213,15 @@ class Service:
         if queue is None:
             return None
         return Parts(policy, weights, thread, BatchScorer(clients, settings.score_batches), queue, self._metrics)
+
+    async def _load(self, thread: ModelThread) -> TrainablePolicy:
+        """Load the policy, then see how many sequences fit beside it."""
+        settings = self._settings
+        await thread.call(divide_device, settings.device, settings.device_share)
+        policy = await thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin)
+        sequences, guided = await thread.call(batches, settings)
+        self._limits = self._servicer.limits = self._preview.limits = replace(self._limits, sequences=sequences, guided=guided)
+        return policy
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
         limit_s = self._settings.ready_timeout_s

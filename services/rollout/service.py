@@ -32,11 +32,14 @@ class Model:
 
 
 class RolloutServicer:
-    """RolloutService; ``model`` is None until the policy is loaded and while the worker stops."""
+    """RolloutService; ``model`` is None until the policy is loaded and while the worker stops.
+
+    limits: of a batch, which may become smaller until then.
+    """
 
     def __init__(self, default: SamplingParams, limits: Limits, max_images: int, places: Places) -> None:
         self.model: Model | None = None
-        self._default, self._limits, self._max_images, self._places = default, limits, max_images, places
+        self._default, self.limits, self._max_images, self._places = default, limits, max_images, places
         self._intake = Intake(_SLOTS)
 
     @property
@@ -72,7 +75,7 @@ class RolloutServicer:
         if not 1 <= request.count <= self._max_images:
             raise ValueError(f"count must be in 1..{self._max_images}, got {request.count}")
         async with model.thread.exclusive():
-            steps = generate_images(model.policy, request.prompt, request.seed, request.count, params, self._limits)
+            steps = generate_images(model.policy, request.prompt, request.seed, request.count, params, self.limits)
             images = [encode_png(pixels) async for step in model.thread.steps(steps) for pixels in step.pixels]
             return rollout_pb2.GenerateResponse(images=images, weight_version=model.weights.version)
 

@@ -96,6 +96,9 @@ class RolloutServiceSettings(BaseSettings):
         None, description="Folder for published weights that come from elsewhere; default: a temporary one."
     )
     device: str = Field("cpu", description="Torch device of the policy: cpu, cuda:0, …")
+    device_share: float = Field(
+        1.0, gt=0, le=1, description="Part of a GPU's memory that this worker may take; workers on one GPU divide it."
+    )
     dtype: DtypeName = Field("float32", description="Of the policy's weights and arithmetic.")
     plugin: str = Field(
         "", description="package.module:function that loads model_dir; default: config.json names the architecture."
@@ -130,7 +133,14 @@ class RolloutServiceSettings(BaseSettings):
     concurrency: int = Field(
         2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored."
     )
-    sample_batch: int = Field(64, ge=1, description="Sequences sampled together; bounds the memory of the KV cache.")
+    sample_batch: int = Field(
+        64, ge=1, description="Sequences sampled together at most; fewer where a GPU has no room."
+    )
+    batch_invariant: CliImplicitFlag[bool] = Field(
+        False,
+        description="Fill every batch up to the same number of sequences: on a GPU, whose arithmetic depends on that "
+        "number, a candidate's tokens then do not depend on how many there are.",
+    )
     decode_batch: int = Field(8, ge=1, description="Images decoded together and sent to the rewards in one request.")
     score_batches: int = Field(
         8, ge=1, description="Requests to each reward in flight; when there are more, generation waits."

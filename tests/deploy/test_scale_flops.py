@@ -17,8 +17,9 @@ from benchmarks.scale import demand, flops
 from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task, drawing, teaching
 from tests.support.trajectory_builders import make_job
 from varl.policy.base import cells
-from varl.policy.kv_cache import KeyValue, Segment
+from varl.policy.kv_cache import KeyValue, KVCache, Segment
 from varl.policy.nextflow import NextFlowPolicy, build_random
+from varl.policy.nextflow.transformer import Codes
 from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.v1 import rollout_pb2
 
@@ -42,6 +43,7 @@ def policy() -> NextFlowPolicy:
 def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]:
     """What the transformer is asked for: ("run", rows, new, seen) and ("head", rows, positions)."""
     seen, run, head = Counter[tuple[str | int, ...]](), policy.module.run, policy.module.visual_logits
+    draw = policy.module.sample
 
     def spy_run(
         x: torch.Tensor, turn: KeyValue, past: Sequence[Segment], mask: torch.Tensor | None
@@ -49,12 +51,19 @@ def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]
         seen["run", x.shape[0], x.shape[1], sum(segment[0][0].shape[2] for segment in past)] += 1
         return run(x, turn, past, mask)
 
+    def spy_sample(codes: Codes, caches: Sequence[KVCache], keep: bool) -> torch.Tensor:
+        rows, new, _ = codes.vectors.shape
+        for cache in caches:
+            seen["run", rows, new, cache.length - new * keep] += 1
+        return draw(codes, caches, keep)
+
     def spy_head(hidden: torch.Tensor) -> torch.Tensor:
         seen["head", hidden.shape[0], hidden.shape[1]] += 1
         return head(hidden)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy.module, "run", spy_run)
+        patch.setattr(policy.module, "sample", spy_sample)
         patch.setattr(policy.module, "visual_logits", spy_head)
         yield seen
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.support.paths import ROOT
+from tests.support.plain_sampling import probabilities, sample
 from varl.policy.base import Sampled, SamplingParams, cells, scale_of_token
 from varl.policy.nextflow import NextFlowPolicy, build_random, load, load_tokenizer
 from varl.policy.nextflow.quantizer import SelfCorrection
 from varl.policy.nextflow.sequence import block_causal, padded_prompts
-from varl.policy.sampling import guidance, guided, probabilities, sample, uniforms
+from varl.policy.sampling import guidance, guided, uniforms
 from varl.policy.schedule import split_scales
 from varl.tiny.pretrain.train_policy import forward_batch
 
@@ -67,7 +68,7 @@ def test_a_few_sites_at_a_time_draw_the_same(
     policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sizes, head = sample_all(policy, [1, 2], params), [], policy.module.visual_logits
-    monkeypatch.setattr("varl.policy.nextflow.draw.SLICE", 32 * 2 * 5)  # five sites of two candidates
+    monkeypatch.setattr("varl.policy.nextflow.draw.CACHED", 32 * 2 * 5)  # five sites of two candidates
 
     def seen(hidden: Tensor) -> Tensor:
         sizes.append(hidden.shape[1])
@@ -94,6 +95,36 @@ def test_a_fork_continues_every_prefix(policy: NextFlowPolicy, split: int) -> No
     )[1]
     assert torch.equal(alone.tokens[0], rest.tokens[2])
     assert not torch.equal(rest.tokens[0], rest.tokens[1])
+
+
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_a_state_can_be_continued_any_number_of_times(policy: NextFlowPolicy, params: SamplingParams) -> None:
+    """Continuations share memory; what one writes must not reach the others."""
+    state, _ = policy.sample(policy.prefill(PROMPT, params.cfg > 0), 2, [5, 6], params)
+    first, whole = policy.sample(state, 4, [21, 22], params)
+    other, _ = policy.sample(state, 4, [31, 32], params)
+    again = policy.sample(state, 4, [21, 22], params)[1]
+    assert torch.equal(again.tokens, whole.tokens)
+    last = len(policy.grids)
+    ends = [policy.sample(one, last, [41, 42], params)[1].tokens for one in (first, other, first.fork(1))]
+    assert torch.equal(ends[0], ends[2]) and not torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("params", SAMPLERS)
+def test_a_few_candidates_at_a_time_draw_the_same(
+    policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes, norm = sample_all(policy, [1, 2, 3, 4, 5], params), [], policy.module.norm.forward
+    monkeypatch.setattr("varl.policy.kv_cache.CACHED", 2 * 64)
+
+    def seen(x: Tensor) -> Tensor:
+        sizes.append(x.shape[0] * x.shape[1])
+        return norm(x)
+
+    monkeypatch.setattr(policy.module.norm, "forward", seen)
+    sliced = sample_all(policy, [1, 2, 3, 4, 5], params)
+    assert max(sizes) == 2 * 64  # two candidates of the last scale, or one with and without its prompt
+    assert torch.equal(sliced.tokens, whole.tokens)
 
 
 @pytest.mark.parametrize("split", [1, 3, 4])

@@ -150,6 +150,28 @@ def test_batch_limits_bound_the_batches_and_change_nothing_else(
     )
 
 
+@pytest.mark.parametrize("stage", [FULL, PREFIX, SUFFIX])
+def test_batches_of_a_fixed_size_give_the_same_group(
+    policy: NextFlowPolicy, stage: rollout_pb2.Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = 2 if stage == PREFIX else 1
+    wide, images = run(policy, stage_job(stage, group_size=5, continuations=copies))
+    sizes, sample = list[int](), policy.sample
+
+    def seen(state: Any, to_scale: int, seeds: Sequence[int], *more: Any) -> Any:  # noqa: ANN401
+        sizes.append(len(seeds))
+        return sample(state, to_scale, seeds, *more)
+
+    monkeypatch.setattr(policy, "sample", seen)
+    for group in (5, 3):
+        sizes.clear()
+        limits = Limits(sequences=4, decode=8, fixed=True)
+        found, some = run(policy, stage_job(stage, group_size=group, continuations=copies), limits)
+        assert found.tokens == wide.tokens[:group] and list(some) == list(images)[: group * copies]
+        # A suffix group's one prefix is a batch of its own; continued prefixes are half as many as their images.
+        assert set(sizes) == {FULL: {4}, PREFIX: {2, 4}, SUFFIX: {1, 4}}[stage]
+
+
 def test_another_seed_gives_another_group(policy: NextFlowPolicy) -> None:
     assert run(policy, stage_job(PREFIX, seed=7))[0].tokens != run(policy, stage_job(PREFIX, seed=8))[0].tokens
 

@@ -18,6 +18,7 @@ from tests.support.trajectory_builders import BITS, make_group
 from varl.policy.base import Layout, SamplingParams, TrainablePolicy, cells, layout_of
 from varl.policy.infinity import InfinityConfig, TokenizerConfig
 from varl.policy.infinity.config import PRESETS
+from varl.policy.ledger import held_bytes
 from varl.policy.load import load, load_blank
 from varl.policy.model_config import ModelConfig
 from varl.policy.nextflow.paper import paper_config
@@ -29,7 +30,6 @@ from varl.trainer.recipe.describe import to_toml
 from varl.trainer.recipe.dry_run import dry_run_with_sizes
 from varl.trainer.recipe.size import passes
 from varl.trainer.recipe.size.fit import DeviceMemoryError, check_fits
-from varl.trainer.recipe.size.ledger import held_bytes
 from varl.trainer.recipe.size.messages import update_bytes
 from varl.trainer.recipe.size.size import longest, measure_parameters, stages_of, trainer_memory, update_size
 from varl.trainer.recipe.size.table import describe_size
@@ -75,14 +75,14 @@ def test_infinitys_cache_holds_keys_and_values_alone(tmp_path: Path) -> None:
     policy = random_policy(SQUARE)
     policy.save(tmp_path / "model")
     state, _ = policy.sample(policy.prefill(PROMPT, False), 4, [1, 2], SamplingParams())
-    size, kept = SQUARE.transformer, sum(cells(SQUARE.grids)[1:-1])
-    pairs = 2 * 4 * size.depth * size.width * (2 * kept + 1)  # the first scale is one row for both
-    assert held_bytes(state.conditional.scales) == pairs
+    size, kept = SQUARE.transformer, sum(cells(SQUARE.grids)[:-1])
+    pairs = 2 * 4 * size.depth * size.width * 2 * kept
+    assert held_bytes(state.branches[0].cache) == pairs
     rows = len(policy.text.rows(PROMPT))
     blank = load_blank(tmp_path / "model", "float32")
-    assert len(blank.prefill(PROMPT, False).conditional.text.memory) < rows  # type: ignore[attr-defined]  # bytes, here
+    assert len(blank.prefill(PROMPT, False).branches[0].prompt.text.memory) < rows  # type: ignore[attr-defined]  # bytes, here
     blank_state, _ = blank.sample(blank.prefill(PROMPT, False), 4, [1, 2], SamplingParams())
-    assert held_bytes(blank_state.conditional.scales) == pairs  # type: ignore[attr-defined]
+    assert held_bytes(blank_state.branches[0].cache) == pairs  # type: ignore[attr-defined]
 
 
 def test_flops_are_those_of_a_real_pass_and_layers_are_extrapolated(tmp_path: Path, tiny: TrainablePolicy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from varl.policy.base import SamplingParams, cells
 from varl.policy.distributions import Bitwise, unpack_bits
 from varl.policy.infinity import InfinityPolicy
 from varl.policy.infinity.blocks import Block
-from varl.policy.infinity.transformer import Scales
+from varl.policy.infinity.transformer import Prompt, Scales
+from varl.policy.kv_cache import KVCache
 from varl.policy.schedule import split_scales
 
 PROMPT, LONGER = "a red sign", "a red sign that says 'BREAD'"
@@ -50,8 +52,7 @@ def test_the_logits_of_a_bit_stand_next_to_each_other(policy: InfinityPolicy) ->
 
 
 def test_there_are_as_many_unconditional_rows_as_the_prompt_has(policy: InfinityPolicy) -> None:
-    short, long = (policy.prefill(prompt, True).unconditional for prompt in (PROMPT, LONGER))
-    assert short is not None and long is not None
+    short, long = (policy.prefill(prompt, True).branches[1].prompt for prompt in (PROMPT, LONGER))
     assert len(short.text.memory) == len(PROMPT) + 1 and len(long.text.memory) == len(LONGER) + 1
     assert not torch.allclose(short.text.pooled, long.text.pooled)
     with torch.no_grad():
@@ -76,7 +77,7 @@ def test_the_head_is_modulated_by_the_pooled_prompt_itself(policy: InfinityPolic
         scale, shift = F.linear(F.silu(text.pooled), *module.head_nm.ada_lin[1].parameters()).chunk(2, -1)
         expected = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
         expected = F.linear(expected, module.head.weight, module.head.bias)
-        torch.testing.assert_close(module._logits(x, text).flatten(2), expected)
+        torch.testing.assert_close(module._logits(x, text.pooled).flatten(2), expected)
         pooled = module.text_proj_for_sos(module.text_norm(ByteRows().rows(PROMPT)))
     torch.testing.assert_close(text.pooled, pooled)
     modulation = module.shared_ada_lin[1](F.silu(pooled)).view(1, 1, 6, -1)  # of the blocks, and of nothing else
@@ -166,16 +167,24 @@ def test_nothing_is_dropped_at_random_in_training(policy: InfinityPolicy) -> Non
     assert torch.equal(rows, kept)
 
 
-def test_the_cache_never_holds_the_last_scale_and_continuations_share_what_they_have_in_common() -> None:
+def test_the_cache_never_holds_the_last_scale_and_a_fork_is_copied_when_it_is_continued() -> None:
     policy = random_policy(TALL)
     after, _ = policy.sample(policy.prefill(PROMPT, True), 2, [1], GUIDED)
-    assert after.fork(3).conditional.scales[0][0][0] is after.conditional.scales[0][0][0]
-    whole, _ = policy.sample(after, len(policy.grids), [1, 2, 3], GUIDED)
-    assert whole.unconditional is not None
-    for branch in (whole.conditional, whole.unconditional):
-        assert [segment[0][0].shape[2] for segment in branch.scales] == cells(policy.grids[:-1])
-        # the third scale is computed once, then sampled for three
-        assert [len(segment[0][0]) for segment in branch.scales] == [1, 1, 1, 3]
+    assert after.fork(3).branches[0].cache is after.branches[0].cache
+    counts, rows, seen = cells(policy.grids), [], policy.module.sample
+
+    def spy(prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache]) -> Tensor:
+        rows.append(len(run.inputs) if run.inputs is not None else 1)
+        return seen(prompts, run, caches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy.module, "sample", spy)
+        whole, _ = policy.sample(after, len(policy.grids), [1, 2, 3], GUIDED)
+    assert rows == [1, 3, 3]  # the third scale is computed once, then sampled for three
+    assert len(whole.branches) == 2
+    for branch in whole.branches:
+        kept, memory = sum(counts[:-1]), branch.cache.memory.room
+        assert branch.cache.length == kept and memory.shape[2] == 3 and memory.shape[4] == kept
 
 
 def test_scoring_computes_a_common_prefix_once(policy: InfinityPolicy) -> None:

@@ -9,11 +9,11 @@ from functools import cache
 import torch
 
 from varl.policy.base import cells
+from varl.policy.ledger import Ledger, held_bytes
 from varl.policy.load import BlankPolicy, load_blank
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import ModelSettings, ObjectiveSettings, SamplingSettings
-from varl.trainer.recipe.size.ledger import Ledger, held_bytes
 
 # A rollout worker's flags --sample-batch and --decode-batch, which no recipe sets.
 SAMPLE_BATCH, DECODE_BATCH = 64, 8

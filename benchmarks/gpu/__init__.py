@@ -1,0 +1,1 @@
+"""What the models reach on one GPU, with random weights at their true sizes: ``make bench-gpu``."""
