@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy import parameters
+from varl.policy import lora, parameters
 from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
 from varl.policy.images import to_pixels
@@ -24,7 +24,7 @@ from varl.policy.infinity.transformer import InfinityTransformer, Scales
 from varl.policy.kv_cache import KeyValue, repeat
 from varl.policy.sampling import check_request, guidance, guided, sample_bits, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
-from varl.policy.tensor_files import load_module, save_module
+from varl.policy.tensor_files import save_module, save_state
 
 WEIGHTS, TOKENIZER = "policy.safetensors", "tokenizer.safetensors"
 
@@ -73,6 +73,11 @@ class InfinityPolicy:
     def bits_per_site(self) -> int:
         """Bits of a token."""
         return self.config.tokenizer.bits_per_site
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The linear layers of the blocks, and the two of the same names in the prompt's pooling."""
+        return "mat_qkv", "mat_q", "mat_kv", "proj", "fc1", "fc2"
 
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> InfinityState:
@@ -148,23 +153,21 @@ class InfinityPolicy:
         return parameters.parameter_groups(self.module)
 
     def load_weights(self, path: str) -> None:
-        """Replace the transformer's weights.
-
-        Raises:
-            ValueError: names or shapes differ from this model's.
-            OSError: the file cannot be read.
-        """
-        load_module(self.module, Path(path))
+        """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""
+        lora.load_weights(self.module, Path(path))
 
     def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
-        save_module(self.module, Path(path), dtype)
+        """Write what is trained of the transformer as safetensors, as varl.policy.lora.save_weights does."""
+        lora.save_weights(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts."""
+        """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts.
+
+        Adapters are merged.
+        """
         folder = Path(model_dir)
         self.config.write(folder)
-        save_module(self.module, folder / WEIGHTS, dtype)
+        save_state(lora.merged_state(self.module), folder / WEIGHTS, dtype)
         save_module(self.tokenizer, folder / TOKENIZER, torch.float32)
 
     def _sample_scale(
