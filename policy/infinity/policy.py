@@ -135,14 +135,14 @@ class InfinityPolicy:
         """
         scales, rows = split_scales(tokens.to(self.device), self.grids), self._rows(prompt)
         first = sum(cells(self.grids[:from_scale]))
-        logits = self._teach(rows, scales)[:, first:]
+        hidden, head = self._teach(rows, scales)[:, first:], self.module.bit_head()
         if sampling is None:
-            return Bitwise(logits)
+            return Bitwise(hidden, head=head)
         away = None
         if sampling.cfg > 0:
             strength = site_guidance(sampling, self.grids, range(from_scale, len(scales)), self.device)
             away = Guidance(self._teach(len(rows), scales)[:, first:], strength)
-        return Bitwise(logits, sampling.temperature, away)
+        return Bitwise(hidden, sampling.temperature, away, head)
 
     def select(self, trainable: Trainable) -> None:
         """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
@@ -196,7 +196,7 @@ class InfinityPolicy:
         return replace(branch, scales=(*branch.scales, *kept)), logits[..., 1] - logits[..., 0]
 
     def _teach(self, text: Tensor | int, scales: Sequence[Tensor]) -> Tensor:
-        """Logits float32 [B, N, bits, 2] of every token of the given scales, from their tokens int64 [B, h, w].
+        """Outputs [B, N, width] that predict every token of the given scales, from their tokens int64 [B, h, w].
 
         What the candidates share, the prompt and a common prefix, is computed once for all of them.
         """
@@ -205,8 +205,8 @@ class InfinityPolicy:
         runs = [self._scales(0, shared + 1, torch.cat(common, 1) if common else None, keep=shared + 1 < len(scales))]
         if shared + 1 < len(scales):
             runs.append(self._scales(shared + 1, len(scales), torch.cat(inputs[shared:], 1), keep=False))
-        _, outputs, _ = self.module(text, runs)
-        return torch.cat([out.expand(len(scales[0]), -1, -1, -1) for out in outputs], 1)
+        _, outputs, _ = self.module(text, runs, heads=False)
+        return torch.cat([out.expand(len(scales[0]), -1, -1) for out in outputs], 1)
 
     def _inputs(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """What scales 1 … t-1 are predicted from, float32 [B, h*w, bits] each."""
