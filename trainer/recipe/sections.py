@@ -353,7 +353,7 @@ class MetricsSettings(Section):
 
     diagnostics_every: Count = Field(
         default=10,
-        description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off",
+        description="updates between gradient norms by scale (at most one more backward pass); 0: off",
     )
     samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
     sample_prompts: PositiveInt = Field(
