@@ -43,6 +43,16 @@ class RunSettings(Section):
     threads: Count = Field(default=0, description="CPU threads of torch; 0: torch's own choice")
 
 
+class LoraSettings(Section):
+    """Low-rank adapters in place of full tuning (varl.policy.lora); they have no dropout, which samplers lack too."""
+
+    rank: Count = Field(default=0, description="of the adapters; 0: none, the weights themselves are trained")
+    alpha: PositiveFloat = Field(default=32.0, description="the adapters' product is multiplied by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        default=(), description="linear layers that get adapters, by the last part of their names; empty: all of them"
+    )
+
+
 class ModelSettings(Section):
     """The policy that is trained."""
 
@@ -61,6 +71,13 @@ class ModelSettings(Section):
     trainable: Trainable = Field(
         default="all", description="which parameters are trained: all, or the model's gains alone"
     )
+    lora: LoraSettings = LoraSettings()
+
+    @model_validator(mode="after")
+    def _adapters_or_gains(self) -> ModelSettings:
+        if self.lora.rank and self.trainable != "all":
+            raise ValueError(f"lora.rank: adapters are trained in place of the {self.trainable}, set one of them")
+        return self
 
 
 class PromptSettings(Section):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import Evaluation, ParameterGroups, TrainablePolicy
+from varl.policy.lora import adapters_off
 from varl.trainer.objectives.grpo import group_advantages, is_zero_std, k3_kl
 from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
@@ -81,6 +82,8 @@ def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> to
 class Updater:
     """Gradients and steps of one policy against one frozen reference policy.
 
+    The reference may be the policy itself where that has adapters: it is then its base, the adapters being off.
+
     ``norms``: gradient norms of the last steps by stage (its scales), which the guard against exploding ones compares
     with; part of a checkpoint, as everything is that decides what an update does.
     """
@@ -100,7 +103,8 @@ class Updater:
         self.moves_reference = objective.kl_anchor == "previous"
         self.optimizer = build_optimizer(policy.parameter_groups(), optimizer)
         policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
-        reference.module.eval().requires_grad_(False)
+        if reference is not policy:
+            reference.module.eval().requires_grad_(False)
 
     def update(
         self, groups: Sequence[GroupBatch], update: int, by_scale: bool
@@ -247,7 +251,7 @@ class Updater:
         """Evaluate a group's trained tokens by policy and reference, both under the recipe's distribution."""
         start, sampling = group.scales.start, group.sampling
         own = self.policy.distribution(group.prompt, tokens, start, sampling)
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(self.reference.module):
             reference = self.reference.distribution(group.prompt, tokens, start, sampling)
         return own.evaluate(tokens[:, -sum(group.steps) :], reference)
 
