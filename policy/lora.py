@@ -49,8 +49,7 @@ def attach(module: nn.Module, lora: Lora, seed: int = 0) -> None:
     A is random and B is 0, so they change nothing yet. seed: of A, whatever torch's global random state is.
 
     Raises:
-        ValueError: a target is the name of no linear layer.
-        ModuleNotFoundError: peft is not installed.
+        ValueError: a target is the name of no linear layer, or peft is not installed.
     """
     linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     unknown = [target for target in lora.targets if not any(_ends(name, target) for name in linear)]
@@ -86,7 +85,10 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
         return module.state_dict()
     state = {name + A: layer.lora_A[NAME].weight.detach() for name, layer in layers.items()}
     state |= {name + B: layer.lora_B[NAME].weight.detach() for name, layer in layers.items()}
-    return state | {ALPHA: torch.tensor([_alpha(layers)], dtype=torch.float64), BASE: module.lora_base}  # type: ignore[dict-item]
+    return state | {
+        ALPHA: torch.tensor([_alpha(layers)], dtype=torch.float64),
+        BASE: module.get_buffer("lora_base"),
+    }
 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
@@ -160,9 +162,11 @@ def _check_adapters(
 
 
 def _inject(module: nn.Module, rank: int, alpha: float, names: Sequence[str]) -> None:
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and a model without adapters needs none
-
-    module.lora_base = _mark(module)  # type: ignore[assignment]
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and a model without adapters needs none
+    except ModuleNotFoundError as error:
+        raise ValueError(f"adapters need: pip install 'varl[lora]' (there is no module {error.name} here)") from error
+    module.register_buffer("lora_base", _mark(module), persistent=False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names), lora_dropout=0.0)
     inject_adapter_in_model(config, module, NAME)
     for layer in _layers(module).values():

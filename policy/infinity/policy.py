@@ -15,6 +15,7 @@ from varl.policy import lora, parameters
 from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
 from varl.policy.images import to_pixels
+from varl.policy.infinity import export
 from varl.policy.infinity.config import InfinityConfig
 from varl.policy.infinity.rope import rotation
 from varl.policy.infinity.state import Branch, InfinityState
@@ -169,6 +170,12 @@ class InfinityPolicy:
         self.config.write(folder)
         save_state(lora.merged_state(self.module), folder / WEIGHTS, dtype)
         save_module(self.tokenizer, folder / TOKENIZER, torch.float32)
+
+    def export(self, folder: Path, dtype: torch.dtype | None = None) -> str:
+        """Write the published files, adapters merged; the tokenizer's are float32 (varl.policy.infinity.export)."""
+        state = {name: value.to("cpu", dtype or value.dtype) for name, value in lora.merged_state(self.module).items()}
+        tokenizer = {name: value.to("cpu", torch.float32) for name, value in self.tokenizer.state_dict().items()}
+        return export.write(self.config, state, tokenizer, folder)
 
     def _sample_scale(
         self, state: InfinityState, scale: int, seeds: Sequence[int], params: SamplingParams, log_probs: LogProbs

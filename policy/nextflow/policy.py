@@ -178,6 +178,11 @@ class NextFlowPolicy:
         self.save_tokenizer(model_dir, dtype)
         save_state(lora.merged_state(self.module), Path(model_dir) / "policy.safetensors", dtype)
 
+    def export(self, folder: Path, dtype: torch.dtype | None = None) -> str:
+        """Write a model folder, adapters merged: no other format of this model is published."""
+        self.save(folder, dtype)
+        return "A model folder of varl: `varl generate PROMPT --model DIR`, or `varl.policy.load.load(DIR)` in Python."
+
     def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
         """All of that but policy.safetensors, for a transformer that is still to be trained."""
         self.config.write(Path(model_dir))
