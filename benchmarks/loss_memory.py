@@ -4,7 +4,7 @@ Whole log-softmaxes as before, and varl.policy.distributions.
 Each way runs in a process of its own, from the transformer's outputs to the gradients of outputs and head, and its peak
 is the process's largest resident set (which only grows, hence the processes) less what was resident before: weights,
 outputs and gradient buffers' places in torch are in the latter. tracemalloc would not see torch's memory. 1 stands for
-the logits themselves, [sites, codes] in float32.
+the logits themselves, [sites, codes] or, with --bits, [sites, 2 bits] in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.shared import Row, report
-from varl.policy.distributions import Categorical
+from varl.policy.distributions import Bitwise, Categorical, unpack_bits
 
 DIM = 256
 Inputs = tuple[
@@ -62,14 +62,35 @@ def from_hidden(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor,
     return found.log_probs, found.kl, found.entropy
 
 
+def whole_bits(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, tokens: Tensor) -> Parts:
+    """The formulas of independent bits on whole logits, one after another."""
+    odds = F.linear(hidden, head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]
+    with torch.no_grad():
+        reference = F.linear(other, other_head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]
+    log_probs = F.logsigmoid(torch.where(unpack_bits(tokens, odds.shape[-1]), odds, -odds)).sum(-1)
+    kl = sum((side * odds).sigmoid() * (F.logsigmoid(side * odds) - F.logsigmoid(side * reference)) for side in (1, -1))
+    with torch.no_grad():
+        entropy = -sum((side * odds).sigmoid() * F.logsigmoid(side * odds) for side in (1, -1))
+    return log_probs, kl.sum(-1), entropy.sum(-1)  # type: ignore[union-attr]
+
+
+def bits_from_hidden(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, tokens: Tensor) -> Parts:
+    """A distribution of bits that applies the head itself, as Infinity's does."""
+    zero = head.new_zeros(len(head))
+    found = Bitwise(hidden, head=(head, zero)).evaluate(tokens, Bitwise(other, head=(other_head, zero)))
+    return found.log_probs, found.kl, found.entropy
+
+
 WAYS: dict[str, Callable[..., Parts]] = {"whole": whole, "from logits": from_logits, "from hidden states": from_hidden}
+BIT_WAYS: dict[str, Callable[..., Parts]] = {"whole": whole_bits, "from hidden states": bits_from_hidden}
 
 
-def inputs(sites: int, codes: int) -> Inputs:
+def inputs(sites: int, codes: int, bits: bool) -> Inputs:
+    """codes: rows of the head; with ``bits`` two for each bit of a token."""
     generator = torch.Generator().manual_seed(0)
     hidden, other = (torch.randn(1, sites, DIM, generator=generator) for _ in range(2))
     head = 0.1 * torch.randn(codes, DIM, generator=generator)
-    tokens = torch.randint(codes, (1, sites), generator=generator)
+    tokens = torch.randint(2 ** (codes // 2) if bits else codes, (1, sites), generator=generator)
     return hidden.requires_grad_(), head.requires_grad_(), hidden.detach() + 0.1 * other, head.detach(), tokens
 
 
@@ -87,28 +108,28 @@ def step(way: Callable[..., Parts], given: Inputs) -> tuple[Parts, Tensor, Tenso
     return parts, given[0].grad, given[1].grad
 
 
-def child(name: str, sites: int, codes: int, file: Path) -> None:
+def child(name: str, sites: int, codes: int, bits: bool, file: Path) -> None:
     """Measure one way; prints JSON and leaves its values in ``file``."""
-    step(WAYS[name], inputs(8, 64))  # what torch loads at its first use
-    given = inputs(sites, codes)
+    way = (BIT_WAYS if bits else WAYS)[name]
+    step(way, inputs(8, 16, bits))  # what torch loads at its first use
+    given = inputs(sites, codes, bits)
     before, start = resident(), time.perf_counter()
-    parts, *gradients = step(WAYS[name], given)
+    parts, *gradients = step(way, given)
     seconds, peak = time.perf_counter() - start, resident() - before
     names = ("log_probs", "kl", "entropy", "gradient of hidden states", "gradient of head")
     save_file({key: value.detach().contiguous() for key, value in zip(names, (*parts, *gradients), strict=True)}, file)
     print(json.dumps({"peak": peak, "seconds": seconds}))
 
 
-def measure(sites: int, codes: int) -> list[Row]:
+def measure(sites: int, codes: int, bits: bool) -> list[Row]:
     """A row for each way; differences are the largest of any value, those of gradients over the largest gradient."""
     rows, unit = list[Row](), 4 * sites * codes
     with TemporaryDirectory() as folder:
-        for name in WAYS:
+        for name in BIT_WAYS if bits else WAYS:
             file = Path(folder) / f"{name}.safetensors"
             command = [sys.executable, "-m", "benchmarks.loss_memory", "--child", name, "--file", str(file)]
-            done = subprocess.run(
-                [*command, "--sites", str(sites), "--codes", str(codes)], check=True, stdout=subprocess.PIPE
-            )
+            sizes = ["--sites", str(sites), *(["--bits", str(codes // 2)] if bits else ["--codes", str(codes)])]
+            done = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE)
             found, expected = json.loads(done.stdout), load_file(Path(folder) / "whole.safetensors")
             gaps = {key: float((value - expected[key]).abs().max()) for key, value in load_file(file).items()}
             values = max(gap for key, gap in gaps.items() if "gradient" not in key)
@@ -128,13 +149,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
     parser.add_argument("--sites", type=int, default=4096)
     parser.add_argument("--codes", type=int, default=32768)
+    parser.add_argument("--bits", type=int, help="bits of a token, in place of codes")
     parser.add_argument("--child", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    codes = 2 * given.bits if given.bits else given.codes
     if given.child:
-        child(given.child, given.sites, given.codes, given.file)
+        child(given.child, given.sites, codes, bool(given.bits), given.file)
         return
-    report("loss_memory", {"sites": given.sites, "codes": given.codes, "dim": DIM}, measure(given.sites, given.codes))
+    sizes = {"sites": given.sites, "dim": DIM, **({"bits": given.bits} if given.bits else {"codes": given.codes})}
+    report("loss_memory_bits" if given.bits else "loss_memory", sizes, measure(given.sites, codes, bool(given.bits)))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,10 @@ class Policy(Protocol):
         """
 
     def load_weights(self, path: str) -> None:
-        """Replace the trained weights by those of a safetensors file; unknown or missing names raise ValueError."""
+        """Replace the trained weights by those of a safetensors file; unknown or missing names raise ValueError.
+
+        The file may hold adapters alone (varl.policy.lora), which are then attached.
+        """
 
 
 def layout_of(policy: Policy) -> Layout:
@@ -213,6 +216,13 @@ class TrainablePolicy(Policy, Protocol):
     def module(self) -> torch.nn.Module:
         """What is trained; its parameters have stable names."""
 
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Last parts of the names of the linear layers that may have adapters (varl.policy.lora), all of them called.
+
+        None of them is a head whose weight is used without a call. All get adapters unless a recipe names some.
+        """
+
     def select(self, trainable: Trainable) -> None:
         """Let these parameters, and no others, require a gradient."""
 
@@ -220,7 +230,7 @@ class TrainablePolicy(Policy, Protocol):
         """The parameters that require a gradient."""
 
     def save_weights(self, path: str) -> None:
-        """Write the module's weights as safetensors, whole or not at all."""
+        """Write the module's weights, or its adapters alone if it has some, as safetensors, whole or not at all."""
 
 
 def index_bits(codes: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -37,21 +37,13 @@ def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | Non
     part.replace(path)
 
 
-def load_module(module: nn.Module, path: Path) -> None:
-    """Replace a module's state by that of a safetensors file, converted to the module's dtype.
-
-    Raises:
-        ValueError: names or shapes differ from the module's.
-        OSError: the file cannot be read.
-    """
-    loaded = load_file(path)  # mapped: what is copied below is the only copy on the module's device
-    check_state(module, loaded, str(path))
-    module.load_state_dict(loaded)
-
-
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise ValueError, with the first few names, where a state's names or shapes differ from the module's."""
-    own = module.state_dict()
+    check_names(module.state_dict(), state, source)
+
+
+def check_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """The same, compared with the tensors that a model takes."""
     shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
     wrong = {"lacks": own.keys() - state.keys(), "also holds": state.keys() - own.keys(), "has other shapes of": shapes}
     told = [f"{what} {_first(names)}" for what, names in wrong.items() if names]

@@ -23,6 +23,7 @@ from varl.trainer.disk.retry import StorageError
 from varl.trainer.loop import RolloutFailedError, RunInUseError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.trained import choose_trained
 from varl.trajectories.access import RedisAccess, require_usable
 from varl.trajectories.collect import RolloutTimeoutError
 from varl.trajectories.lease import Lease, RunHeldError, held
@@ -48,13 +49,24 @@ PROBLEMS = (
 
 
 def load_policies(recipe: Recipe) -> tuple[TrainablePolicy, TrainablePolicy]:
-    """Load the base model twice, to be trained and as the reference; sets torch's threads as the recipe says."""
+    """The base model to be trained, and the reference; sets torch's threads as the recipe says.
+
+    The reference is a second copy or, where adapters are trained, the very same policy, whose adapters are then off.
+
+    Raises:
+        ValueError: the model's files or ``model.lora`` do not fit.
+        OSError: a file is missing or cannot be read.
+    """
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    model = recipe.model
-    trained, reference = (load(model.dir, recipe.run.device, model.dtype, model.plugin) for _ in range(2))
-    trained.select(model.trainable)
+    trained = _load(recipe)
+    reference = trained if recipe.model.lora.rank else _load(recipe)
+    choose_trained(trained, recipe.model, recipe.run.seed)
     return trained, reference
+
+
+def _load(recipe: Recipe) -> TrainablePolicy:
+    return load(recipe.model.dir, recipe.run.device, recipe.model.dtype, recipe.model.plugin)
 
 
 def given_redis(recipe: Recipe) -> str:

@@ -20,6 +20,17 @@ EPSILON = 1e-6  # of all normalisations
 SHARPEST = math.log(100)  # bound of the logarithm of a head's scale
 
 
+class GivenBias(nn.Linear):
+    """A linear layer whose bias is given with the input: the files hold it in parts, some of them all zero."""
+
+    def __init__(self, source: int, width: int) -> None:
+        super().__init__(source, width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """[..., source] to [..., width]; bias: [width]."""
+        return F.linear(x, self.weight, bias)
+
+
 class SelfAttention(nn.Module):
     """Attention by the cosine of queries and keys, times a learned scale a head, with rotary positions."""
 
@@ -29,7 +40,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
-        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.mat_qkv = GivenBias(width, 3 * width)
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -62,7 +73,7 @@ class SelfAttention(nn.Module):
 
     def _project(self, x: Tensor, turn: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
         bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])
-        q, k, v = (_split(one, self.heads) for one in F.linear(x, self.mat_qkv.weight, bias).chunk(3, -1))
+        q, k, v = (_split(one, self.heads) for one in self.mat_qkv(x, bias).chunk(3, -1))
         q = F.normalize(q, dim=-1, eps=1e-12) * self.scale_mul_1H11.clamp_max(SHARPEST).exp()
         k = F.normalize(k, dim=-1, eps=1e-12)
         return rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype), v
@@ -76,14 +87,14 @@ class TextAttention(nn.Module):
     def __init__(self, width: int, source: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.mat_kv = nn.Linear(source, 2 * width, bias=False)
+        self.mat_kv = GivenBias(source, 2 * width)
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))  # keys have no bias, yet the files hold its zeros
         self.proj = nn.Linear(width, width)
 
     def read(self, rows: Tensor) -> KeyValue:
         """Keys and values [1, heads, L, head size] of rows [L, source]."""
-        pair = F.linear(rows[None], self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias])).chunk(2, -1)
+        pair = self.mat_kv(rows[None], torch.cat([self.zero_k_bias, self.v_bias])).chunk(2, -1)
         keys, values = (_split(one, self.heads) for one in pair)
         return keys, values
 

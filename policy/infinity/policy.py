@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy import parameters
+from varl.policy import lora, parameters
 from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
 from varl.policy.images import to_pixels
+from varl.policy.infinity import export
 from varl.policy.infinity.config import InfinityConfig
 from varl.policy.infinity.rope import rotation
 from varl.policy.infinity.state import Branch, InfinityState
@@ -24,7 +25,7 @@ from varl.policy.infinity.transformer import InfinityTransformer, Scales
 from varl.policy.kv_cache import KeyValue, repeat
 from varl.policy.sampling import check_request, guidance, guided, sample_bits, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
-from varl.policy.tensor_files import load_module, save_module
+from varl.policy.tensor_files import save_module, save_state
 
 WEIGHTS, TOKENIZER = "policy.safetensors", "tokenizer.safetensors"
 
@@ -73,6 +74,11 @@ class InfinityPolicy:
     def bits_per_site(self) -> int:
         """Bits of a token."""
         return self.config.tokenizer.bits_per_site
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The linear layers of the blocks, and the two of the same names in the prompt's pooling."""
+        return "mat_qkv", "mat_q", "mat_kv", "proj", "fc1", "fc2"
 
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> InfinityState:
@@ -136,14 +142,14 @@ class InfinityPolicy:
         """
         scales, rows = split_scales(tokens.to(self.device), self.grids), self._rows(prompt)
         first = sum(cells(self.grids[:from_scale]))
-        logits = self._teach(rows, scales)[:, first:]
+        hidden, head = self._teach(rows, scales)[:, first:], self.module.bit_head()
         if sampling is None:
-            return Bitwise(logits)
+            return Bitwise(hidden, head=head)
         away = None
         if sampling.cfg > 0:
             strength = site_guidance(sampling, self.grids, range(from_scale, len(scales)), self.device)
             away = Guidance(self._teach(len(rows), scales)[:, first:], strength)
-        return Bitwise(logits, sampling.temperature, away)
+        return Bitwise(hidden, sampling.temperature, away, head)
 
     def select(self, trainable: Trainable) -> None:
         """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
@@ -154,24 +160,28 @@ class InfinityPolicy:
         return parameters.parameter_groups(self.module)
 
     def load_weights(self, path: str) -> None:
-        """Replace the transformer's weights.
-
-        Raises:
-            ValueError: names or shapes differ from this model's.
-            OSError: the file cannot be read.
-        """
-        load_module(self.module, Path(path))
+        """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""
+        lora.load_weights(self.module, Path(path))
 
     def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
-        save_module(self.module, Path(path), dtype)
+        """Write what is trained of the transformer as safetensors, as varl.policy.lora.save_weights does."""
+        lora.save_weights(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts."""
+        """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts.
+
+        Adapters are merged.
+        """
         folder = Path(model_dir)
         self.config.write(folder)
-        save_module(self.module, folder / WEIGHTS, dtype)
+        save_state(lora.merged_state(self.module), folder / WEIGHTS, dtype)
         save_module(self.tokenizer, folder / TOKENIZER, torch.float32)
+
+    def export(self, folder: Path, dtype: torch.dtype | None = None) -> str:
+        """Write the published files, adapters merged; the tokenizer's are float32 (varl.policy.infinity.export)."""
+        state = {name: value.to("cpu", dtype or value.dtype) for name, value in lora.merged_state(self.module).items()}
+        tokenizer = {name: value.to("cpu", torch.float32) for name, value in self.tokenizer.state_dict().items()}
+        return export.write(self.config, state, tokenizer, folder)
 
     def _advance(self, state: InfinityState, scale: int, to_scale: int) -> tuple[InfinityState, Tensor]:
         """The state with this scale in its caches, and the log-odds float32 [branches, B, h*w, bits] of its bits.
@@ -205,7 +215,7 @@ class InfinityPolicy:
         return Sampled(tokens, reported.log_prob(tokens))
 
     def _teach(self, text: Tensor | int, scales: Sequence[Tensor]) -> Tensor:
-        """Logits float32 [B, N, bits, 2] of every token of the given scales, from their tokens int64 [B, h, w].
+        """Outputs [B, N, width] that predict every token of the given scales, from their tokens int64 [B, h, w].
 
         What the candidates share, the prompt and a common prefix, is computed once for all of them.
         """
@@ -214,8 +224,8 @@ class InfinityPolicy:
         runs = [self._scales(0, shared + 1, torch.cat(common, 1) if common else None, keep=shared + 1 < len(scales))]
         if shared + 1 < len(scales):
             runs.append(self._scales(shared + 1, len(scales), torch.cat(inputs[shared:], 1), keep=False))
-        _, outputs, _ = self.module(text, runs)
-        return torch.cat([out.expand(len(scales[0]), -1, -1, -1) for out in outputs], 1)
+        _, outputs, _ = self.module(text, runs, heads=False)
+        return torch.cat([out.expand(len(scales[0]), -1, -1) for out in outputs], 1)
 
     def _inputs(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """What scales 1 … t-1 are predicted from, float32 [B, h*w, bits] each."""

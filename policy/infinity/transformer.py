@@ -109,7 +109,11 @@ class InfinityTransformer(nn.Module):
         return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
 
     def forward(
-        self, text: Tensor | int | Text, scales: Sequence[Scales] = (), past: Sequence[Segment] = ()
+        self,
+        text: Tensor | int | Text,
+        scales: Sequence[Scales] = (),
+        past: Sequence[Segment] = (),
+        heads: bool = True,
     ) -> tuple[Text, list[Tensor], list[Segment]]:
         """One job, whole: a prompt that is read, a scale that is sampled, or a teacher-forced pass.
 
@@ -118,13 +122,14 @@ class InfinityTransformer(nn.Module):
         and the runs before it; one of one row is shared by all rows of those after it.
 
         Returns the text, logits float32 [B, N, bits, 2] of every run, those of "0" and "1", and the keys and values of
-        the runs that keep them.
+        the runs that keep them. Without heads, in place of the logits, what ``bit_head`` makes them of: [B, N, width].
         """
         read = text if isinstance(text, Text) else self._read(text)
         outputs, caches = list[Tensor](), list[Segment]()
         for run in scales:
             x, cache = self._run(self._embed(run, read), run, read, [*past, *caches])
-            outputs.append(self._logits(x, read.pooled))
+            hidden = self.head_nm(x, read.pooled)
+            outputs.append(self._logits(hidden) if heads else hidden)
             if run.keep:
                 caches.append(cache)
         return read, outputs, caches
@@ -158,7 +163,7 @@ class InfinityTransformer(nn.Module):
             for index, block in enumerate(self.blocks):
                 seen = lanes(caches, index, rows, n * run.keep)
                 part = block.sample(part, by_row, run.turn, seen, [prompt.pairs[index] for prompt in prompts])
-            logits = self._logits(part, pooled.repeat_interleave(count, 0))
+            logits = self._logits(self.head_nm(part, pooled.repeat_interleave(count, 0)))
             outputs.append(logits.view(lanes_of, count, *logits.shape[1:]))
         return concatenated(outputs, 1)
 
@@ -197,8 +202,11 @@ class InfinityTransformer(nn.Module):
                 kept.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
         return x, kept
 
-    def _logits(self, x: Tensor, pooled: Tensor) -> Tensor:
+    def bit_head(self) -> tuple[Tensor, Tensor]:
+        """Weight [2 * bits, width] and bias [2 * bits] of the head."""
+        return self.head.weight, self.head.bias
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         """float32 [B, N, bits, 2]; the head's product is float32 for all weights, since a site sums many bits."""
-        hidden = self.head_nm(x, pooled).to(torch.float32)
-        weight, bias = (one.to(torch.float32) for one in (self.head.weight, self.head.bias))
-        return F.linear(hidden, weight, bias).view(*x.shape[:2], self.bits, 2)
+        weight, bias = (one.to(torch.float32) for one in self.bit_head())
+        return F.linear(hidden.to(torch.float32), weight, bias).view(*hidden.shape[:2], self.bits, 2)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy import parameters
+from varl.policy import lora, parameters
 from varl.policy.base import (
     Grid,
     LogProbs,
@@ -40,7 +40,7 @@ from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import Codes, NextFlowTransformer, Text
 from varl.policy.sampling import check_request, guidance, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
-from varl.policy.tensor_files import load_module, save_module
+from varl.policy.tensor_files import save_module, save_state
 
 
 class NextFlowPolicy:
@@ -92,6 +92,11 @@ class NextFlowPolicy:
     def bits_per_site(self) -> int:
         """Bits of a code's index."""
         return index_bits(self.codes)
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The linear layers of the blocks."""
+        return "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
 
     @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> NextFlowState:
@@ -162,25 +167,25 @@ class NextFlowPolicy:
         return parameters.parameter_groups(self.module)
 
     def load_weights(self, path: str) -> None:
-        """Replace the transformer's weights.
-
-        Raises:
-            ValueError: names or shapes differ from this model's.
-            OSError: the file cannot be read.
-        """
-        load_module(self.module, Path(path))
+        """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""
+        lora.load_weights(self.module, Path(path))
 
     def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
-        """Write the transformer's weights as safetensors, whole or not at all; as ``dtype``, or in their own."""
-        save_module(self.module, Path(path), dtype)
+        """Write what is trained of the transformer as safetensors, as varl.policy.lora.save_weights does."""
+        lora.save_weights(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json, policy.safetensors, tokenizer.safetensors and the text tokenizer's file if it has one.
 
-        Floats as ``dtype``, or in their own; read back as the reader wants them.
+        Adapters are merged. Floats as ``dtype``, or in their own; read back as the reader wants them.
         """
         self.save_tokenizer(model_dir, dtype)
-        save_module(self.module, Path(model_dir) / "policy.safetensors", dtype)
+        save_state(lora.merged_state(self.module), Path(model_dir) / "policy.safetensors", dtype)
+
+    def export(self, folder: Path, dtype: torch.dtype | None = None) -> str:
+        """Write a model folder, adapters merged: no other format of this model is published."""
+        self.save(folder, dtype)
+        return "A model folder of varl: `varl generate PROMPT --model DIR`, or `varl.policy.load.load(DIR)` in Python."
 
     def save_tokenizer(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
         """All of that but policy.safetensors, for a transformer that is still to be trained."""

@@ -220,7 +220,9 @@ class Service:
         await thread.call(divide_device, settings.device, settings.device_share)
         policy = await thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin)
         sequences, guided = await thread.call(batches, settings)
-        self._limits = self._servicer.limits = self._preview.limits = replace(self._limits, sequences=sequences, guided=guided)
+        self._limits = self._servicer.limits = self._preview.limits = replace(
+            self._limits, sequences=sequences, guided=guided
+        )
         return policy
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:

@@ -119,6 +119,17 @@ def test_no_tensor_of_all_sites_by_all_codes_exists(monkeypatch: pytest.MonkeyPa
     assert max(mode.sizes) == sites * codes  # the recorder sees what it should
 
 
+def test_no_tensor_of_all_sites_by_all_bits_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites, dim = 4096, 4
+    monkeypatch.setattr(distributions, "SLICE", 64 * 16 * BITS)
+    hidden, head = normal(1, 1, sites, dim).requires_grad_(), (normal(2, 2 * BITS, dim), normal(3, 2 * BITS))
+    tokens = torch.randint(2**BITS, (1, sites))
+    with recorded() as mode:
+        found = Bitwise(hidden, head=head).evaluate(tokens, Bitwise(hidden.detach() + 1, head=head))
+        (found.log_probs + found.kl).sum().backward()  # type: ignore[no-untyped-call]
+    assert max(mode.sizes) == sites * dim < sites * BITS
+
+
 BITS = 5
 
 
@@ -145,6 +156,25 @@ def test_bits_are_a_categorical_over_all_their_values(pairs: bool, sharp: bool) 
         *(torch.autograd.grad(weighted(side), [odds, other]) for side in (parts, expected)), strict=True
     ):
         assert torch.allclose(one, two, atol=2e-5)
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("sharp", [False, True])
+def test_a_head_of_bits_in_slices_has_the_values_and_gradients_of_whole_logits(sharp: bool) -> None:
+    leaves = [normal(1, B, N, DIM), normal(2, 2 * BITS, DIM), normal(3, 2 * BITS), normal(4, B, N, DIM)]
+    hidden, weight, bias, unconditional = (leaf.requires_grad_() for leaf in leaves)
+    tokens, other = torch.randint(2**BITS, (B, N)), normal(5, B, N, DIM)
+    strength, reference = torch.linspace(0, 2, N), Bitwise(other, head=(weight, bias))
+    sides = []
+    for fused in (True, False):
+        pairs = [one if fused else (one @ weight.T + bias).unflatten(-1, (BITS, 2)) for one in (hidden, unconditional)]
+        guide, head = Guidance(pairs[1], strength) if sharp else None, (weight, bias) if fused else None
+        sides.append(Bitwise(pairs[0], 0.6 if sharp else 1.0, guide, head).evaluate(tokens, reference))
+    parts, expected = (tuple(vars(side).values()) for side in sides)
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(parts, expected, strict=True))
+    wanted = leaves if sharp else leaves[:3]
+    for one, two in zip(*(torch.autograd.grad(weighted(side), wanted) for side in (parts, expected)), strict=True):
+        assert torch.allclose(one, two, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bits", [1, 16, 32, 63, 64])

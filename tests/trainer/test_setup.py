@@ -25,7 +25,7 @@ from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, Optim
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
-from varl.trainer.step.gradients import GradientNoise, by_scale_metrics
+from varl.trainer.step.gradients import GradientProbe, cosine_with_rest
 from varl.trainer.step.update import UpdateOutcome, Updater, build_optimizer, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
@@ -200,7 +200,8 @@ def test_the_number_of_candidates_in_a_pass_does_not_change_the_gradient(stage: 
         outcome, metrics = updater.update(batches, 0, by_scale=True)
         assert outcome is UpdateOutcome.STEPPED
         norms.append(metrics)
-    by_scale = [f"grad_{of}/scale_{scale + 1}" for scale in stage for of in ("norm", "cosine")]
+    by_scale = [name for name in norms[0] if "/scale_" in name and name.startswith("grad_")]
+    assert len(by_scale) == 2 * 2  # norm and cosine, a scale a group
     for name in ("grad_norm", "loss", "kl", "grad_signal", "grad_noise", *by_scale):
         assert norms[0][name] == pytest.approx(norms[1][name], rel=1e-3, abs=1e-6), name
 
@@ -218,21 +219,51 @@ def test_noise_is_what_parts_the_groups_and_signal_what_they_share() -> None:
     rng = torch.Generator().manual_seed(0)
     mean, found = torch.tensor([0.5, -0.2, 0.1]), list[dict[str, float]]()
     for _ in range(2000):
-        weights.grad, noise = torch.zeros(3), GradientNoise([weights])
+        weights.grad, probe = torch.zeros(3), GradientProbe([weights], range(1), 4, 0)
         for _ in range(4):
             weights.grad += (mean + torch.randn(3, generator=rng)) / 4
-            noise.add_group()
-        found.append(noise.metrics())
+            probe.add_group()
+        found.append(probe.metrics())
     assert fmean(one["grad_noise"] for one in found) == pytest.approx(3 / 4, rel=0.05)
     assert fmean(one["grad_signal"] for one in found) == pytest.approx(float(mean.square().sum()), rel=0.1)
 
 
 def test_scales_that_pull_apart_have_a_negative_cosine() -> None:
-    x, y = torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0])
-    metrics = by_scale_metrics({0: [x, None], 1: [y, None], 2: [None, x]})
-    assert metrics["grad_norm/scale_2"] == 2
-    assert metrics["grad_cosine/scale_1"] == pytest.approx(-2 / 5**0.5)
-    assert metrics["grad_cosine/scale_3"] == 0
+    one, rest = torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 1.0])
+    whole = one + rest
+    found = cosine_with_rest(float(one @ one), float(one @ whole), float(whole @ whole))
+    assert found == pytest.approx(-2 / 5**0.5)
+    assert cosine_with_rest(1.0, 1.0, 1.0) == cosine_with_rest(0.0, 0.0, 1.0) == 0
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_figures_by_scale_are_those_of_each_scales_own_gradient(size: int) -> None:
+    """One scale a group: the same groups as often as there are scales measure all, as separate losses would."""
+    model, stage = _policy(), range(3)
+    updater, batches = _updater(model, grad_clip=0, candidates_per_pass=size), [_batch(model, [0.1, 0.9, 0.4])] * 3
+    parameters, gradients = list(model.module.parameters()), list[torch.Tensor]()
+    loss, _ = updater._token_loss(batches[0], slice(0, 3))
+    for part in loss.terms.split_with_sizes(list(batches[0].steps), -1):
+        found = torch.autograd.grad(part.sum() / 3, parameters, retain_graph=True, allow_unused=True)
+        gradients.append(torch.cat([one.flatten() for one in map(_zeros_for_none, found, parameters)]))
+    _, metrics = updater.update(batches, 0, by_scale=True)
+    for scale, own in zip(stage, gradients, strict=True):
+        rest = torch.stack(gradients).sum(0) - own
+        assert metrics[f"grad_norm/scale_{scale + 1}"] == pytest.approx(float(own.norm()), rel=1e-4)
+        cosine = float(own @ rest / (own.norm() * rest.norm()))
+        assert metrics[f"grad_cosine/scale_{scale + 1}"] == pytest.approx(cosine, abs=1e-3)
+
+
+def _zeros_for_none(gradient: torch.Tensor | None, parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+def test_measuring_changes_no_weight() -> None:
+    models = [_policy(), _policy()]
+    for model, by_scale in zip(models, (True, False), strict=True):
+        batches = [_batch(model, [0.1, 0.9, 0.4], seed=seed) for seed in range(2)]
+        _updater(model).update(batches, 0, by_scale)
+    assert _same(*map(_weights, models))
 
 
 def test_groups_without_preference_are_skipped_or_kept() -> None:

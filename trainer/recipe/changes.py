@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from varl.policy.lora import base_state
 from varl.trainer.recipe.config import Recipe
 from varl.trajectories.weight_files import file_digest, tensors_digest
 
@@ -21,8 +22,8 @@ class RecipeChangedError(RuntimeError):
 
 
 def module_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's weights."""
-    return tensors_digest(module.state_dict())
+    """SHA-256 over names, types, shapes and bytes of a module's weights, adapters left out."""
+    return tensors_digest(base_state(module))
 
 
 def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:

@@ -68,6 +68,14 @@ class Recipe(BaseSettings):
             raise ValueError("rollout.rewards must have one that is required")
         return self
 
+    @model_validator(mode="after")
+    def _the_base_is_the_reference_of_adapters(self) -> Recipe:
+        if self.model.lora.rank and self.objective.kl_anchor != "initial":
+            raise ValueError(
+                "objective.kl_anchor: with model.lora.rank the reference is the base, so set it to initial"
+            )
+        return self
+
 
 class _RecipeFile(PydanticBaseSettingsSource):
     """The TOML file that the command line names, below flags and environment."""

@@ -68,6 +68,10 @@ def describe(recipe: Recipe) -> str:
         f"  PANW alpha {objective.alpha:g}, masks {objective.mask_propagation}, "
         f"KL {objective.kl_beta:g} ({objective.kl_estimator})"
     )
+    lora = recipe.model.lora
+    if lora.rank:
+        targets = ", ".join(lora.targets) or "all linear layers of the blocks"
+        lines.append(f"  adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {targets}; the base is the reference")
     return "\n".join(lines)
 
 

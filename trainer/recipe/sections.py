@@ -50,6 +50,16 @@ class RunSettings(Section):
     threads: int = Field(default=0, ge=0, le=4096, description="CPU threads of torch; 0: torch's own choice")
 
 
+class LoraSettings(Section):
+    """Low-rank adapters in place of full tuning (varl.policy.lora); they have no dropout, which samplers lack too."""
+
+    rank: Count = Field(default=0, description="of the adapters; 0: none, the weights themselves are trained")
+    alpha: PositiveFloat = Field(default=32.0, description="the adapters' product is multiplied by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        default=(), description="linear layers that get adapters, by the last part of their names; empty: all of them"
+    )
+
+
 class ModelSettings(Section):
     """The policy that is trained."""
 
@@ -68,6 +78,13 @@ class ModelSettings(Section):
     trainable: Trainable = Field(
         default="all", description="which parameters are trained: all, or the model's gains alone"
     )
+    lora: LoraSettings = LoraSettings()
+
+    @model_validator(mode="after")
+    def _adapters_or_gains(self) -> ModelSettings:
+        if self.lora.rank and self.trainable != "all":
+            raise ValueError(f"lora.rank: adapters are trained in place of the {self.trainable}, set one of them")
+        return self
 
 
 class PromptSettings(Section):
@@ -363,7 +380,7 @@ class MetricsSettings(Section):
 
     diagnostics_every: Count = Field(
         default=10,
-        description="updates between gradient norms by scale (one more pass and one backward a scale); 0: off",
+        description="updates between gradient norms by scale (at most one more backward pass); 0: off",
     )
     samples_every: Count = Field(default=50, description="updates between sample grids; 0: off")
     sample_prompts: Number = Field(

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from varl.policy.lora import trained_state
 from varl.trainer.disk.retry import Storage
 from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trainer.step.ema import WeightAverage
@@ -82,7 +83,7 @@ class Publisher:
     def _write(self, version: int, path: Path) -> PublishedWeights:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._updater.policy.save_weights(str(path))
-        return self._offer(version, path, self._updater.policy.module.state_dict())
+        return self._offer(version, path, trained_state(self._updater.policy.module))
 
     def _copy(self, source: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

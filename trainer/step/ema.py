@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class WeightAverage:
-    """Averages of a module's floating-point weights; ``decay`` is an update's, in [0, 1)."""
+    """Averages of a module's trained parameters; ``decay`` is an update's, in [0, 1)."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
@@ -39,7 +39,7 @@ class WeightAverage:
 
 
 def _weights(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, value) for name, value in module.state_dict().items() if value.is_floating_point()]
+    return [(name, value.detach()) for name, value in module.named_parameters() if value.requires_grad]
 
 
 @torch.no_grad()

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import Evaluation, ParameterGroups, TrainablePolicy
+from varl.policy.lora import adapters_off
 from varl.trainer.objectives.grpo import group_advantages, is_zero_std, k3_kl
 from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.step.batch import GroupBatch
-from varl.trainer.step.gradients import GradientNoise, add, by_scale_metrics
+from varl.trainer.step.gradients import GradientProbe
 from varl.trainer.step.guards import (
     Alarm,
     GuardError,
@@ -81,6 +82,8 @@ def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> to
 class Updater:
     """Gradients and steps of one policy against one frozen reference policy.
 
+    The reference may be the policy itself where that has adapters: it is then its base, the adapters being off.
+
     ``norms``: gradient norms of the last steps by stage (its scales), which the guard against exploding ones compares
     with; part of a checkpoint, as everything is that decides what an update does.
     """
@@ -100,7 +103,8 @@ class Updater:
         self.moves_reference = objective.kl_anchor == "previous"
         self.optimizer = build_optimizer(policy.parameter_groups(), optimizer)
         policy.module.eval()  # dropout or batch statistics would part the log-probabilities from the sampler's
-        reference.module.eval().requires_grad_(False)
+        if reference is not policy:
+            reference.module.eval().requires_grad_(False)
 
     def update(
         self, groups: Sequence[GroupBatch], update: int, by_scale: bool
@@ -133,12 +137,12 @@ class Updater:
             return UpdateOutcome.NO_PREFERENCE if sound else UpdateOutcome.NO_GROUPS
         # Forward and backward, a group at a time: gradients add up, activations do not.
         self.optimizer.zero_grad(set_to_none=True)
-        noise = GradientNoise(self._parameters()) if by_scale else None
+        probe = GradientProbe(self._parameters(), used[0].scales, len(used), update) if by_scale else None
         try:
-            measured = [self._backward(group, len(used), watch, noise) for group in used]
+            measured = [self._backward(group, len(used), watch, probe) for group in used]
         except NonFiniteLossError:
             return UpdateOutcome.NON_FINITE_LOSS
-        metrics |= noise.metrics() if noise else {}
+        metrics |= probe.metrics() if probe else {}
         # Clip over all groups together, and measure before anything is decided.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
@@ -147,8 +151,6 @@ class Updater:
         refused = self._refused(used, measured, norm, watch)
         if refused is not None:
             return refused
-        if by_scale:
-            metrics |= self._gradients_by_scale(used[0])
         metrics["lr"] = self._step(update)
         return UpdateOutcome.STEPPED
 
@@ -207,18 +209,23 @@ class Updater:
         self.optimizer.step()
         return rate
 
-    def _backward(self, group: GroupBatch, groups: int, watch: Watch, noise: GradientNoise | None) -> list[Measured]:
+    def _backward(self, group: GroupBatch, groups: int, watch: Watch, probe: GradientProbe | None) -> list[Measured]:
         """Add the gradient of one group's part of the loss, a few candidates at a time."""
-        measured = [self._backward_part(group, rows, groups, watch) for rows in self._passes(group)]
-        if noise:
-            noise.add_group()
+        measured = [self._backward_part(group, rows, groups, watch, probe) for rows in self._passes(group)]
+        if probe:
+            probe.add_group()
         return measured
 
-    def _backward_part(self, group: GroupBatch, rows: slice, groups: int, watch: Watch) -> Measured:
+    def _backward_part(
+        self, group: GroupBatch, rows: slice, groups: int, watch: Watch, probe: GradientProbe | None
+    ) -> Measured:
         loss, measured = self._token_loss(group, rows)
         value = group_loss(loss.terms) * len(loss.terms) / len(group.values) / groups
         if watch.skips(non_finite("the loss", value.detach())):
             raise NonFiniteLossError
+        if probe:
+            parts = loss.terms.split_with_sizes(list(group.steps), dim=-1)
+            probe.add_pass([part.sum() / len(group.values) for part in parts])
         value.backward()  # type: ignore[no-untyped-call]
         return measured
 
@@ -244,23 +251,9 @@ class Updater:
         """Evaluate a group's trained tokens by policy and reference, both under the recipe's distribution."""
         start, sampling = group.scales.start, group.sampling
         own = self.policy.distribution(group.prompt, tokens, start, sampling)
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(self.reference.module):
             reference = self.reference.distribution(group.prompt, tokens, start, sampling)
         return own.evaluate(tokens[:, -sum(group.steps) :], reference)
-
-    def _gradients_by_scale(self, group: GroupBatch) -> dict[str, float]:
-        """Measures of the parameters' gradient of each scale's part of one group's loss.
-
-        Leaves accumulated gradients alone.
-        """
-        totals: list[list[Tensor | None]] = [[None] * len(self._parameters()) for _ in group.steps]
-        for rows in self._passes(group):
-            loss, _ = self._token_loss(group, rows)
-            for step, part in enumerate(loss.terms.split_with_sizes(list(group.steps), dim=-1)):
-                value = part.sum() / len(group.values)
-                found = torch.autograd.grad(value, self._parameters(), retain_graph=True, allow_unused=True)
-                totals[step] = [add(total, gradient) for total, gradient in zip(totals[step], found, strict=True)]
-        return by_scale_metrics(dict(zip(group.scales, totals, strict=True)))
 
     def _passes(self, group: GroupBatch) -> Iterator[slice]:
         size = self._settings.candidates_per_pass or len(group.values)

@@ -74,7 +74,7 @@ def _unknown(program: str, kind: str, word: str, known: Iterable[str]) -> int:
 
 def _overview() -> str:
     rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
-    rows.insert(9, ("serve REWARD", "a reward service: ocr, hpsv3 or PATH.py:Class"))
+    rows.insert(10, ("serve REWARD", "a reward service: ocr, hpsv3 or PATH.py:Class"))
     return _listing("usage: varl COMMAND [--help] …", rows, "varl COMMAND --help lists the flags of a command.")
 
 

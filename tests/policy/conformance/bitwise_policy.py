@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varl.policy import parameters
+from varl.policy import lora, parameters
 from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits, unpack_bits
 from varl.policy.sampling import guidance, guided, sample_bits, site_guidance, uniforms
-from varl.policy.tensor_files import save_tensors
 
 BITS, WIDTH, STRIDE = 16, 32, 4
 
@@ -138,6 +136,10 @@ class BitwisePolicy:
         pixels = F.interpolate(canvas[:, :3], scale_factor=STRIDE).sigmoid() * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        return ("head",)
+
     def select(self, trainable: Trainable) -> None:
         parameters.select(self.module, trainable)
 
@@ -145,16 +147,10 @@ class BitwisePolicy:
         return parameters.parameter_groups(self.module)
 
     def load_weights(self, path: str) -> None:
-        loaded = load_file(path)
-        wrong = sorted(loaded.keys() ^ self.module.state_dict().keys())
-        if wrong:
-            raise ValueError(f"{path} does not fit this model: {wrong}")
-        self.module.load_state_dict(loaded)
+        lora.load_weights(self.module, Path(path))
 
     def save_weights(self, path: str) -> None:
-        save_tensors(
-            {name: value.detach().contiguous() for name, value in self.module.state_dict().items()}, Path(path)
-        )
+        lora.save_weights(self.module, Path(path))
 
     def _scale(self, state: BitwiseState, scale: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """Log-odds [B, n, bits] of the conditional branch, and those that are sampled from, before the temperature."""

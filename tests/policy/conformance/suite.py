@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from varl.policy import lora
 from varl.policy.base import LogProbs, Sampled, SamplerState, SamplingParams, TrainablePolicy, cells
 
 PROMPT = "a red sign that says 'BREAD'"
@@ -169,6 +170,48 @@ class PolicyConformance:
         assert {*groups.gains, *groups.others} == set(policy.module.parameters()) and not {*groups.gains} & {
             *groups.others
         }
+
+    def test_adapters_are_trained_published_and_merged(self, policy: TrainablePolicy, tmp_path: Path) -> None:
+        tokens, base = sample(policy, [1, 2], PLAIN).tokens, str(tmp_path / "base.safetensors")
+        policy.save_weights(base)
+        before = score(policy, tokens, None)
+        self.adapt(policy)
+        after = score(policy, tokens, None)
+        assert (after - before).abs().max() > 10 * self.float32_tolerance
+        with lora.adapters_off(policy.module):
+            assert torch.equal(score(policy, tokens, None), before)
+        # The file holds the adapters alone, and whoever loads it on the same base does the same arithmetic.
+        file, other = str(tmp_path / "adapters.safetensors"), self.build(torch.float32)
+        policy.save_weights(file)
+        assert not load_file(file).keys() & load_file(base).keys()
+        other.load_weights(file)
+        assert torch.equal(score(other, tokens, None), after)
+        other.load_weights(base)
+        assert torch.equal(score(other, tokens, None), before)
+        # What is merged says the same, up to rounding.
+        other.module.load_state_dict(lora.merged_state(policy.module))
+        assert (score(other, tokens, None) - after).abs().max() <= self.float32_tolerance
+        with pytest.raises(ValueError, match="another base"):
+            other.load_weights(file)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_sampler_and_scorer_agree_with_adapters(self, dtype: torch.dtype) -> None:
+        policy = self.build(dtype)
+        self.adapt(policy)
+        sampled = sample(policy, [1, 2], HOT, "sampled")
+        gap = (score(policy, sampled.tokens, HOT) - sampled.log_probs).abs()
+        limit = self.float32_tolerance if dtype is torch.float32 else self.bfloat16_tolerance
+        assert gap.max() <= limit
+
+    def adapt(self, policy: TrainablePolicy) -> None:
+        """Adapters that have been trained, after a fashion."""
+        lora.attach(policy.module, lora.Lora(2, 4.0, policy.lora_targets), seed=1)
+        trained = policy.parameter_groups()
+        assert trained.others and not trained.gains and {one.dtype for one in trained.others} == {torch.float32}
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in trained.others:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
     @KINDS
     def test_bfloat16_is_near(self, policy: TrainablePolicy, kind: LogProbs) -> None:

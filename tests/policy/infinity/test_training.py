@@ -39,7 +39,7 @@ def test_the_trainer_moves_towards_the_better_bits_and_starts_at_ratio_one() -> 
         assert outcome is UpdateOutcome.STEPPED
         if update == 0:
             assert metrics["ratio_max_deviation"] < 1e-4 and abs(metrics["kl"]) < 1e-6
-            assert all(metrics[f"grad_norm/scale_{scale + 1}"] > 0 for scale in range(len(steps)))
+            assert [value > 0 for name, value in metrics.items() if name.startswith("grad_norm/scale_")] == [True]
         batch = GroupBatch(**(vars(batch) | {"staleness": 1}))  # the same tokens again, now of older weights
     with torch.no_grad():
         before, after = (

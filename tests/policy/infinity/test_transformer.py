@@ -32,10 +32,15 @@ def tokens_of(policy: InfinityPolicy, seeds: list[int], prompt: str = PROMPT) ->
     return policy.sample(policy.prefill(prompt, False), len(policy.grids), seeds, SamplingParams())[1].tokens
 
 
+def taught(policy: InfinityPolicy, text: Tensor | int, tokens: Tensor) -> Tensor:
+    """Logits [B, n, bits, 2] of a teacher-forced pass, whole."""
+    return policy.module._logits(policy._teach(text, split_scales(tokens, policy.grids)))
+
+
 def test_a_sites_probability_is_the_product_over_pairs_of_logits(policy: InfinityPolicy) -> None:
     tokens = tokens_of(policy, [1])
     with torch.no_grad():
-        pairs = policy._teach(ByteRows().rows(PROMPT), split_scales(tokens, policy.grids)).log_softmax(-1)
+        pairs = taught(policy, ByteRows().rows(PROMPT), tokens).log_softmax(-1)
         found = policy.distribution(PROMPT, tokens, 0).log_prob(tokens)
     ones = unpack_bits(tokens, 32).long()
     torch.testing.assert_close(found, pairs.gather(-1, ones[..., None])[..., 0].sum(-1))
@@ -44,9 +49,9 @@ def test_a_sites_probability_is_the_product_over_pairs_of_logits(policy: Infinit
 def test_the_logits_of_a_bit_stand_next_to_each_other(policy: InfinityPolicy) -> None:
     tokens, bit = tokens_of(policy, [1]), 7
     with torch.no_grad():
-        before = Bitwise(policy._teach(ByteRows().rows(PROMPT), split_scales(tokens, policy.grids)))._logits
+        before = taught(policy, ByteRows().rows(PROMPT), tokens).diff(dim=-1)[..., 0]
         policy.module.head.bias[2 * bit + 1] += 1.0  # what the published code samples as "bit 7 is 1"
-        after = Bitwise(policy._teach(ByteRows().rows(PROMPT), split_scales(tokens, policy.grids)))._logits
+        after = taught(policy, ByteRows().rows(PROMPT), tokens).diff(dim=-1)[..., 0]
     expected = F.one_hot(torch.tensor(bit), 32).expand_as(before)
     torch.testing.assert_close(after - before, expected.to(torch.float32), rtol=0, atol=1e-5)
 
@@ -62,9 +67,8 @@ def test_there_are_as_many_unconditional_rows_as_the_prompt_has(policy: Infinity
 
 def test_guidance_is_the_published_one_with_a_strength_one_less(policy: InfinityPolicy) -> None:
     tokens, rows = tokens_of(policy, [1]), ByteRows().rows(PROMPT)
-    scales = split_scales(tokens, policy.grids)
     with torch.no_grad():
-        with_prompt, without = policy._teach(rows, scales), policy._teach(len(rows), scales)
+        with_prompt, without = taught(policy, rows, tokens), taught(policy, len(rows), tokens)
         found = policy.distribution(PROMPT, tokens, 0, GUIDED).log_prob(tokens)
     published = 3.0 * with_prompt + (1 - 3.0) * without  # cfg 3, the same at every scale
     torch.testing.assert_close(found, Bitwise(published).log_prob(tokens), rtol=1e-4, atol=1e-4)
@@ -77,7 +81,7 @@ def test_the_head_is_modulated_by_the_pooled_prompt_itself(policy: InfinityPolic
         scale, shift = F.linear(F.silu(text.pooled), *module.head_nm.ada_lin[1].parameters()).chunk(2, -1)
         expected = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
         expected = F.linear(expected, module.head.weight, module.head.bias)
-        torch.testing.assert_close(module._logits(x, text.pooled).flatten(2), expected)
+        torch.testing.assert_close(module._logits(module.head_nm(x, text.pooled)).flatten(2), expected)
         pooled = module.text_proj_for_sos(module.text_norm(ByteRows().rows(PROMPT)))
     torch.testing.assert_close(text.pooled, pooled)
     modulation = module.shared_ada_lin[1](F.silu(pooled)).view(1, 1, 6, -1)  # of the blocks, and of nothing else

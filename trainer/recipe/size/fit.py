@@ -7,10 +7,12 @@ from itertools import combinations
 from typing import Any
 
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import LoraSettings
 from varl.trainer.recipe.size.passes import SAMPLE_BATCH
 from varl.trainer.recipe.size.size import rows_of, trainer_memory, worker_memory
 from varl.trainer.recipe.size.units import size_of
 
+RANK = 16  # of the adapters that are advised
 USABLE = 0.9  # of a device's memory; the rest is the driver's, the allocator's and what the backward pass works with
 
 
@@ -32,7 +34,7 @@ def check_fits(recipe: Recipe, prompt: str, device_bytes: int) -> None:
     trainer: Total = lambda changed: sum(trainer_memory(changed, prompt).values())  # noqa: E731
     worker: Total = lambda changed: sum(worker_memory(changed, prompt).values())  # noqa: E731
     problems = [
-        *_problem("the trainer", recipe, trainer, room, [_fewer_rows, _no_average, _gains, _bfloat16]),
+        *_problem("the trainer", recipe, trainer, room, [_fewer_rows, _no_average, _adapters, _bfloat16]),
         *_problem("a rollout worker", recipe, worker, room, [_smaller_group, _bfloat16], _batch(recipe, prompt, room)),
     ]
     if problems:
@@ -94,10 +96,10 @@ def _no_average(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str]
     return _changed(recipe, "optimizer", ema_decay=0.0), "optimizer.ema_decay = 0"
 
 
-def _gains(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str] | None:
-    if recipe.model.trainable == "gains":
+def _adapters(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str] | None:
+    if recipe.model.trainable == "gains" or recipe.model.lora.rank or recipe.objective.kl_anchor != "initial":
         return None
-    return _changed(recipe, "model", trainable="gains"), 'model.trainable = "gains"'
+    return _changed(recipe, "model", lora=LoraSettings(rank=RANK)), f"model.lora.rank = {RANK}"
 
 
 def _bfloat16(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str] | None:

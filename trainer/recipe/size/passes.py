@@ -11,9 +11,11 @@ import torch
 from varl.policy.base import cells
 from varl.policy.ledger import Ledger, held_bytes
 from varl.policy.load import BlankPolicy, load_blank
+from varl.policy.lora import adapters_off
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import ModelSettings, ObjectiveSettings, SamplingSettings
+from varl.trainer.recipe.trained import choose_trained
 
 # A rollout worker's flags --sample-batch and --decode-batch, which no recipe sets.
 SAMPLE_BATCH, DECODE_BATCH = 64, 8
@@ -126,10 +128,10 @@ def _teach(policy: BlankPolicy, work: _Work) -> Teaching:
     first = split if work.stage is Stage.SUFFIX else 0
     tokens = torch.zeros(work.rows, sum(cells(whole)), dtype=torch.int64, device="meta")
     sampling = work.sampling.params() if work.objective.log_probs == "sampled" else None
-    policy.select(work.model.trainable)
+    choose_trained(policy, work.model)
     with Ledger(shared=grids[:first]) as ledger:
         own = policy.distribution(work.prompt, tokens, first, sampling)
-        with torch.no_grad():  # the reference policy, a copy of the same sizes
+        with torch.no_grad(), adapters_off(policy.module):  # the reference policy, a copy or the base itself
             reference = policy.distribution(work.prompt, tokens, first, sampling)
         found = own.evaluate(tokens[:, sum(cells(grids[:first])) :], reference)
         activations = ledger.peak

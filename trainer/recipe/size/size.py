@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -11,8 +12,10 @@ from varl.policy.base import cells, layout_of
 from varl.policy.load import BlankPolicy, load_blank, torch_dtype
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import ModelSettings
 from varl.trainer.recipe.size.messages import update_bytes
 from varl.trainer.recipe.size.passes import DECODE_BATCH, SAMPLE_BATCH, decoding, drawing, teaching
+from varl.trainer.recipe.trained import choose_trained
 from varl.trajectories.prompts import PromptSpec
 
 Memory = dict[str, int]  # bytes by part
@@ -20,7 +23,10 @@ Memory = dict[str, int]  # bytes by part
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters: of the transformer, those that are trained, and of the frozen part, which is float32."""
+    """Numbers of parameters: of the transformer, of what is trained, and of the frozen part, which is float32.
+
+    What is trained is a part of the transformer, or adapters beside it.
+    """
 
     all: int
     trained: int
@@ -42,12 +48,17 @@ class UpdateSize:
 
 
 def measure_parameters(recipe: Recipe) -> Parameters:
-    """Count the parameters of the model folder's config.json."""
-    policy = load_blank(recipe.model.dir, recipe.model.dtype)
-    policy.select(recipe.model.trainable)
+    """Count the parameters of the model folder's config.json, and those of the adapters that a recipe trains."""
+    return _counted(recipe.model)
+
+
+@cache
+def _counted(model: ModelSettings) -> Parameters:
+    policy = load_blank(model.dir, model.dtype)
     own = list(policy.module.parameters())
-    trained = sum(one.numel() for one in own if one.requires_grad)
-    return Parameters(_count(own), trained, _count(list(policy.tokenizer.parameters())))
+    choose_trained(policy, model)
+    trained = [one for one in policy.module.parameters() if one.requires_grad]
+    return Parameters(_count(own), _count(trained), _count(list(policy.tokenizer.parameters())))
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
@@ -73,26 +84,28 @@ def worker_memory(recipe: Recipe, prompt: str, sample_batch: int = SAMPLE_BATCH)
     The cache lives while images are decoded, so that the larger of sampling and decoding comes on top of it.
     """
     policy, found = load_blank(recipe.model.dir, recipe.model.dtype), list[Memory]()
+    adapters = 4 * measure_parameters(recipe).trained if recipe.model.lora.rank else 0
     pixels = decoding(policy, DECODE_BATCH).working
     for stage in stages_of(recipe):
         drawn = drawing(recipe, stage, prompt, sequences_of(recipe, stage, sample_batch))
         found.append({"keys and values of a group": drawn.cache, "sampling or decoding": max(drawn.working, pixels)})
     most = max(found, key=_total)
-    return {"weights": _weights(policy, recipe), **most}
+    return {"weights": _weights(policy, recipe), "adapters": adapters, **most}
 
 
 def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
     """Bytes of the trainer by part, in the stage that takes most."""
-    policy, number = load_blank(recipe.model.dir, recipe.model.dtype), torch_dtype(recipe.model.dtype).itemsize
+    policy, adapted = load_blank(recipe.model.dir, recipe.model.dtype), bool(recipe.model.lora.rank)
+    number = 4 if adapted else torch_dtype(recipe.model.dtype).itemsize  # adapters are float32
     trained, weights = measure_parameters(recipe).trained * number, _weights(policy, recipe)
-    average = _floats(policy) if recipe.optimizer.ema_decay else 0
     passes = [teaching(recipe, stage, prompt, rows_of(recipe)).activations for stage in stages_of(recipe)]
     return {
         "weights": weights,
-        "reference": weights,
+        "adapters": adapted * trained,
+        "reference": 0 if adapted else weights,  # adapters off, the base is the reference
         "gradients": trained,
         "AdamW": 2 * trained,
-        "average": average,
+        "average": trained if recipe.optimizer.ema_decay else 0,
         "activations": max(passes),
     }
 
@@ -133,10 +146,6 @@ def _total(memory: Memory) -> int:
 def _weights(policy: BlankPolicy, recipe: Recipe) -> int:
     number = torch_dtype(recipe.model.dtype).itemsize
     return number * _count(list(policy.module.parameters())) + 4 * _count(list(policy.tokenizer.parameters()))
-
-
-def _floats(policy: BlankPolicy) -> int:
-    return sum(value.nbytes for value in policy.module.state_dict().values() if value.is_floating_point())
 
 
 def _count(parameters: Sequence[torch.nn.Parameter]) -> int:
