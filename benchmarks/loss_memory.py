@@ -64,14 +64,14 @@ def from_hidden(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor,
 
 def whole_bits(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, tokens: Tensor) -> Parts:
     """The formulas of independent bits on whole logits, one after another."""
-    odds = F.linear(hidden, head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]
+    odds = F.linear(hidden, head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        reference = F.linear(other, other_head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]
+        reference = F.linear(other, other_head).unflatten(-1, (-1, 2)).diff(dim=-1)[..., 0]  # type: ignore[no-untyped-call]
     log_probs = F.logsigmoid(torch.where(unpack_bits(tokens, odds.shape[-1]), odds, -odds)).sum(-1)
     kl = sum((side * odds).sigmoid() * (F.logsigmoid(side * odds) - F.logsigmoid(side * reference)) for side in (1, -1))
     with torch.no_grad():
         entropy = -sum((side * odds).sigmoid() * F.logsigmoid(side * odds) for side in (1, -1))
-    return log_probs, kl.sum(-1), entropy.sum(-1)  # type: ignore[union-attr]
+    return log_probs, kl.sum(-1), entropy.sum(-1)
 
 
 def bits_from_hidden(hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, tokens: Tensor) -> Parts:

@@ -57,7 +57,7 @@ def main() -> None:
         for size in flags.sizes:
             for name, pictures in cells(size, flags.pictures):
                 found = looked(full, first, pictures)
-                rows += [{"model": model, "picture": size, "letters": name} | row for row in found]
+                rows += [{"model": model, "picture": size, "letters": name, **row} for row in found]
                 print(*rows[-len(found) :], sep="\n", flush=True)
     report("ocr_reading", {"pictures a cell": flags.pictures, "threads": 1}, rows)
 

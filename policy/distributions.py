@@ -213,7 +213,7 @@ class Bitwise(_Sites):
     def _head(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if weight is None or bias is None:  # log-odds themselves
             return hidden
-        return _odds(F.linear(_single(hidden), _single(weight), _single(bias)).unflatten(-1, (-1, 2)))
+        return _odds(F.linear(_single(hidden), _single(weight), _single(bias)).unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _of_token(logits: Tensor, tokens: Tensor) -> Tensor:

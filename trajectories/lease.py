@@ -129,7 +129,8 @@ class Lease:
 
     def _swap(self, outlived: str = "", client: redis.Redis | None = None) -> str:
         """Take or renew the lease, "" where that succeeded, else who holds it."""
-        begin, arguments = time.monotonic(), [outlived, self._mine.encode(), round(1000 * self.lease_s)]
+        begin = time.monotonic()
+        arguments: list[str | bytes | int] = [outlived, self._mine.encode(), round(1000 * self.lease_s)]
         found = self._swap_script(keys=[self.key], args=arguments, client=client or self._client)
         text = cast(bytes, found).decode(errors="replace")
         if not text:
@@ -137,7 +138,7 @@ class Lease:
         return text
 
     def _left_s(self) -> float:
-        return max(cast(int, self._client.pttl(self.key)), 0) / 1000
+        return max(self._client.pttl(self.key), 0) / 1000
 
     def _outlived(self, other: RunHolder) -> bool:
         mine = self._mine

@@ -78,7 +78,7 @@ def targets(image: bytes, words: int) -> bytes:
 
 async def _grpc(server: Server, data: bytes) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        call = channel.unary_unary("/varl.v1.RewardService/Score")
+        call = channel.unary_unary("/varl.v1.RewardService/Score", bytes, bytes)
 
         async def client() -> None:
             while True:

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ BATCHES = (8, 16, 32)
 TOKENS = {"bos_token_id": None, "eos_token_id": None, "image_token_id": IMAGE}
 
 
-def config(full: bool) -> Qwen2VLConfig:
+def config(full: bool) -> Any:  # noqa: ANN401 # its stub knows none of these
     """Qwen2-VL-7B's sizes with HPSv3's vocabulary, or tiny ones."""
     width, layers, heads, shared, hidden, vocabulary = (
         (3584, 28, 28, 4, 18_944, 151_658) if full else (64, 2, 4, 2, 128, 1000)
@@ -34,7 +35,8 @@ def config(full: bool) -> Qwen2VLConfig:
         vision |= {"depth": 2, "embed_dim": 64, "num_heads": 4}
     text = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocabulary}
     more = {"num_key_value_heads": shared, "intermediate_size": hidden}
-    return Qwen2VLConfig(vision_config=vision, text_config={**text, **more}, tie_word_embeddings=False, **TOKENS)
+    sizes: dict[str, Any] = {"vision_config": vision, "text_config": {**text, **more}, **TOKENS}
+    return Qwen2VLConfig(tie_word_embeddings=False, **sizes)
 
 
 def build(setting: Setting) -> RewardModel:
@@ -91,7 +93,7 @@ def measure(setting: Setting) -> Iterator[Figures]:
 
 def _from_files(setting: Setting, model: RewardModel, files: Sequence[bytes], batch: int) -> float:
     """Images a second of files, decoded and resized on threads of their own while the model works."""
-    many = files * (4 if setting.full else 1)
+    many = list(files) * (4 if setting.full else 1)
     began = time.perf_counter()
     with ThreadPoolExecutor(8) as pool:
         ready = list[Tensor]()

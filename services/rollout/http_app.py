@@ -93,8 +93,8 @@ def _routes(preview: Preview, model: str) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Draw a picture; a line of JSON after each scale, the last of which is the picture itself."""
         wanted = await read_json(request, GenerateBody, _MAX_BYTES)
-        changed = {} if wanted.temperature is None else {"temperature": wanted.temperature}
-        params = replace(preview.default, **changed)
+        temperature = preview.default.temperature if wanted.temperature is None else wanted.temperature
+        params = replace(preview.default, temperature=temperature)
         scales = len(preview.loaded().policy.grids)
         frames = preview.draw(Wish(wanted.prompt, wanted.seed, params, wanted.weights))
         return StreamingResponse(_lines(frames, scales), media_type="application/x-ndjson")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class ModelThread:
         """Run one piece of model work. Cancelling lets the piece end on its thread before the next one starts there."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
-    async def steps(self, work: Iterator[T]) -> AsyncIterator[T]:
+    async def steps(self, work: Iterator[T]) -> AsyncGenerator[T]:
         """Run an iterator's steps one by one, the event loop being free in between."""
         while (step := await self.call(next, work, None)) is not None:
             yield step

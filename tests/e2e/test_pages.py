@@ -179,7 +179,7 @@ def test_a_picture_grows_scale_by_scale_beside_that_of_the_tuned_weights(chromiu
             for canvas, policy in zip(page.locator("canvas").all(), (load(MODEL), tuned), strict=True):
                 drawn = np.array(canvas.evaluate(CANVAS), np.uint8).reshape(64, 64, 4)[..., :3]
                 assert np.array_equal(drawn, expected(policy, 5)[scale - 1])
-        page.set_viewport_size(PHONE)
+        page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
         assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
         code = shown_code(page, "curl")
         answer_of(["sh", "-c", code], tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ CASES = [json.loads(line) for line in FILE.read_text(encoding="utf-8").split("\n
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
-def test_collected_cases(case: dict[str, str]) -> None:
+def test_collected_cases(case: dict[str, Any]) -> None:
     assert list(resolve_targets(case["prompt"], ())) == case["want"]
 
 

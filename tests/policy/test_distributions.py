@@ -167,7 +167,8 @@ def test_a_head_of_bits_in_slices_has_the_values_and_gradients_of_whole_logits(s
     strength, reference = torch.linspace(0, 2, N), Bitwise(other, head=(weight, bias))
     sides = []
     for fused in (True, False):
-        pairs = [one if fused else (one @ weight.T + bias).unflatten(-1, (BITS, 2)) for one in (hidden, unconditional)]
+        made = [(one @ weight.T + bias).view(*one.shape[:-1], BITS, 2) for one in (hidden, unconditional)]
+        pairs = [hidden, unconditional] if fused else made
         guide, head = Guidance(pairs[1], strength) if sharp else None, (weight, bias) if fused else None
         sides.append(Bitwise(pairs[0], 0.6 if sharp else 1.0, guide, head).evaluate(tokens, reference))
     parts, expected = (tuple(vars(side).values()) for side in sides)

@@ -37,7 +37,7 @@ class Rig:
 
     async def score(self, data: bytes, **options: Any) -> reward_pb2.ScoreResponse:  # noqa: ANN401
         """The answer to a message as it is."""
-        call = self.channel.unary_unary(SCORE, response_deserializer=reward_pb2.ScoreResponse.FromString)
+        call = self.channel.unary_unary(SCORE, bytes, reward_pb2.ScoreResponse.FromString)
         answer: reward_pb2.ScoreResponse = await call(data, timeout=120, **options)
         return answer
 
@@ -53,12 +53,12 @@ class Rig:
             await asyncio.Event().wait()
             yield b""
 
-        return self.channel.stream_unary(method)(nothing(), timeout=120)
+        return self.channel.stream_unary(method, bytes, bytes)(nothing(), timeout=120)
 
 
 @asynccontextmanager
 async def serving(intake: Intake | None = None, tokens: Tokens | None = None) -> AsyncIterator[Rig]:
-    settings = ServingSettings(max_samples=64)
+    settings = ServingSettings.model_validate({"max_samples": 64})
     service = ScoringService(settings, ToyScorer("toy"))
     await service.start()
     refused = Counter[str]()

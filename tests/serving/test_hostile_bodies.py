@@ -28,9 +28,14 @@ def sample(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"id": "a", "prompt": "p", "image": IMAGE, **changes}
 
 
+Form = dict[str, tuple[str | None, bytes | str]]  # as httpx takes it
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    service = ScoringService(ServingSettings(max_samples=64, compat_pickle=True), ToyScorer("toy"))
+    service = ScoringService(
+        ServingSettings.model_validate({"max_samples": 64, "compat_pickle": True}), ToyScorer("toy")
+    )
     await service.start()
     transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=240) as client:
@@ -160,7 +165,7 @@ CROSS = [
 async def test_a_page_of_another_site_may_not_post(
     http: httpx.AsyncClient, headers: dict[str, str], refused: bool
 ) -> None:
-    form = {"request": (None, json.dumps({"samples": [{"id": "a", "prompt": "p"}]})), "a": ("a", grey(255))}
+    form: Form = {"request": (None, json.dumps({"samples": [{"id": "a", "prompt": "p"}]})), "a": ("a", grey(255))}
     answer = await http.post("/v1/score", files=form, headers=headers)
     assert answer.status_code == (403 if refused else 200)
     assert not refused or answer.json()["code"] == "cross_site"
@@ -258,7 +263,7 @@ def test_forms_need_a_boundary_and_utf_8(declared: str) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_form_of_too_many_files_is_refused_shortly(http: httpx.AsyncClient) -> None:
     head = json.dumps({"samples": [{"id": "a", "prompt": "p"}]})
-    form = {"request": (None, head), **{f"{n}{'x' * 900}": ("f", b"x") for n in range(60)}}
+    form: Form = {"request": (None, head), **{f"{n}{'x' * 900}": ("f", b"x") for n in range(60)}}
     answer = await http.post("/v1/score", files=form)
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 20

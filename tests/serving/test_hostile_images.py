@@ -139,7 +139,7 @@ def test_a_camera_s_file_of_two_pictures_is_the_first() -> None:
 GREY16 = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
 
 
-def rows(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def rows(values: np.ndarray) -> bytes:
     return b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
 

@@ -53,7 +53,7 @@ def test_what_is_on_this_machine(target: str, here: bool) -> None:
 
 @pytest.mark.usefixtures("dead_proxy")
 async def test_a_grpc_client_asks_no_proxy_for_this_machine() -> None:
-    service = ScoringService(ServingSettings(), ToyScorer("toy"))
+    service = ScoringService(ServingSettings.model_validate({}), ToyScorer("toy"))
     server = grpc.aio.server(options=server_options(2**25, 64))
     server.add_generic_rpc_handlers((RewardServicer(service, Intake(4)).handler,))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -119,7 +119,7 @@ def unable_to_save(client: redis.Redis, folder: Path) -> Callable[[], object]:
     client.config_set("dir", str(gone))
     gone.rmdir()
     client.bgsave()
-    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":  # type: ignore[index]
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
         pass
     return lambda: client.config_set("save", "")
 

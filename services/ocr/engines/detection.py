@@ -53,5 +53,5 @@ def check_lines(quads: Sequence[Any]) -> None:
 def _length(quad: Any) -> float:  # noqa: ANN401
     """Longer side over shorter side."""
     corners = np.asarray(quad, dtype=np.float64)
-    along, across = np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])
-    return float(max(along, across) / max(1.0, min(along, across)))
+    along, across = (float(np.linalg.norm(corners[corner] - corners[0])) for corner in (1, 3))
+    return max(along, across) / max(1.0, min(along, across))

@@ -117,4 +117,4 @@ def _boxes(words: Sequence[ReadWord]) -> npt.NDArray[np.float64]:
 
 
 def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
+    return np.asarray((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1))

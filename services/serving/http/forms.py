@@ -47,7 +47,7 @@ def parts_of(body: bytes, boundary: bytes, most: int) -> list[Part]:
     if body.count(b"--" + boundary) > most + 1:
         raise ValueError(f"more than {most} parts")
     _, *sections = (b"\r\n" + body).split(b"\r\n--" + boundary)  # what stands before the first is nobody's
-    parts = []
+    parts = list[Part]()
     for section in sections:
         if section.startswith(b"--"):
             return parts
