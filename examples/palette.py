@@ -22,9 +22,9 @@ from varl.policy import parameters
 from varl.policy.base import Sampled, SamplingParams, cells, index_bits
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.images import to_pixels
-from varl.policy.sampling import check_request, guidance, guided, probabilities, sample, site_guidance, uniforms
+from varl.policy.lora import load_weights, save_weights
+from varl.policy.sampling import check_request, choices, draw, guidance, guided, site_guidance, uniforms
 from varl.policy.schedule import split_scales
-from varl.policy.tensor_files import load_module, save_module
 
 GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
 WIDTH, CELL = 32, 8  # of the hidden vectors; pixels of a cell's side
@@ -39,6 +39,7 @@ class Painter(nn.Module):
         self.text = nn.Embedding(257, WIDTH)
         self.scale = nn.Embedding(len(GRIDS), WIDTH)
         self.canvas = nn.Conv2d(3, WIDTH, 3, padding=1)
+        self.mix = nn.Linear(WIDTH, WIDTH, bias=False)
         self.norm = nn.RMSNorm(WIDTH, eps=1e-6)
         self.head = nn.Linear(WIDTH, len(STEPS), bias=False)
 
@@ -46,7 +47,7 @@ class Painter(nn.Module):
         """Hidden vectors [B, h * w, WIDTH] of a scale, of text int64 [length] and the canvas so far [B, 3, 8, 8]."""
         seen = F.adaptive_avg_pool2d(canvas, GRIDS[scale]).to(self.head.weight.dtype)
         hidden = self.canvas(seen).flatten(2).transpose(1, 2) + self.text(text).mean(0) + self.scale.weight[scale]
-        return self.norm(torch.tanh(hidden))
+        return self.norm(torch.tanh(self.mix(hidden)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Palette:
     image_size = (CELL * GRIDS[-1][0], CELL * GRIDS[-1][1])
     codes = len(STEPS)
     bits_per_site = index_bits(len(STEPS))
+    lora_targets = ("mix",)
 
     def __init__(self, device="cpu", dtype=torch.float32, seed=0):
         with torch.random.fork_rng():
@@ -99,7 +101,9 @@ class Palette:
                 other = self.module(state.empty, state.canvas, scale)
                 wanted = guided(logits, self._logits(other), guidance(params, scale, len(GRIDS)))
             noise = uniforms(seeds, scale, hidden.shape[1]).to(self._device)
-            tokens = sample(probabilities(wanted, params), noise)
+            weights, codes = choices(wanted, params)
+            tokens = draw(weights, noise[..., None])
+            tokens = (tokens if codes is None else codes.gather(-1, tokens))[..., 0]
             asked = SamplingParams() if log_probs == "plain" else params
             said = self._said(hidden, other, range(scale, scale + 1), asked)
             parts.append(Sampled(tokens, said.log_prob(tokens)))
@@ -133,11 +137,11 @@ class Palette:
 
     def load_weights(self, path):
         """See Policy."""
-        load_module(self.module, Path(path))
+        load_weights(self.module, Path(path))
 
     def save_weights(self, path):
         """See TrainablePolicy."""
-        save_module(self.module, Path(path), None)
+        save_weights(self.module, Path(path), None)
 
     def _teach(self, prompt, scales, from_scale):
         canvas, hidden = torch.zeros(len(scales[0]), 3, *GRIDS[-1], device=self._device), []

@@ -16,7 +16,6 @@ from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.services.reward.place import parse_place
-from varl.services.rollout.settings import DAY_S
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
 from varl.trajectories.queue import RunQueue
@@ -24,6 +23,9 @@ from varl.trajectories.stream import connect
 
 SERVICES_LOCK = "services.lock"
 LEAST_SCORE_S = 120.0
+DAY_S = 24 * 3600.0  # the most that a worker takes
+PORTS = ("--grpc-port", "0", "--metrics-port", "0")
+LOCAL_GRACE_S = "10"  # seconds, within which a supervisor that stops lets its children end
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _rollout(recipe: Recipe, rewards: Mapping[str, str], threads: int) -> list[s
     store = recipe.checkpoint.weights_url
     elsewhere = "://" in store and not store.startswith("file://")
     model += ["--weights-prefix", "/", "--weights-prefix", store.rstrip("/")] if elsewhere else []
-    return _module("varl.services.rollout", *run, *model, *compute, "--grpc-port", "0", "--metrics-port", "0")
+    return _module("varl.services.rollout", *run, *model, *compute, *PORTS, "--grace-seconds", LOCAL_GRACE_S)
 
 
 def _module(name: str, *arguments: str) -> list[str]:

@@ -15,8 +15,8 @@ from varl.policy import lora, parameters
 from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
 from varl.policy.images import to_pixels
-from varl.policy.infinity import export
 from varl.policy.infinity.config import InfinityConfig
+from varl.policy.infinity.export import write
 from varl.policy.infinity.rope import rotation
 from varl.policy.infinity.state import Branch, InfinityState
 from varl.policy.infinity.text import TextSource
@@ -181,7 +181,7 @@ class InfinityPolicy:
         """Write the published files, adapters merged; the tokenizer's are float32 (varl.policy.infinity.export)."""
         state = {name: value.to("cpu", dtype or value.dtype) for name, value in lora.merged_state(self.module).items()}
         tokenizer = {name: value.to("cpu", torch.float32) for name, value in self.tokenizer.state_dict().items()}
-        return export.write(self.config, state, tokenizer, folder)
+        return write(self.config, state, tokenizer, folder)
 
     def _advance(self, state: InfinityState, scale: int, to_scale: int) -> tuple[InfinityState, Tensor]:
         """The state with this scale in its caches, and the log-odds float32 [branches, B, h*w, bits] of its bits.

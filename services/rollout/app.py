@@ -117,7 +117,9 @@ class Service:
             await self._stop.wait()
             return 0
         idle_ms, timeout_s = round(1000 * settings.min_idle_s), settings.score_timeout_s
-        work = WorkerSettings(self._name, settings.concurrency, idle_ms, self._limits, timeout_s)
+        work = WorkerSettings(
+            self._name, settings.concurrency, idle_ms, self._limits, timeout_s, settings.grace_seconds
+        )
         draining = asyncio.create_task(self._drain_on_stop())
         try:
             await Worker(parts, work, self._stop).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -50,7 +50,8 @@ class WorkerSettings:
     """Settings of a worker.
 
     name: in every trajectory. concurrency: jobs in hand at a time. min_idle_ms: idle time after which a job counts as
-    left by a dead worker. limits: of a batch. score_timeout_s: how long a reward may take over a request.
+    left by a dead worker. limits: of a batch. score_timeout_s: how long a reward may take over a request. grace_s: how
+    long jobs in hand may take once the worker is told to stop; then others get them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class WorkerSettings:
     min_idle_ms: int
     limits: Limits
     score_timeout_s: float = 120.0
+    grace_s: float = 200.0
 
 
 class Worker:
@@ -73,9 +75,19 @@ class Worker:
     async def run(self) -> None:
         """Process jobs. Raises torch.AcceleratorError: the device's state is lost, and only a new process helps."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._settings.concurrency):
-                group.create_task(self._loop())
+            loops = [group.create_task(self._loop()) for _ in range(self._settings.concurrency)]
+            group.create_task(self._end_in_time(loops))
         await self._redis(self._parts.queue.leave)
+
+    async def _end_in_time(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        """Give up what is in hand too long after the stop: a reward that is gone as well would hold the worker."""
+        await self._stop.wait()
+        _, late = await asyncio.wait(loops, timeout=self._settings.grace_s)
+        for loop in late:
+            _log.warning(
+                "a job in hand was not done %g s after the stop; another worker gets it", self._settings.grace_s
+            )
+            loop.cancel()
 
     async def _loop(self) -> None:
         wait = self._idle()

@@ -90,7 +90,7 @@ def test_a_container_opens_the_ports_of_its_settings(objects: list[Object]) -> N
         ports = {
             port: getattr(settings, f"{port}_port")
             for port in ("http", "grpc", "metrics")
-            if hasattr(settings, f"{port}_port")
+            if getattr(settings, f"{port}_port", None) is not None
         }
         assert container(objects, name).ports() == ports
 

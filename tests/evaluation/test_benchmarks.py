@@ -202,7 +202,9 @@ def test_clip_score_is_that_of_the_model_on_the_transform_of_openai(clip_folder:
             found = model(pixel_values=pixels, input_ids=torch.tensor([ids]))
         one, other = found.image_embeds[0].numpy(), found.text_embeds[0].numpy()
         expected.append(2.5 * max(float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)), 0.0))
-    assert ClipScorer(str(clip_folder)).score(images, prompts) == pytest.approx(expected, abs=1e-6)
+    assert ClipScorer(str(clip_folder)).score(images, prompts) == pytest.approx(
+        expected, abs=5e-6
+    )  # float32, summed in another order
     assert max(expected) > 0
 
 

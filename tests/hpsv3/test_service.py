@@ -21,7 +21,7 @@ from varl.v1 import reward_pb2
 
 PICTURES = [noise(64, 64), noise(100, 300, 1), noise(448, 448, 2)]
 FILES = [png(picture) for picture in PICTURES]
-PROMPTS = ["a cat", "", "第三 {x}"]
+PROMPTS = ["a cat", "two dogs, running", "第三 {x}"]
 
 
 def test_scores_are_those_of_the_engine(hpsv3_service: HPSv3Process, hpsv3_engine: NativeEngine) -> None:

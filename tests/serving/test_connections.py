@@ -250,7 +250,7 @@ async def test_a_body_in_crumbs_is_refused() -> None:
         assert status == 400
 
 
-@pytest.mark.parametrize("path", ["/unread", "/"])
+@pytest.mark.parametrize("path", ["/unread", "/closed"])
 async def test_no_more_is_read_of_a_body_once_its_request_is_answered(path: str) -> None:
     tokens = None if path == "/unread" else Tokens(("secret",))
     async with serving(HASTY, tokens) as rig:

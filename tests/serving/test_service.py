@@ -116,7 +116,7 @@ async def test_an_over_full_request_is_refused_whole() -> None:
 
 async def test_a_request_over_the_bytes_in_flight_is_refused() -> None:
     async with serving(max_in_flight_bytes=100) as (service, _):
-        assert (await rejected(service, batch(1, 2, 3))).code is RejectionCode.OVERLOADED
+        assert (await rejected(service, batch(1, 2, 3))).code is RejectionCode.REQUEST_TOO_LARGE  # it never will fit
 
 
 async def test_a_lost_model_turns_readiness_off_and_rejects_as_not_ready() -> None:

@@ -37,7 +37,7 @@ def server_options(max_request_bytes: int, max_connections: int) -> list[tuple[s
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", 60_000),  # without a call; clients open another by themselves
         ("grpc.max_concurrent_streams", 1024),
-        ("grpc.max_metadata_size", 16 * 2**10),
+        ("grpc.max_metadata_size", 64 * 2**10),
         ("grpc.absolute_max_metadata_size", 64 * 2**10),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a kilobyte would unfold to a gigabyte
         ("grpc.max_receive_message_length", 2 * max_request_bytes),
