@@ -329,7 +329,14 @@ class GuardSettings(Section):
         description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)",
     )
     ratio_tolerance: PositiveFloat = Field(
-        default=0.5, description="largest deviation of such a ratio from 1 that is rounding"
+        default=0.5, description="largest deviation of such ratios from 1, at ratio_quantile, that is rounding"
+    )
+    ratio_quantile: float = Field(
+        default=0.99,
+        gt=0,
+        le=1,
+        description="share of an update's on-policy tokens whose ratios deviate by ratio_tolerance at most; "
+        "1: all of them, which bfloat16 rounding breaks once there are hundreds of thousands",
     )
     duplicates: Action = Field(
         default="skip", description="candidates of a group with the same tokens, hence the same image (the group)"

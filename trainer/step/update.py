@@ -29,6 +29,7 @@ from varl.trainer.step.guards import (
     exploding,
     first_ratio,
     non_finite,
+    ratio_deviation,
     zero_spread,
 )
 from varl.trainer.step.metrics import Measured, update_metrics
@@ -186,7 +187,7 @@ class Updater:
             if not group.staleness
             for part in parts
         ]
-        deviation = max((float((ratio - 1).abs().max()) for ratio in ratios), default=0.0)
+        deviation = ratio_deviation(ratios, self._guards.ratio_quantile)
         if watch.skips(first_ratio(deviation, self._guards.ratio_tolerance)):
             return UpdateOutcome.FIRST_RATIO
         if watch.skips(non_finite("the gradient norm", torch.tensor(norm))):
