@@ -278,12 +278,25 @@ class OptimizerSettings(Section):
     candidates_per_pass: Count = Field(
         default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)"
     )
+    state_dtype: Literal["same", "bfloat16"] = Field(
+        default="same",
+        description="of AdamW's two moments between steps: the weights' own, or bfloat16, half of float32's memory; "
+        "steps are computed in float32",
+    )
 
     @model_validator(mode="after")
     def _falls_forwards(self) -> OptimizerSettings:
         if self.decay_until and not self.warmup_updates <= self.decay_from < self.decay_until:
             raise ValueError(
                 f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _moments_move(self) -> OptimizerSettings:
+        if self.state_dtype == "bfloat16" and max(self.betas) > 0.99:
+            raise ValueError(
+                f"state_dtype: bfloat16 rounds away what a step changes at betas {self.betas}; .99 is the most"
             )
         return self
 

@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from varl.policy.base import Evaluation, ParameterGroups, TrainablePolicy
+from varl.policy.base import Evaluation, TrainablePolicy
 from varl.trainer.objectives.grpo import group_advantages, is_zero_std, k3_kl
 from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
 from varl.trainer.objectives.panw import effective_scale, step_weights, token_weights
@@ -33,6 +33,7 @@ from varl.trainer.step.guards import (
     zero_spread,
 )
 from varl.trainer.step.metrics import Measured, update_metrics
+from varl.trainer.step.optimizer import build_optimizer
 
 logger = logging.getLogger("trainer")
 
@@ -67,16 +68,6 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
     if not settings.decay_until:
         return 1.0
     return min(1.0, max(0, settings.decay_until - update) / (settings.decay_until - settings.decay_from))
-
-
-def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over a policy's trained parameters: the gains, with a rate of their own, and the rest."""
-    groups = [
-        {"params": trained.others, "lr_factor": 1.0},
-        {"params": trained.gains, "lr_factor": settings.gain_lr_factor},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
 
 
 class Updater:

@@ -84,14 +84,15 @@ def worker_memory(recipe: Recipe, prompt: str, sample_batch: int = SAMPLE_BATCH)
 def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
     """Bytes of the trainer by part, in the stage that takes most."""
     policy, number = load_blank(recipe.model.dir, recipe.model.dtype), torch_dtype(recipe.model.dtype).itemsize
-    trained, weights = measure_parameters(recipe).trained * number, _weights(policy, recipe)
+    count, weights = measure_parameters(recipe).trained, _weights(policy, recipe)
+    moment = min(number, 2) if recipe.optimizer.state_dtype == "bfloat16" else number
     average = _floats(policy) if recipe.optimizer.ema_decay else 0
     passes = [teaching(recipe, stage, prompt, rows_of(recipe)).activations for stage in stages_of(recipe)]
     return {
         "weights": weights,
         "reference": weights,
-        "gradients": trained,
-        "AdamW": 2 * trained,
+        "gradients": count * number,
+        "AdamW": 2 * count * moment,
         "average": average,
         "activations": max(passes),
     }
