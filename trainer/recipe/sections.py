@@ -301,6 +301,21 @@ class OptimizerSettings(Section):
         return self
 
 
+class ParallelSettings(Section):
+    """How the ranks of a run on several devices compute, each started by torchrun; see docs/several_gpus.md."""
+
+    compute_dtype: Literal["same", "bfloat16"] = Field(
+        default="same",
+        description="of gathered weights and of arithmetic; weights, sums of gradients, moments and averages stay as "
+        "model.dtype says",
+    )
+    recompute: bool = Field(
+        default=False,
+        description="compute each block again on the way back instead of keeping its inside: less memory, a third "
+        "more time",
+    )
+
+
 class CheckpointSettings(Section):
     """What is kept on disk."""
 

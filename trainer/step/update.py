@@ -34,6 +34,7 @@ from varl.trainer.step.guards import (
 )
 from varl.trainer.step.metrics import Measured, update_metrics
 from varl.trainer.step.optimizer import build_optimizer
+from varl.trainer.step.spread import whole
 
 logger = logging.getLogger("trainer")
 
@@ -68,6 +69,13 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
     if not settings.decay_until:
         return 1.0
     return min(1.0, max(0, settings.decay_until - update) / (settings.decay_until - settings.decay_from))
+
+
+@torch.no_grad()
+def copy_parameters(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Give a module the parameters of another one of its kind."""
+    for own, new in zip(target.parameters(), source.parameters(), strict=True):
+        own.copy_(new)
 
 
 class Updater:
@@ -127,12 +135,12 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         noise = GradientNoise(self._parameters()) if by_scale else None
         try:
-            measured = [self._backward(group, len(used), watch, noise) for group in used]
+            measured = self._gradients(used, watch, noise)
         except NonFiniteLossError:
             return UpdateOutcome.NON_FINITE_LOSS
         metrics |= noise.metrics() if noise else {}
         # Clip over all groups together, and measure before anything is decided.
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf)))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
         metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
         # The last moment at which the weights can be left as they are.
@@ -192,12 +200,20 @@ class Updater:
 
     def _step(self, update: int) -> float:
         if self.moves_reference:
-            self.reference.module.load_state_dict(self.policy.module.state_dict())
+            copy_parameters(self.policy.module, self.reference.module)
         rate = learning_rate(self._settings, update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
         self.optimizer.step()
         return rate
+
+    def _gradients(self, used: Sequence[GroupBatch], watch: Watch, noise: GradientNoise | None) -> list[list[Measured]]:
+        """Add up the gradients of all groups; returns what their passes saw, by group.
+
+        Raises:
+            NonFiniteLossError: a loss is not finite, and is to be skipped.
+        """
+        return [self._backward(group, len(used), watch, noise) for group in used]
 
     def _backward(self, group: GroupBatch, groups: int, watch: Watch, noise: GradientNoise | None) -> list[Measured]:
         """Add the gradient of one group's part of the loss, a few candidates at a time."""
@@ -206,13 +222,17 @@ class Updater:
             noise.add_group()
         return measured
 
-    def _backward_part(self, group: GroupBatch, rows: slice, groups: int, watch: Watch) -> Measured:
+    def _backward_part(self, group: GroupBatch, rows: slice, groups: float, watch: Watch) -> Measured:
         loss, measured = self._token_loss(group, rows)
         value = group_loss(loss.terms) * len(loss.terms) / len(group.values) / groups
-        if watch.skips(non_finite("the loss", value.detach())):
+        if watch.skips(non_finite("the loss", self._total(value.detach()))):
             raise NonFiniteLossError
         value.backward()  # type: ignore[no-untyped-call]
         return measured
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum of a value over all processes that train together: here there is one."""
+        return value
 
     def _token_loss(self, group: GroupBatch, rows: slice) -> tuple[TokenLoss, Measured]:
         tokens = group.tokens[rows]
