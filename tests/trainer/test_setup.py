@@ -380,7 +380,7 @@ def test_a_gain_factor_of_one_steps_as_one_group_would() -> None:
 
 def test_moments_in_bfloat16_take_half_the_room_and_step_nearly_alike(tmp_path: Path) -> None:
     models = [_policy() for _ in range(3)]
-    wide, small, again = map(_updater, models, ("same", "bfloat16", "bfloat16"))
+    wide, small, again = (_updater(models[0]), *(_updater(model, "bfloat16") for model in models[1:]))
     for update in range(3):
         for one, model in zip((wide, small), models, strict=False):
             one.update([_batch(model, [0.0, 1.0, 0.5], seed=update)], update, by_scale=False)
