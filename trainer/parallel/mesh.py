@@ -91,6 +91,6 @@ def _whole_states(module: nn.Module, name: str, ranks: Ranks) -> None:
         models = dict(own.named_parameters())
         state |= {key: spread_like(value, models[key]) for key, value in state.items() if key in models}
 
-    module.register_state_dict_pre_hook(before)
-    module.register_state_dict_post_hook(after)
-    module.register_load_state_dict_pre_hook(loading)
+    module.register_state_dict_pre_hook(before)  # type: ignore[no-untyped-call]
+    module.register_state_dict_post_hook(after)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(loading)  # type: ignore[no-untyped-call]

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.update import Updater
@@ -34,9 +36,9 @@ def write_shards(
         OSError: a process could not write its part; all of them raise it.
     """
     tensors = _weights(updater, average) | _moments(updater.optimizer)
-    writer = dcp.HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     try:
-        dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _disk_error(error) from error
 
@@ -52,7 +54,7 @@ def read_shards(
     Raises:
         ValueError: it lacks what is to be put in place, or holds it in another shape.
     """
-    reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS))
+    reader = HuggingFaceStorageReader(str(folder / SHARDS))
     written: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
     tensors, state = _weights(updater, average), _empty_moments(updater.optimizer, written)
     tensors |= {f"optimizer.{index}.{name}": value for index, own in state.items() for name, value in own.items()}
@@ -61,7 +63,7 @@ def read_shards(
         raise ValueError(f"{folder / SHARDS} does not fit this run: {', '.join(sorted(wrong)[:5])}")
     with warnings.catch_warnings():  # that each process reads on its own is meant
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     for own in state.values():
         own[STEP] = own[STEP].reshape(())
     updater.optimizer.load_state_dict({"state": state, "param_groups": list(param_groups)})
