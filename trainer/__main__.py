@@ -23,7 +23,7 @@ from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
 from varl.trainer.loop import train, trained_state
-from varl.trainer.parallel.launch import this_run
+from varl.trainer.parallel.launch import LaunchError, this_run
 from varl.trainer.parallel.ranks import Ranks
 from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import BadRecipeError, Recipe, parse_command
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed, ranks=ranks)
     except ValidationError as error:
         return _fail(faults_of(error), status=2)
-    except (SettingsError, MissingFilesError, BadRecipeError, DeviceMemoryError) as error:
+    except (SettingsError, MissingFilesError, BadRecipeError, LaunchError, DeviceMemoryError) as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.ranks_rig import MODELS, groups
-from varl.trainer.parallel.launch import this_run
+from varl.trainer.__main__ import main
+from varl.trainer.parallel.launch import LaunchError, this_run
 from varl.trainer.parallel.shares import passes_of, turns
 from varl.trainer.parallel.wire import pack, pack_groups, pack_measured, unpack, unpack_groups, unpack_measured
 from varl.trainer.recipe.config import Recipe
@@ -63,9 +65,23 @@ def test_settings_that_need_torchrun_are_refused_without_it(monkeypatch: pytest.
     with this_run(Recipe()) as ranks:
         assert ranks is None
     recipe = Recipe.model_validate({"parallel": {"recompute": True}})
-    with pytest.raises(ValueError, match="torchrun"), this_run(recipe):
+    with pytest.raises(LaunchError, match="torchrun"), this_run(recipe):
         pass
     monkeypatch.setenv("RANK", "first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK, WORLD_SIZE, LOCAL_RANK must be numbers"), this_run(Recipe()):
         pass
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_adapters_are_refused_under_torchrun(
+    size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("RANK", 0), ("WORLD_SIZE", size), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    recipe = Recipe.model_validate({"model": {"lora": {"rank": 2}}})
+    with pytest.raises(LaunchError, match=rf"model\.lora\.rank.*WORLD_SIZE={size}"), this_run(recipe):
+        pass
+    (tmp_path / "recipe.toml").write_text("[model.lora]\nrank = 2\n")
+    assert main([str(tmp_path / "recipe.toml")]) == 2  # before a model is loaded or another process is met
+    assert "model.lora.rank" in capsys.readouterr().err
