@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, cast
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 import varl.policy.nextflow
 from tests.support.trainer_rig import METHOD, make_recipe
 from tests.support.trajectory_builders import make_group, make_job
+from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
@@ -23,6 +27,7 @@ from varl.trainer.disk.atomic import COMPLETE
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
+from varl.trainer.step import ema
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.gradients import GradientProbe, cosine_with_rest
@@ -446,6 +451,29 @@ def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:
         for own, start, now in zip(_weights(model), first, changed, strict=True):
             assert torch.allclose(own, 0.75 * start + 0.25 * now, atol=1e-6)
     assert _same(changed, _weights(model))
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_stop_while_averages_change_places_leaves_the_weights(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _policy()
+    average, exchanges, real = WeightAverage(model.module, 0.75), count(1), ema._weights
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.add_(1.0)
+    own, averages = _weights(model), {name: value.clone() for name, value in average.weights.items()}
+
+    def told_after_one(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        first, *rest = real(module)
+        yield first
+        if next(exchanges) == at:
+            signal.raise_signal(signal.SIGTERM)
+        yield from rest
+
+    monkeypatch.setattr(ema, "_weights", told_after_one)
+    with sigterm_as_exit(), pytest.raises(SystemExit), average.applied():
+        pass
+    assert _same(own, _weights(model))
+    assert all(torch.equal(value, averages[name]) for name, value in average.weights.items())
 
 
 def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from varl.launch.supervisor import postponed
 from varl.trainer.step.spread import spread_like
 
 
@@ -18,7 +20,7 @@ class WeightAverage:
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self._module, self._decay = module, decay
+        self._module, self._decay, self._applied = module, decay, False
         self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in _weights(module)}
 
     @torch.no_grad()
@@ -35,19 +37,22 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the context the module holds the averages."""
-        self.exchange()
         try:
+            self.exchange()
             yield
         finally:
-            self.exchange()
+            if self._applied:
+                self.exchange()
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Let module and averages change places."""
-        for name, value in _weights(self._module):
-            own = value.clone()
-            value.copy_(self.weights[name])
-            self.weights[name] = own
+        """Let module and averages change places, all or none: SIGTERM, on which weights are saved, waits meanwhile."""
+        with postponed((signal.SIGTERM,)):
+            for name, value in _weights(self._module):
+                own = value.clone()
+                value.copy_(self.weights[name])
+                self.weights[name] = own
+            self._applied = not self._applied
 
 
 def _weights(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
