@@ -204,7 +204,7 @@ class Run:
         try:
             log.sync()
             self.checkpoint_manager.save_newer(progress)
-        except (OSError, StorageError, RedisError) as error:
+        except (OSError, StorageError, RedisError, RuntimeError) as error:  # RuntimeError: another rank is dead
             logger.error("checkpoint %d: could not be written: %s", progress.update, error)
 
     def give_up_if_empty(self, progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """Trainers of two ranks, one run after another, of which one rank may die by SIGKILL at a named call.
 
-Takes [RECIPE RANK:PLACE …] with PLACE as in ``killing``, or RECIPE - for a run that is left alone. Ranks are forked, so
+Takes [RECIPE RANK:PLACE …] with PLACE as in ``killing``, or RECIPE - for a run that is left alone; the rank "all"
+sends SIGTERM to each rank there. Ranks are forked, so
 that torch is imported once, and have torchrun's variables. The exit statuses of each run's ranks are printed as JSON.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -33,6 +35,8 @@ def fork_rank(rank: int, port: int, recipe: str, death: str) -> int:
     try:
         if dying == str(rank):
             kill_at(place)
+        if dying == "all":
+            kill_at(place, signal.SIGTERM)
         status = main([recipe, "--resume"])
     except SystemExit as error:
         status = error.code

@@ -18,6 +18,7 @@ from tests.support.trainer_rig import METHOD, BrightnessReward, make_model, roll
 from varl.trainer.checkpoints.checkpoint import checkpoints
 
 DEATHS = (
+    "all:varl.trainer.step.update:Updater._step:1:after",  # told to stop, as torchrun and Kubernetes tell all ranks
     "1:torch.optim:AdamW.step:2:before",  # in an update, while rank 0 goes on with it
     "0:varl.trainer.checkpoints.checkpoint:seal:1:before",  # all parts written, nothing sealed
 )
@@ -50,8 +51,10 @@ def test_a_run_whose_ranks_die_equals_an_undisturbed_one(redis_server: str, run_
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=True
         )
-    undisturbed, follower, leader, last = json.loads(done.stdout)
+    undisturbed, told, follower, leader, last = json.loads(done.stdout)
     assert undisturbed == last == [0, 0], done.stderr[-4000:]
+    assert told[0] == 128 + signal.SIGTERM and told[1] != 0
+    assert "checkpoint 1: complete" in done.stderr  # which is not due: rank 0 saved with the others before it left
     assert follower[1] == leader[0] == -signal.SIGKILL
     assert follower[0] not in (0, -signal.SIGKILL) and leader[1] not in (0, -signal.SIGKILL)
     directories = [recipe.run.dir / recipe.run.name for recipe in (whole, broken)]

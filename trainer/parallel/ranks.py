@@ -18,12 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from varl.launch.supervisor import postponed
 from varl.trainer.parallel.wire import Head, broadcast, exchange, pack, unpack
 
 logger = logging.getLogger("trainer")
 END = "end"
 FOREVER = timedelta(days=20)  # between two orders lies a rollout; deaths are seen by the watch, not by a timeout
-LEAVE_S = 20.0  # to stop what a process has started, once another one is dead
+LEAVE_S = 20.0  # for rank 0 to stop what it has started, once another rank is dead
 
 Action = Callable[[Head, dict[str, Tensor]], object]
 
@@ -68,27 +69,35 @@ class Ranks:
 
     @contextmanager
     def together(self, order: str, head: Mapping[str, Any] | None = None, **tensors: Tensor) -> Iterator[None]:
-        """Give an order, where rank 0 is not following one already; every rank then runs the same block."""
+        """Give an order, where rank 0 is not following one already; every rank then runs the same block.
+
+        SIGTERM waits for the block's end, so that ranks are never left in the middle of one, out of step.
+        """
         if self._together:
             yield
             return
         if not self.leads:
             raise RuntimeError(f"rank {self.place.rank} gives the order {order!r}, which is rank 0's")
-        broadcast(pack({"order": order, **(head or {})}, tensors), self.control)
-        self._together = True
-        try:
-            yield
-        finally:
-            self._together = False
+        with postponed((signal.SIGTERM,)):
+            broadcast(pack({"order": order, **(head or {})}, tensors), self.control)
+            self._together = True
+            try:
+                yield
+            finally:
+                self._together = False
 
     def follow(self, actions: Mapping[str, Action]) -> None:
-        """Do what rank 0 orders, by the order's name, until the run's end."""
+        """Do what rank 0 orders, by the order's name, until the run's end.
+
+        SIGTERM waits until then: it is rank 0 that saves and ends the run, and for that it needs the others.
+        """
         self._together = True
-        while True:
-            head, tensors = unpack(broadcast(None, self.control))
-            if head["order"] == END:
-                return
-            actions[head["order"]](head, tensors)
+        with postponed((signal.SIGTERM,)):
+            while True:
+                head, tensors = unpack(broadcast(None, self.control))
+                if head["order"] == END:
+                    return
+                actions[head["order"]](head, tensors)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of all ranks' values, on the CPU and the same at each of them."""
@@ -132,7 +141,8 @@ class Watch:
 
     def __init__(self, place: Place, group: dist.ProcessGroup) -> None:
         self._over = threading.Event()
-        others = range(1, place.size) if place.rank == 0 else [0]
+        self._leads = place.rank == 0
+        others = range(1, place.size) if self._leads else [0]
         for other in others:
             threading.Thread(target=self._wait, args=(other, group), name=f"watch-{other}", daemon=True).start()
 
@@ -146,11 +156,12 @@ class Watch:
         except RuntimeError:
             if not self._over.is_set():
                 logger.error("rank %d has ended, and so does this process; --resume goes on", other)
-                _leave()
+                _leave(LEAVE_S if self._leads else 0)
 
 
-def _leave() -> None:
+def _leave(patience_s: float) -> None:
     """End this process: as SIGTERM does, which stops what it has started, or at once where that takes too long."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LEAVE_S)
+    if patience_s:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(patience_s)
     os._exit(1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -85,16 +84,10 @@ class SharedAverage(WeightAverage):
         with self._ranks.together("average"):
             super().update()
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the context the module holds the averages at every rank."""
+    def exchange(self) -> None:
+        """Let module and averages change places at every rank."""
         with self._ranks.together("exchange"):
-            self.exchange()
-        try:
-            yield
-        finally:
-            with self._ranks.together("exchange"):
-                self.exchange()
+            super().exchange()
 
 
 class SharedState(TrainedState):
