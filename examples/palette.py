@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from varl.policy import parameters
+from varl.policy import lora, parameters
 from varl.policy.base import Sampled, SamplingParams, cells, index_bits
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.images import to_pixels
-from varl.policy.lora import load_weights, save_weights
 from varl.policy.sampling import check_request, choices, draw, guidance, guided, site_guidance, uniforms
 from varl.policy.schedule import split_scales
 
@@ -39,15 +38,14 @@ class Painter(nn.Module):
         self.text = nn.Embedding(257, WIDTH)
         self.scale = nn.Embedding(len(GRIDS), WIDTH)
         self.canvas = nn.Conv2d(3, WIDTH, 3, padding=1)
-        self.mix = nn.Linear(WIDTH, WIDTH, bias=False)
         self.norm = nn.RMSNorm(WIDTH, eps=1e-6)
         self.head = nn.Linear(WIDTH, len(STEPS), bias=False)
 
     def forward(self, text: Tensor, canvas: Tensor, scale: int) -> Tensor:
-        """Hidden vectors [B, h * w, WIDTH] of a scale, of text int64 [length] and the canvas so far [B, 3, 8, 8]."""
+        """Logits [B, h * w, 27] of a scale, of text int64 [length] and the canvas so far [B, 3, 8, 8]."""
         seen = F.adaptive_avg_pool2d(canvas, GRIDS[scale]).to(self.head.weight.dtype)
         hidden = self.canvas(seen).flatten(2).transpose(1, 2) + self.text(text).mean(0) + self.scale.weight[scale]
-        return self.norm(torch.tanh(self.mix(hidden)))
+        return self.head(self.norm(torch.tanh(hidden)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Palette:
     image_size = (CELL * GRIDS[-1][0], CELL * GRIDS[-1][1])
     codes = len(STEPS)
     bits_per_site = index_bits(len(STEPS))
-    lora_targets = ("mix",)
+    lora_targets = ("head",)
 
     def __init__(self, device="cpu", dtype=torch.float32, seed=0):
         with torch.random.fork_rng():
@@ -95,17 +93,17 @@ class Palette:
         check_request(state, to_scale, len(GRIDS), seeds, params, state.empty is not None)
         state, parts = state.fork(len(seeds) // state.batch), []
         for scale in range(state.next_scale, to_scale):
-            hidden, other = self.module(state.text, state.canvas, scale), None
-            logits = wanted = self._logits(hidden)
+            logits, other = self._logits(state.text, state.canvas, scale), None
+            wanted = logits
             if state.empty is not None and params.cfg > 0:
-                other = self.module(state.empty, state.canvas, scale)
-                wanted = guided(logits, self._logits(other), guidance(params, scale, len(GRIDS)))
-            noise = uniforms(seeds, scale, hidden.shape[1]).to(self._device)
+                other = self._logits(state.empty, state.canvas, scale)
+                wanted = guided(logits, other, guidance(params, scale, len(GRIDS)))
+            noise = uniforms(seeds, scale, logits.shape[1]).to(self._device)
             weights, codes = choices(wanted, params)
-            tokens = draw(weights, noise[..., None])
-            tokens = (tokens if codes is None else codes.gather(-1, tokens))[..., 0]
+            drawn = draw(weights, noise[..., None])
+            tokens = (drawn if codes is None else codes.gather(-1, drawn))[..., 0]
             asked = SamplingParams() if log_probs == "plain" else params
-            said = self._said(hidden, other, range(scale, scale + 1), asked)
+            said = self._said(logits, other, range(scale, scale + 1), asked)
             parts.append(Sampled(tokens, said.log_prob(tokens)))
             canvas = state.canvas + self._painted(tokens.view(-1, *GRIDS[scale]))
             state = replace(state, canvas=canvas, next_scale=scale + 1)
@@ -115,9 +113,9 @@ class Palette:
         """See Policy."""
         params = sampling or SamplingParams()
         scales = split_scales(tokens, GRIDS)
-        hidden = self._teach(prompt, scales, from_scale)
+        logits = self._teach(prompt, scales, from_scale)
         other = self._teach("", scales, from_scale) if params.cfg > 0 else None
-        return self._said(hidden, other, range(from_scale, len(scales)), params)
+        return self._said(logits, other, range(from_scale, len(scales)), params)
 
     @torch.no_grad()
     def decode(self, tokens):
@@ -137,28 +135,28 @@ class Palette:
 
     def load_weights(self, path):
         """See Policy."""
-        load_weights(self.module, Path(path))
+        lora.load_weights(self.module, Path(path))
 
     def save_weights(self, path):
         """See TrainablePolicy."""
-        save_weights(self.module, Path(path), None)
+        lora.save_weights(self.module, Path(path))
 
     def _teach(self, prompt, scales, from_scale):
-        canvas, hidden = torch.zeros(len(scales[0]), 3, *GRIDS[-1], device=self._device), []
+        canvas, logits = torch.zeros(len(scales[0]), 3, *GRIDS[-1], device=self._device), []
         for scale, codes in enumerate(scales):
             if scale >= from_scale:
-                hidden.append(self.module(self._text(prompt), canvas, scale))
+                logits.append(self._logits(self._text(prompt), canvas, scale))
             canvas = canvas + self._painted(codes.to(self._device))
-        return torch.cat(hidden, 1)
+        return torch.cat(logits, 1)
 
-    def _said(self, hidden, other, scales, params):
-        """The distribution of these scales, from hidden vectors with the prompt and, where guided, without it."""
+    def _said(self, logits, other, scales, params):
+        """The distribution of these scales, from logits with the prompt and, where guided, without it."""
         strength = site_guidance(params, GRIDS, scales, self._device)
         guide = None if other is None or params.cfg == 0 else Guidance(other, strength)
-        return Categorical(hidden, self.module.head.weight, None, params.temperature, guide)
+        return Categorical(logits, temperature=params.temperature, guidance=guide)
 
-    def _logits(self, hidden):
-        return self.module.head(hidden).float()
+    def _logits(self, text, canvas, scale):
+        return self.module(text, canvas, scale).float()
 
     def _painted(self, codes):
         """What a scale's codes int64 [B, h, w] add to the canvas, float32 [B, 3, 8, 8]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +231,28 @@ class TrainablePolicy(Policy, Protocol):
 
     def save_weights(self, path: str) -> None:
         """Write the module's weights, or its adapters alone if it has some, as safetensors, whole or not at all."""
+
+
+@dataclass(frozen=True)
+class ShardUnits:
+    """How a module's weights may be spread over devices: what is gathered for a while, used and let go again.
+
+    blocks: the layers that are gathered one at a time, in the order in which they are called; the rest is gathered
+    whole. block_call: the method of a block that a forward pass calls, once, whatever its data. reads: methods of the
+    module, besides ``forward``, that read weights.
+    """
+
+    blocks: Sequence[torch.nn.Module]
+    block_call: str = "forward"
+    reads: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Shardable(Protocol):
+    """A policy that says how it may be spread; another one's module is gathered whole."""
+
+    def shard_units(self) -> ShardUnits:
+        """The units of ``module``."""
 
 
 def index_bits(codes: int) -> int:

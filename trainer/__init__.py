@@ -26,7 +26,7 @@ What differs from the papers (arXiv 2601.02256; 2601.02204 for the GRPO loss), a
 8. The tiny recipes sample without guidance and top-k 2, the demo's at temperature 1, the others hot (1.8), alternate
    prefix and suffix 1:1 (``objective.prefix_per_suffix``), since half of what makes a letter is in their last scale,
    and give the model's gains a learning rate of their own (``optimizer.gain_lr_factor``).
-9. Fixed: one optimiser step an update, on one machine.
+9. Fixed: one optimiser step an update.
 
 What is set in the recipe is named as it is there (``varl.trainer.recipe.sections``); what is "fixed" is code.
 """

@@ -1,4 +1,7 @@
-"""Command line of the trainer: ``varl train recipes/tiny_ocr.toml [--key value …]``, or ``python -m trainer …``."""
+"""Command line of the trainer: ``varl train recipes/tiny_ocr.toml [--key value …]``, or ``python -m trainer …``.
+
+On several devices ``torchrun --nproc-per-node 8 -m varl.trainer …`` (docs/several_gpus.md).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -18,7 +22,10 @@ from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
-from varl.trainer.loop import train
+from varl.trainer.loop import train, trained_state
+from varl.trainer.parallel.launch import LaunchError, this_run
+from varl.trainer.parallel.ranks import Ranks
+from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import BadRecipeError, Recipe, parse_command
 from varl.trainer.recipe.dry_run import check_files, dry_run_with_sizes
 from varl.trainer.recipe.size.fit import DeviceMemoryError
@@ -46,15 +53,19 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         check_files(recipe)
         with sigterm_as_exit(), pulse(logger.info), ExitStack() as stack:
+            ranks = stack.enter_context(this_run(recipe))
+            if ranks is not None and not ranks.leads:
+                follow(recipe, ranks)
+                return 0
             url = (
                 stack.enter_context(local_services(recipe, logger.info)).redis_url
                 if command.local_services
                 else given_redis(recipe)
             )
-            run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed)
+            run(recipe, url, resume=command.resume == "auto", allow_changes=command.resume_changed, ranks=ranks)
     except ValidationError as error:
         return _fail(faults_of(error), status=2)
-    except (SettingsError, MissingFilesError, BadRecipeError, DeviceMemoryError) as error:
+    except (SettingsError, MissingFilesError, BadRecipeError, LaunchError, DeviceMemoryError) as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("stopped; --resume goes on from the newest checkpoint", status=130)
@@ -65,11 +76,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool) -> None:
-    """Load the models, connect to Redis and train."""
+def run(recipe: Recipe, redis_url: str, resume: bool, allow_changes: bool, ranks: Ranks | None = None) -> None:
+    """Load the models, connect to Redis and train; ``ranks``: the processes that share the work, None: this one."""
     trained, reference = load_policies(recipe)
+    build = trained_state if ranks is None else partial(shared_state, ranks)
     with open_queue(recipe, redis_url) as queue:
-        train(recipe, trained, reference, queue, resume, evaluator(recipe, queue, layout_of(trained)), allow_changes)
+        evaluate = evaluator(recipe, queue, layout_of(trained))
+        train(recipe, trained, reference, queue, resume, evaluate, allow_changes, build)
+
+
+def follow(recipe: Recipe, ranks: Ranks) -> None:
+    """Train as one of many processes, as rank 0 says."""
+    state = shared_state(ranks, recipe, *load_policies(recipe))
+    ranks.follow(state.actions())
 
 
 def _fail(message: str, status: int = 1) -> int:

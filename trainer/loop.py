@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from varl.evaluation.sample_grids import save_grid
 from varl.launch.supervisor import postponed
 from varl.policy.base import TrainablePolicy, layout_of
-from varl.trainer.checkpoints.checkpoint import Progress
+from varl.trainer.checkpoints.checkpoint import Progress, TrainedState
 from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
@@ -44,6 +44,14 @@ from varl.v1 import rollout_pb2, trajectory_pb2
 
 logger = logging.getLogger("trainer")
 Evaluate = Callable[[PublishedWeights], dict[str, float]]
+Build = Callable[[Recipe, TrainablePolicy, TrainablePolicy], TrainedState]
+
+
+def trained_state(recipe: Recipe, policy: TrainablePolicy, reference: TrainablePolicy) -> TrainedState:
+    """What a run trains in one process."""
+    updater = Updater(policy, reference, recipe.objective, recipe.optimizer, recipe.guards)
+    decay = recipe.optimizer.ema_decay
+    return TrainedState(updater, WeightAverage(policy.module, decay) if decay else None)
 
 
 class RunInUseError(RuntimeError):
@@ -64,14 +72,15 @@ class Run:
         reference: TrainablePolicy,
         queue: RunQueue,
         evaluate: Evaluate | None,
+        build: Build = trained_state,
     ) -> None:
         if recipe.objective.stages == "vmr":
             trained_scales(Stage.PREFIX, recipe.objective.split_scale, len(policy.grids))
         self._recipe, self._queue, self._evaluate = recipe, queue, evaluate
         self.directory = recipe.run.dir / recipe.run.name
         self._layout = layout_of(policy)
-        self._updater = Updater(policy, reference, recipe.objective, recipe.optimizer, recipe.guards)
-        self._average = WeightAverage(policy.module, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
+        state = build(recipe, policy, reference)
+        self._updater, self._average = state.updater, state.average
         self._prompts = recipe_prompts(recipe, recipe.prompts.train)
         self._shown = recipe_prompts(recipe, recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
         self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
@@ -84,9 +93,7 @@ class Run:
         )
         self._prefetcher = Prefetcher(queue, self._publisher, self._training_jobs, staleness, recipe.run.updates)
         folder, files = self.directory / "checkpoints", self._prefetcher.files
-        self.checkpoint_manager = CheckpointManager(
-            folder, saved, self._updater, self._average, queue, self._notes, files, self.storage
-        )
+        self.checkpoint_manager = CheckpointManager(folder, saved, state, queue, self._notes, files, self.storage)
         self._last_dropped: trajectory_pb2.GroupFailure | None = None
 
     def start(self, resume: bool, allow_changes: bool = False) -> Progress:
@@ -111,8 +118,6 @@ class Run:
         write_durably(config, to_toml(self._recipe))
         # What the checkpoint holds needs no second look, and what came after it is drawn again, from the same seeds.
         dropped = self._queue.purge(0)
-        if found is not None:
-            self._updater.norms = found.notes["grad_norms"]
         self._prefetcher.resume(progress.update, found.path if found else None)
         logger.info(
             "run %s starts at update %d; dropped from the queue: %d", self._recipe.run.name, progress.update, dropped
@@ -199,7 +204,7 @@ class Run:
         try:
             log.sync()
             self.checkpoint_manager.save_newer(progress)
-        except (OSError, StorageError, RedisError) as error:
+        except (OSError, StorageError, RedisError, RuntimeError) as error:  # RuntimeError: another rank is dead
             logger.error("checkpoint %d: could not be written: %s", progress.update, error)
 
     def give_up_if_empty(self, progress: Progress) -> None:
@@ -295,9 +300,13 @@ def train(
     resume: bool,
     evaluate: Evaluate | None = None,
     allow_changes: bool = False,
+    build: Build = trained_state,
 ) -> Path:
-    """Run a recipe to its end and return the run directory; raises as the methods of ``Run`` do."""
-    run = Run(recipe, policy, reference, queue, evaluate)
+    """Run a recipe to its end and return the run directory; raises as the methods of ``Run`` do.
+
+    build: makes what is trained, here or with other processes (``varl.trainer.parallel``).
+    """
+    run = Run(recipe, policy, reference, queue, evaluate, build)
     progress, last = run.start(resume, allow_changes), recipe.run.updates
     due = False
     bar = tqdm(

@@ -195,6 +195,26 @@ class Block(nn.Module):
         x = x + self.ca.sample(self.ca_norm(x), texts)
         return x + self.ffn(_modulated(x, scale2, shift2)) * gamma2  # type: ignore[no-any-return]
 
+    def in_turn(
+        self,
+        xs: Sequence[Tensor],
+        modulation: Tensor,
+        memory: Tensor,
+        turns: Sequence[KeyValue],
+        past: Sequence[KeyValue],
+        counts: Sequence[Sequence[int]],
+    ) -> tuple[list[Tensor], list[KeyValue]]:
+        """``forward`` of runs of scales one after another, each seeing ``past`` and those before it.
+
+        One call a block whatever their number, so that weights that are spread over devices are gathered once.
+        """
+        outputs, pairs = list[Tensor](), list[KeyValue]()
+        for x, turn, sites in zip(xs, turns, counts, strict=True):
+            out, pair = self.forward(x, modulation, memory, turn, [*past, *pairs], sites)
+            outputs.append(out)
+            pairs.append(pair)
+        return outputs, pairs
+
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift

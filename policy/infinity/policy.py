@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from varl.policy import lora, parameters
-from varl.policy.base import Grid, LogProbs, ParameterGroups, Sampled, SamplerState, SamplingParams, Trainable, cells
+from varl.policy.base import (
+    Grid,
+    LogProbs,
+    ParameterGroups,
+    Sampled,
+    SamplerState,
+    SamplingParams,
+    ShardUnits,
+    Trainable,
+    cells,
+)
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
 from varl.policy.images import to_pixels
 from varl.policy.infinity.config import InfinityConfig
@@ -158,6 +168,10 @@ class InfinityPolicy:
     def parameter_groups(self) -> ParameterGroups:
         """The parameters that require a gradient; the gains are those of the normalisation layers."""
         return parameters.parameter_groups(self.module)
+
+    def shard_units(self) -> ShardUnits:
+        """The blocks, each called once a forward pass."""
+        return ShardUnits(self.module.blocks, "in_turn")
 
     def load_weights(self, path: str) -> None:
         """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""

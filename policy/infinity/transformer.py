@@ -125,14 +125,10 @@ class InfinityTransformer(nn.Module):
         the runs that keep them. Without heads, in place of the logits, what ``bit_head`` makes them of: [B, N, width].
         """
         read = text if isinstance(text, Text) else self._read(text)
-        outputs, caches = list[Tensor](), list[Segment]()
-        for run in scales:
-            x, cache = self._run(self._embed(run, read), run, read, [*past, *caches])
-            hidden = self.head_nm(x, read.pooled)
-            outputs.append(self._logits(hidden) if heads else hidden)
-            if run.keep:
-                caches.append(cache)
-        return read, outputs, caches
+        xs, caches = self._blocks([self._embed(run, read) for run in scales], scales, read, past)
+        hidden = [self.head_nm(x, read.pooled) for x in xs]
+        outputs = [self._logits(x) for x in hidden] if heads else hidden
+        return read, outputs, [cache for cache in caches if cache is not None]
 
     @property
     def empty(self) -> KVCache:
@@ -187,20 +183,25 @@ class InfinityTransformer(nn.Module):
         levels = table[run.first : run.first + len(run.grids)]
         return torch.cat(parts, 1) + levels.repeat_interleave(counts, 0, output_size=sum(sites))
 
-    def _run(self, x: Tensor, run: Scales, text: Text, past: Sequence[Segment]) -> tuple[Tensor, Segment]:
-        """All blocks over x [B, N, width]; in a long pass with gradients each is computed again on the way back."""
-        kept, blocks = Segment(), self.blocks
-        again = torch.is_grad_enabled() and x.numel() * len(blocks) > KEPT
+    def _blocks(
+        self, xs: list[Tensor], runs: Sequence[Scales], text: Text, past: Sequence[Segment]
+    ) -> tuple[list[Tensor], list[Segment | None]]:
+        """All blocks over the runs' inputs; in a long pass with gradients each is computed again on the way back."""
+        kept, blocks = [Segment() if run.keep else None for run in runs], self.blocks
+        again = torch.is_grad_enabled() and sum(x.numel() for x in xs) * len(blocks) > KEPT
+        turns, counts = [run.turn for run in runs], [cells(run.grids) for run in runs]
         for index, block in enumerate(blocks):
-            seen = [segment[index] for segment in past]
-            given = (x, text.modulation, text.memory, run.turn, seen, cells(run.grids))
-            x, pair = (
-                checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
+            given = (xs, text.modulation, text.memory, turns, [segment[index] for segment in past], counts)
+            xs, pairs = (
+                checkpoint(block.in_turn, *given, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else block.in_turn(*given)
             )
-            if run.keep:  # else the keys of the largest scale would be alive in all layers at once
-                # Values are a view of the whole projection, of which queries and keys would stay alive as well.
-                kept.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
-        return x, kept
+            for segment, pair in zip(kept, pairs, strict=True):
+                if segment is not None:  # else the keys of the largest scale would be alive in all layers at once
+                    # Values are a view of the whole projection: queries and keys would stay alive as well.
+                    segment.append((pair[0], pair[1].clone(memory_format=torch.contiguous_format)))
+        return xs, kept
 
     def bit_head(self) -> tuple[Tensor, Tensor]:
         """Weight [2 * bits, width] and bias [2 * bits] of the head."""

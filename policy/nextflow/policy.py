@@ -22,6 +22,7 @@ from varl.policy.base import (
     Sampled,
     SamplerState,
     SamplingParams,
+    ShardUnits,
     Trainable,
     cells,
     index_bits,
@@ -165,6 +166,10 @@ class NextFlowPolicy:
     def parameter_groups(self) -> ParameterGroups:
         """The parameters that require a gradient; the gains are those of the normalisation layers."""
         return parameters.parameter_groups(self.module)
+
+    def shard_units(self) -> ShardUnits:
+        """The blocks, each called once a forward pass; the head is read outside of it."""
+        return ShardUnits(list(self.module.layers), "in_turn", ("visual_head",))
 
     def load_weights(self, path: str) -> None:
         """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""

@@ -134,6 +134,20 @@ class Block(nn.Module):
         gate = F.silu(self.gate_proj(h), inplace=not torch.is_grad_enabled())
         return x + self.down_proj(gate * self.up_proj(h))  # type: ignore[no-any-return]
 
+    def in_turn(
+        self, xs: Sequence[Tensor], parts: Sequence[Text | Codes], past: Sequence[KeyValue]
+    ) -> tuple[list[Tensor], list[KeyValue]]:
+        """``forward`` of stretches one after another, each seeing ``past`` and those before it.
+
+        One call a layer whatever their number, so that weights that are spread over devices are gathered once.
+        """
+        outputs, pairs = list[Tensor](), list[KeyValue]()
+        for x, part in zip(xs, parts, strict=True):
+            out, kv = self.forward(x, part.turn, [*past, *pairs], part.mask)
+            outputs.append(out)
+            pairs.append(kv)
+        return outputs, pairs
+
 
 class NextFlowTransformer(nn.Module):
     """Embeddings, blocks and one output head over text and visual codes."""
@@ -173,18 +187,22 @@ class NextFlowTransformer(nn.Module):
         torch.compile attach. A stretch of one row is shared by all rows of those after it. Returns the normalised
         outputs [B, N, dim] and the cache of each.
         """
-        outputs, caches = list[Tensor](), list[Segment]()
-        for part in stretches:
-            x = self.embed_text(part.ids) if isinstance(part, Text) else self.embed_codes(part.vectors, part.scale)
-            out, cache = self.run(x, part.turn, [*past, *caches], part.mask)
-            outputs.append(out)
-            caches.append(cache)
-        return outputs, caches
+        xs = [
+            self.embed_text(part.ids) if isinstance(part, Text) else self.embed_codes(part.vectors, part.scale)
+            for part in stretches
+        ]
+        caches = [Segment() for _ in stretches]
+        for index, layer in enumerate(self.layers):
+            xs, pairs = layer.in_turn(xs, stretches, [segment[index] for segment in past])  # type: ignore[operator]
+            for cache, kv in zip(caches, pairs, strict=True):
+                cache.append(kv)
+        return [self.norm(x) for x in xs], caches
 
     def run(self, x: Tensor, turn: KeyValue, past: Sequence[Segment], mask: Tensor | None) -> tuple[Tensor, Segment]:
-        """All blocks over x [B, N, dim]; ``past`` holds, per earlier segment, one (keys, values) a layer.
+        """All blocks over one stretch x [B, N, dim], for pretraining, which mixes text and scales in one.
 
-        Returns the normalised output and the new segment.
+        ``past`` holds, per earlier segment, one (keys, values) a layer. Returns the normalised output and the new
+        segment.
         """
         cache = []
         for index, layer in enumerate(self.layers):

@@ -17,7 +17,7 @@ from benchmarks.scale import demand, flops
 from benchmarks.scale.stages import FULL, PREFIX, SUFFIX, Task, drawing, teaching
 from tests.support.trajectory_builders import make_job
 from varl.policy.base import cells
-from varl.policy.kv_cache import KeyValue, KVCache, Segment
+from varl.policy.kv_cache import KeyValue, KVCache
 from varl.policy.nextflow import NextFlowPolicy, build_random
 from varl.policy.nextflow.transformer import Codes
 from varl.services.rollout.generation import Limits, TokensStep, generate
@@ -42,14 +42,14 @@ def policy() -> NextFlowPolicy:
 @contextmanager
 def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]:
     """What the transformer is asked for: ("run", rows, new, seen) and ("head", rows, positions)."""
-    seen, run, head = Counter[tuple[str | int, ...]](), policy.module.run, policy.module.visual_logits
-    draw = policy.module.sample
+    first, draw = policy.module.layers[0], policy.module.sample
+    seen, run, head = Counter[tuple[str | int, ...]](), first.forward, policy.module.visual_logits
 
     def spy_run(
-        x: torch.Tensor, turn: KeyValue, past: Sequence[Segment], mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Segment]:
-        seen["run", x.shape[0], x.shape[1], sum(segment[0][0].shape[2] for segment in past)] += 1
-        return run(x, turn, past, mask)
+        x: torch.Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, KeyValue]:
+        seen["run", x.shape[0], x.shape[1], sum(keys.shape[2] for keys, _ in past)] += 1
+        return run(x, turn, past, mask)  # type: ignore[no-any-return]
 
     def spy_sample(codes: Codes, caches: Sequence[KVCache], keep: bool) -> torch.Tensor:
         rows, new, _ = codes.vectors.shape
@@ -62,7 +62,7 @@ def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]
         return head(hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy.module, "run", spy_run)
+        patch.setattr(first, "forward", spy_run)
         patch.setattr(policy.module, "sample", spy_sample)
         patch.setattr(policy.module, "visual_logits", spy_head)
         yield seen

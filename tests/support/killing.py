@@ -16,8 +16,8 @@ from typing import Any
 from varl.trainer.__main__ import main
 
 
-def kill_at(place: str) -> None:
-    """Replace a function or method by itself and, at its COUNT-th call, the end of this process."""
+def kill_at(place: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Replace a function by itself and, at its COUNT-th call, a signal to this process, its end by default."""
     module, name, count, when = place.split(":")
     owner: Any = importlib.import_module(module)
     *path, last = name.split(".")
@@ -29,10 +29,10 @@ def kill_at(place: str) -> None:
         nonlocal calls
         calls += 1
         if calls == int(count) and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = real(*args, **kwargs)
         if calls == int(count):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, last, counted)

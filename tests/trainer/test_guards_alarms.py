@@ -23,6 +23,7 @@ from varl.trainer.step.guards import (
     exploding,
     first_ratio,
     non_finite,
+    ratio_deviation,
     zero_spread,
 )
 from varl.trainer.step.update import UpdateOutcome, Updater
@@ -48,6 +49,22 @@ def test_ratios_norms_and_spread_have_their_limits() -> None:
     assert exploding(10.0, history, 10) is None and exploding(10.1, history, 10)
     assert exploding(1e9, history[:7], 10) is None  # too few to say
     assert zero_spread(0, 0) is None and zero_spread(3, 2) is None and zero_spread(3, 3)
+
+
+def test_a_quantile_of_the_ratios_leaves_rare_rounding_out_but_nothing_that_is_not_finite() -> None:
+    rare = [torch.full((99,), 1.1), torch.tensor([[3.0]])]
+    assert ratio_deviation(rare, 0.99) == pytest.approx(0.1) and ratio_deviation(rare, 1.0) == 2.0
+    assert ratio_deviation([torch.tensor([0.25, 1.0])], 0.01) == 0.0 and ratio_deviation([], 0.99) == 0.0
+    for bad in (math.nan, math.inf):
+        assert first_ratio(ratio_deviation([*rare, torch.tensor([bad])], 0.5), 0.5)
+
+
+def test_a_rare_ratio_far_from_one_is_refused_where_the_quantile_is_all_of_them() -> None:
+    reported = GOOD.reported.clone()
+    reported[0, 0] -= 1
+    odd = batch([0.0, 1.0, 0.5], reported=reported)
+    assert updater(ratio_quantile=0.9).update([odd], 0, by_scale=False)[0] is UpdateOutcome.STEPPED
+    assert updater(ratio_quantile=1.0).update([odd], 0, by_scale=False)[0] is UpdateOutcome.FIRST_RATIO
 
 
 def test_a_watch_skips_stops_or_lets_pass_as_set() -> None:

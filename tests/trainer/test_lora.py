@@ -25,6 +25,7 @@ from varl.policy.lora import BASE, base_state
 from varl.trainer.checkpoints.checkpoint import Progress, load_checkpoint, save_checkpoint
 from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections import OptimizerSettings
 from varl.trainer.recipe.size.size import measure_parameters, trainer_memory, worker_memory
 from varl.trainer.setup import load_policies
 from varl.trainer.step.batch import GroupBatch
@@ -127,6 +128,8 @@ def test_sizes_know_adapters(tmp_path: Path) -> None:
     assert found.trained == trained < found.all
     assert memory["reference"] == 0 and memory["adapters"] == memory["gradients"] == 4 * trained
     assert memory["AdamW"] == 8 * trained and worker_memory(recipe, PROMPTS[0])["adapters"] == 4 * trained
+    small = OptimizerSettings(state_dtype="bfloat16", betas=(0.9, 0.99))
+    assert trainer_memory(recipe.model_copy(update={"optimizer": small}), PROMPTS[0])["AdamW"] == 4 * trained
     whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": type(recipe.model.lora)()})})
     assert memory["activations"] < trainer_memory(whole, PROMPTS[0])["activations"]
 

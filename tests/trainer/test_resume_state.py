@@ -15,6 +15,7 @@ from tests.support.full_disks import largest_file
 from tests.support.trainer_rig import METHOD, VANILLA, make_model, make_recipe, make_updater
 from varl.trainer.checkpoints.checkpoint import (
     Progress,
+    TrainedState,
     checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -73,8 +74,7 @@ def checkpoint_manager(tmp_path: Path, updater: Updater, redis_client: redis.Red
     return CheckpointManager(
         tmp_path / "c",
         CheckpointSettings(keep=1),
-        updater,
-        None,
+        TrainedState(updater, None),
         queue,
         lambda progress: {"inputs": {}},
         lambda update: {},

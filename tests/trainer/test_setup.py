@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from statistics import fmean
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 import varl.policy.nextflow
 from tests.support.trainer_rig import METHOD, make_recipe
 from tests.support.trajectory_builders import make_group, make_job
+from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
 from varl.policy.nextflow import NextFlowPolicy
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
@@ -23,10 +27,12 @@ from varl.trainer.disk.atomic import COMPLETE
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
 from varl.trainer.recipe.sections import GuardSettings, ObjectiveSettings, OptimizerSettings
 from varl.trainer.rollouts.jobs import PublishedWeights, sample_jobs, training_jobs
+from varl.trainer.step import ema
 from varl.trainer.step.batch import GroupBatch, to_batch
 from varl.trainer.step.ema import WeightAverage
 from varl.trainer.step.gradients import GradientProbe, cosine_with_rest
-from varl.trainer.step.update import UpdateOutcome, Updater, build_optimizer, learning_rate
+from varl.trainer.step.optimizer import build_optimizer
+from varl.trainer.step.update import UpdateOutcome, Updater, learning_rate
 from varl.trajectories.collect import failure_name
 from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -176,10 +182,9 @@ def _batch(model: NextFlowPolicy, values: list[float], stage: range = range(3), 
     return GroupBatch("a prompt", stage, steps, tokens, reported, mask, {"ocr": total[:, None]}, total[:, None], total)
 
 
-def _updater(model: NextFlowPolicy, **optimizer: float) -> Updater:
-    return Updater(
-        model, _policy(), ObjectiveSettings(kl_beta=0.1), OptimizerSettings.model_validate({"lr": 1e-2, **optimizer})
-    )
+def _updater(model: NextFlowPolicy, state_dtype: Literal["same", "bfloat16"] = "same", **optimizer: float) -> Updater:
+    settings = OptimizerSettings.model_validate({"lr": 1e-2, "state_dtype": state_dtype, **optimizer})
+    return Updater(model, _policy(), ObjectiveSettings(kl_beta=0.1), settings)
 
 
 def _weights(model: NextFlowPolicy) -> list[torch.Tensor]:
@@ -409,6 +414,31 @@ def test_a_gain_factor_of_one_steps_as_one_group_would() -> None:
     assert not _same(list(grouped.parameters()), list(_policy().module.parameters()))
 
 
+def test_moments_in_bfloat16_take_half_the_room_and_step_nearly_alike(tmp_path: Path) -> None:
+    models = [_policy() for _ in range(3)]
+    wide, small, again = (_updater(models[0]), *(_updater(model, "bfloat16") for model in models[1:]))
+    for update in range(3):
+        for one, model in zip((wide, small), models, strict=False):
+            one.update([_batch(model, [0.0, 1.0, 0.5], seed=update)], update, by_scale=False)
+    moments = [[state["exp_avg"].nbytes for state in one.optimizer.state.values()] for one in (wide, small)]
+    assert moments[0] == [2 * each for each in moments[1]]
+    full, rounded = (torch.cat([w.flatten() for w in _weights(model)]) - _start() for model in models[:2])
+    assert 0 < float((full - rounded).norm()) < 0.02 * float(full.norm())
+    load_checkpoint(save_checkpoint(tmp_path, Progress(3, 0), small, None, keep=1), again, None)
+    for one, model in ((small, models[1]), (again, models[2])):
+        one.update([_batch(model, [0.0, 1.0, 0.5], seed=3)], 3, by_scale=False)
+    assert _same(_weights(models[1]), _weights(models[2]))
+
+
+def test_moments_that_would_never_move_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"state_dtype: bfloat16 rounds away .* betas \(0.9, 0.999\)"):
+        OptimizerSettings(state_dtype="bfloat16", betas=(0.9, 0.999))
+
+
+def _start() -> torch.Tensor:
+    return torch.cat([value.flatten() for value in _weights(_policy())])
+
+
 def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:
     model = _policy()
     average, first = WeightAverage(model.module, 0.75), _weights(model)
@@ -421,6 +451,29 @@ def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:
         for own, start, now in zip(_weights(model), first, changed, strict=True):
             assert torch.allclose(own, 0.75 * start + 0.25 * now, atol=1e-6)
     assert _same(changed, _weights(model))
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_stop_while_averages_change_places_leaves_the_weights(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _policy()
+    average, exchanges, real = WeightAverage(model.module, 0.75), count(1), ema._weights
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.add_(1.0)
+    own, averages = _weights(model), {name: value.clone() for name, value in average.weights.items()}
+
+    def told_after_one(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        first, *rest = real(module)
+        yield first
+        if next(exchanges) == at:
+            signal.raise_signal(signal.SIGTERM)
+        yield from rest
+
+    monkeypatch.setattr(ema, "_weights", told_after_one)
+    with sigterm_as_exit(), pytest.raises(SystemExit), average.applied():
+        pass
+    assert _same(own, _weights(model))
+    assert all(torch.equal(value, averages[name]) for name, value in average.weights.items())
 
 
 def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from varl.policy.tensor_files import save_tensors
 from varl.trainer.disk.atomic import COMPLETE, damage, remove_sealed, seal
+from varl.trainer.parallel.shards import SHARDS, read_shards
 from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.spread import spread_like
 from varl.trainer.step.update import Updater
 
 logger = logging.getLogger("trainer")
@@ -51,12 +53,14 @@ def save_checkpoint(
     notes: Mapping[str, Any] | None = None,
     protect: Collection[int] = (),
     files: Mapping[str, Path] | None = None,
+    write: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write directory/<update>, whole or not at all, then delete older checkpoints.
 
     The newest ``keep`` checkpoints and the protected updates stay.
 
     notes: JSON for whoever resumes (``Restored.notes``). files: more files to keep, by their name in the checkpoint.
+    write: writes the tensors of updater and average into a folder, other than as ``write_whole`` does.
 
     Raises:
         OSError: the disk is full or gone; earlier checkpoints are as they were.
@@ -66,7 +70,11 @@ def save_checkpoint(
     remove_sealed(final)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _write(part, progress, updater, average, notes or {})
+    if write is None:
+        write_whole(part, updater, average)
+    else:
+        write(part)
+    _write_state(part, progress, updater, notes or {})
     for name, source in (files or {}).items():
         shutil.copyfile(source, part / name)
     seal(part, final)
@@ -76,16 +84,19 @@ def save_checkpoint(
     return final
 
 
-def _write(
-    part: Path, progress: Progress, updater: Updater, average: WeightAverage | None, notes: Mapping[str, Any]
-) -> None:
+def write_whole(part: Path, updater: Updater, average: WeightAverage | None) -> None:
+    """Write policy, reference where it moves, optimiser and average, each as one file."""
     updater.policy.save_weights(str(part / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.save_weights(str(part / "reference.safetensors"))
-    groups = _save_optimizer(updater.optimizer, part / "optimizer.safetensors")
-    save_tensors(_torch_random(), part / "rng.safetensors")
+    _save_optimizer(updater.optimizer, part / "optimizer.safetensors")
     if average is not None:
         save_tensors({name: value.contiguous() for name, value in average.weights.items()}, part / "ema.safetensors")
+
+
+def _write_state(part: Path, progress: Progress, updater: Updater, notes: Mapping[str, Any]) -> None:
+    save_tensors(_torch_random(), part / "rng.safetensors")
+    groups = updater.optimizer.state_dict()["param_groups"]  # plain numbers
     state = {"update": progress.update, "empty_updates": progress.empty_updates, "param_groups": groups, "notes": notes}
     (part / STATE).write_text(json.dumps(state | {"random": _plain_random()}), encoding="utf-8")
 
@@ -118,21 +129,29 @@ def sweep(directory: Path) -> None:
 def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None) -> Restored:
     """Put a checkpoint's state into policy, reference, optimiser, average and random states.
 
-    The random states are those of torch, Python and numpy.
+    The random states are those of torch, Python and numpy. The checkpoint may be that of another number of processes;
+    all that train now must load it together.
 
     Raises:
         ValueError: the weights are those of another model.
         FileNotFoundError: the recipe averages weights or moves the reference, and the checkpoint's did not.
     """
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if (path / SHARDS).is_dir():
+        read_shards(path, updater, average, state["param_groups"])
+    else:
+        _read_whole(path, updater, average, state["param_groups"])
+    _restore_random(load_file(path / "rng.safetensors"), state["random"])
+    return Restored(path, Progress(state["update"], state["empty_updates"]), state["notes"])
+
+
+def _read_whole(path: Path, updater: Updater, average: WeightAverage | None, groups: list[dict[str, Any]]) -> None:
     updater.policy.load_weights(str(path / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.load_weights(str(path / "reference.safetensors"))
-    _load_optimizer(updater.optimizer, path / "optimizer.safetensors", state["param_groups"])
+    _load_optimizer(updater.optimizer, path / "optimizer.safetensors", groups)
     if average is not None:
         average.load(load_file(path / "ema.safetensors"))
-    _restore_random(load_file(path / "rng.safetensors"), state["random"])
-    return Restored(path, Progress(state["update"], state["empty_updates"]), state["notes"])
 
 
 def _torch_random() -> dict[str, Tensor]:
@@ -157,22 +176,39 @@ def _restore_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> 
     np.random.set_state(tuple(plain["numpy"]))
 
 
-def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
-    """Write the tensors of an optimiser's state; returns its parameter groups, which are plain numbers."""
-    state = optimizer.state_dict()
+def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Write the tensors of an optimiser's state as <index of the parameter>.<name>."""
     tensors = {
         f"{index}.{name}": value.contiguous()
-        for index, values in state["state"].items()
+        for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
     save_tensors(tensors, path)
-    groups: list[dict[str, Any]] = state["param_groups"]
-    return groups
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path, groups: list[dict[str, Any]]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(path).items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        model = parameters[int(index)]
+        alike = value.shape == model.shape  # all but the number of steps
+        state.setdefault(int(index), {})[name] = spread_like(value, model) if alike else value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class TrainedState:
+    """What a run trains, and how it is written to a checkpoint and read again; here by one process, whole."""
+
+    def __init__(self, updater: Updater, average: WeightAverage | None) -> None:
+        self.updater, self.average = updater, average
+
+    def write(self, part: Path) -> None:
+        """Write all tensors into a folder. Raises OSError where the disk refuses."""
+        write_whole(part, self.updater, self.average)
+
+    def load(self, path: Path) -> Restored:
+        """Put a checkpoint in place; raises as ``load_checkpoint`` does."""
+        restored = load_checkpoint(path, self.updater, self.average)
+        self.updater.norms = restored.notes.get("grad_norms", {})
+        return restored

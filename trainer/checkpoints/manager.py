@@ -12,8 +12,8 @@ from typing import Any
 from varl.trainer.checkpoints.checkpoint import (
     Progress,
     Restored,
+    TrainedState,
     checkpoints,
-    load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     sweep,
@@ -21,8 +21,6 @@ from varl.trainer.checkpoints.checkpoint import (
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.retry import Storage
 from varl.trainer.recipe.sections import CheckpointSettings
-from varl.trainer.step.ema import WeightAverage
-from varl.trainer.step.update import Updater
 from varl.trajectories.queue import RunQueue
 
 logger = logging.getLogger("trainer")
@@ -48,15 +46,14 @@ class CheckpointManager:
         self,
         directory: Path,
         settings: CheckpointSettings,
-        updater: Updater,
-        average: WeightAverage | None,
+        state: TrainedState,
         queue: RunQueue,
         notes: Callable[[Progress], dict[str, Any]],
         files: Callable[[int], Mapping[str, Path]],
         storage: Storage,
     ) -> None:
         self.directory, self._settings = directory, settings
-        self._updater, self._average, self._queue = updater, average, queue
+        self._state, self._queue = state, queue
         self._notes, self._files, self._storage = notes, files, storage
         self._used: list[str] = []
         self._saved = -1  # update of the newest checkpoint
@@ -75,7 +72,7 @@ class CheckpointManager:
         found = newest_checkpoint(self.directory)
         if found is None:
             return None
-        restored = load_checkpoint(found, self._updater, self._average)
+        restored = self._state.load(found)
         self._saved = restored.progress.update
         logger.info("checkpoint %d: restored", self._saved)
         return restored
@@ -95,9 +92,8 @@ class CheckpointManager:
         queue = self._queue.position() | {"used": self._used}
         notes = self._notes(progress) | {"queue": queue}
         files = self._files(progress.update)
-        save_checkpoint(
-            self.directory, progress, self._updater, self._average, self._settings.keep, notes, protect, files
-        )
+        parts, write = (self._state.updater, self._state.average), self._state.write
+        save_checkpoint(self.directory, progress, *parts, self._settings.keep, notes, protect, files, write)
         self._saved = progress.update
         logger.info("checkpoint %d: complete", progress.update)
         self._queue.acknowledge(self._used)

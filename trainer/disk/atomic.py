@@ -34,14 +34,14 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def seal(part: Path, final: Path) -> None:
-    """Make a folder of files permanent as ``final``.
+    """Make a folder permanent as ``final``.
 
-    Every file synced, renamed, then marked with the digests of its files.
+    Every file in it, at whatever depth, synced, renamed, then marked with the digests of its files.
     """
-    for file in part.iterdir():
-        sync(file)
-    sync(part)
-    digests = {file.name: file_digest(file) for file in sorted(part.iterdir())}
+    found = sorted(part.rglob("*"))
+    for path in [*found, part]:
+        sync(path)
+    digests = {path.relative_to(part).as_posix(): file_digest(path) for path in found if path.is_file()}
     part.rename(final)
     sync(final.parent)
     write_durably(final / COMPLETE, json.dumps(digests, indent=1))

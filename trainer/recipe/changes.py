@@ -14,7 +14,15 @@ from varl.trainer.recipe.config import Recipe
 from varl.trajectories.weight_files import file_digest, tensors_digest
 
 # Keys that decide where and how long a run goes and what it leaves behind, but none of its numbers.
-FREE = ("run.dir", "run.updates", "rollout.redis", "rollout.group_timeout_s", "checkpoint.", "metrics.")
+FREE = (
+    "run.dir",
+    "run.updates",
+    "rollout.redis",
+    "rollout.group_timeout_s",
+    "checkpoint.",
+    "metrics.",
+    "parallel.recompute",
+)
 
 
 class RecipeChangedError(RuntimeError):

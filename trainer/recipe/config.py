@@ -31,6 +31,7 @@ from varl.trainer.recipe.sections import (
     ModelSettings,
     ObjectiveSettings,
     OptimizerSettings,
+    ParallelSettings,
     PromptSettings,
     RolloutSettings,
     RunSettings,
@@ -54,6 +55,7 @@ class Recipe(BaseSettings):
     rollout: RolloutSettings = RolloutSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    parallel: ParallelSettings = ParallelSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     guards: GuardSettings = GuardSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -307,6 +307,11 @@ class OptimizerSettings(Section):
     candidates_per_pass: Count = Field(
         default=0, description="candidates of a group in one forward pass; 0: all (affects memory only)"
     )
+    state_dtype: Literal["same", "bfloat16"] = Field(
+        default="same",
+        description="of AdamW's two moments between steps: the weights' own, or bfloat16, half of float32's memory; "
+        "steps are computed in float32",
+    )
 
     @model_validator(mode="after")
     def _falls_forwards(self) -> OptimizerSettings:
@@ -315,6 +320,29 @@ class OptimizerSettings(Section):
                 f"decay_from: {self.decay_from} is not from warmup_updates to below decay_until ({self.decay_until})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _moments_move(self) -> OptimizerSettings:
+        if self.state_dtype == "bfloat16" and max(self.betas) > 0.99:
+            raise ValueError(
+                f"state_dtype: bfloat16 rounds away what a step changes at betas {self.betas}; .99 is the most"
+            )
+        return self
+
+
+class ParallelSettings(Section):
+    """How the ranks of a run on several devices compute, each started by torchrun; see docs/several_gpus.md."""
+
+    compute_dtype: Literal["same", "bfloat16"] = Field(
+        default="same",
+        description="of gathered weights and of arithmetic; weights, sums of gradients, moments and averages stay as "
+        "model.dtype says",
+    )
+    recompute: bool = Field(
+        default=False,
+        description="compute each block again on the way back instead of keeping its inside: less memory, a third "
+        "more time",
+    )
 
 
 class CheckpointSettings(Section):
@@ -356,7 +384,14 @@ class GuardSettings(Section):
         description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)",
     )
     ratio_tolerance: PositiveFloat = Field(
-        default=0.5, description="largest deviation of such a ratio from 1 that is rounding"
+        default=0.5, description="largest deviation of such ratios from 1, at ratio_quantile, that is rounding"
+    )
+    ratio_quantile: float = Field(
+        default=0.99,
+        gt=0,
+        le=1,
+        description="share of an update's on-policy tokens whose ratios deviate by ratio_tolerance at most; "
+        "1: all of them, which bfloat16 rounding breaks once there are hundreds of thousands",
     )
     duplicates: Action = Field(
         default="skip", description="candidates of a group with the same tokens, hence the same image (the group)"

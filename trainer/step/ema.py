@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from varl.launch.supervisor import postponed
+from varl.trainer.step.spread import spread_like
+
 
 class WeightAverage:
-    """Averages of a module's trained parameters; ``decay`` is an update's, in [0, 1)."""
+    """Averages of a module's trained parameters; ``decay`` is an update's, in [0, 1).
+
+    Where the parameters are spread over processes, so are their averages, and each process moves its own part.
+    """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self._module, self._decay = module, decay
+        self._module, self._decay, self._applied = module, decay, False
         self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in _weights(module)}
 
     @torch.no_grad()
@@ -25,24 +32,28 @@ class WeightAverage:
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take over averages that were saved. Raises KeyError where one is missing."""
         for name, value in self.weights.items():
-            value.copy_(weights[name])
+            value.copy_(spread_like(weights[name], value))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the context the module holds the averages."""
-        own = {name: value.detach().clone() for name, value in _weights(self._module)}
-        _copy(self._module, self.weights)
         try:
+            self.exchange()
             yield
         finally:
-            _copy(self._module, own)
+            if self._applied:
+                self.exchange()
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Let module and averages change places, all or none: SIGTERM, on which weights are saved, waits meanwhile."""
+        with postponed((signal.SIGTERM,)):
+            for name, value in _weights(self._module):
+                own = value.clone()
+                value.copy_(self.weights[name])
+                self.weights[name] = own
+            self._applied = not self._applied
 
 
 def _weights(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, value.detach()) for name, value in module.named_parameters() if value.requires_grad]
-
-
-@torch.no_grad()
-def _copy(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    for name, value in _weights(module):
-        value.copy_(weights[name])

@@ -5,6 +5,7 @@ The run stops, the step is left out, or nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,16 +61,30 @@ def duplicate_share(tokens: Tensor) -> float:
     return 1 - len(torch.unique(tokens, dim=0)) / len(tokens)
 
 
-def first_ratio(deviation: float, tolerance: float) -> Alarm | None:
-    """Whether an on-policy ratio is further from 1 than rounding takes it.
+def ratio_deviation(ratios: Sequence[Tensor], quantile: float) -> float:
+    """The ``quantile`` of |ratio - 1| over all tokens of on-policy groups: so large a share deviates no more than that.
 
-    ``deviation``: the largest |ratio - 1|, NaN counts.
+    ratios: tensors of any shape; none: 0. quantile: (0, 1], 1 is the maximum. NaN where a ratio is not finite, which no
+    quantile may hide.
+    """
+    if not ratios:
+        return 0.0
+    deviations = torch.cat([(ratio - 1).abs().flatten() for ratio in ratios])
+    if not bool(torch.isfinite(deviations).all()):
+        return math.nan
+    return float(deviations.kthvalue(max(1, math.ceil(quantile * len(deviations)))).values)
+
+
+def first_ratio(deviation: float, tolerance: float) -> Alarm | None:
+    """Whether on-policy ratios are further from 1 than rounding takes them.
+
+    ``deviation``: as ``ratio_deviation`` gives it, NaN counts.
     """
     if deviation <= tolerance:
         return None
     return Alarm(
         "first_ratio",
-        f"a ratio of an on-policy group is {deviation:.3g} off 1, so sampler and trainer do not hold the same weights",
+        f"ratios of on-policy groups are {deviation:.3g} off 1, so sampler and trainer do not hold the same weights",
     )
 
 

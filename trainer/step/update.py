@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from varl.policy.base import Evaluation, ParameterGroups, TrainablePolicy
+from varl.policy.base import Evaluation, TrainablePolicy
 from varl.policy.lora import adapters_off
 from varl.trainer.objectives.grpo import group_advantages, is_zero_std, k3_kl
 from varl.trainer.objectives.loss import TokenLoss, group_loss, token_loss
@@ -30,9 +30,12 @@ from varl.trainer.step.guards import (
     exploding,
     first_ratio,
     non_finite,
+    ratio_deviation,
     zero_spread,
 )
 from varl.trainer.step.metrics import Measured, update_metrics
+from varl.trainer.step.optimizer import build_optimizer
+from varl.trainer.step.spread import whole
 
 logger = logging.getLogger("trainer")
 
@@ -69,14 +72,11 @@ def _remaining(settings: OptimizerSettings, update: int) -> float:
     return min(1.0, max(0, settings.decay_until - update) / (settings.decay_until - settings.decay_from))
 
 
-def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over a policy's trained parameters: the gains, with a rate of their own, and the rest."""
-    groups = [
-        {"params": trained.others, "lr_factor": 1.0},
-        {"params": trained.gains, "lr_factor": settings.gain_lr_factor},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+@torch.no_grad()
+def copy_parameters(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Give a module the parameters of another one of its kind."""
+    for own, new in zip(target.parameters(), source.parameters(), strict=True):
+        own.copy_(new)
 
 
 class Updater:
@@ -139,12 +139,12 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         probe = GradientProbe(self._parameters(), used[0].scales, len(used), update) if by_scale else None
         try:
-            measured = [self._backward(group, len(used), watch, probe) for group in used]
+            measured = self._gradients(used, watch, probe)
         except NonFiniteLossError:
             return UpdateOutcome.NON_FINITE_LOSS
         metrics |= probe.metrics() if probe else {}
         # Clip over all groups together, and measure before anything is decided.
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.grad_clip or math.inf)))
         metrics |= {"grad_norm": norm, **update_metrics(measured, used[0].scales, used[0].steps)}
         metrics["panw/effective_scale"] = effective_scale(used[0].steps, self._step_weights(used[0]))
         # The last moment at which the weights can be left as they are.
@@ -188,7 +188,7 @@ class Updater:
             if not group.staleness
             for part in parts
         ]
-        deviation = max((float((ratio - 1).abs().max()) for ratio in ratios), default=0.0)
+        deviation = ratio_deviation(ratios, self._guards.ratio_quantile)
         if watch.skips(first_ratio(deviation, self._guards.ratio_tolerance)):
             return UpdateOutcome.FIRST_RATIO
         if watch.skips(non_finite("the gradient norm", torch.tensor(norm))):
@@ -202,12 +202,20 @@ class Updater:
 
     def _step(self, update: int) -> float:
         if self.moves_reference:
-            self.reference.module.load_state_dict(self.policy.module.state_dict())
+            copy_parameters(self.policy.module, self.reference.module)
         rate = learning_rate(self._settings, update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
         self.optimizer.step()
         return rate
+
+    def _gradients(self, used: Sequence[GroupBatch], watch: Watch, probe: GradientProbe | None) -> list[list[Measured]]:
+        """Add up the gradients of all groups; returns what their passes saw, by group.
+
+        Raises:
+            NonFiniteLossError: a loss is not finite, and is to be skipped.
+        """
+        return [self._backward(group, len(used), watch, probe) for group in used]
 
     def _backward(self, group: GroupBatch, groups: int, watch: Watch, probe: GradientProbe | None) -> list[Measured]:
         """Add the gradient of one group's part of the loss, a few candidates at a time."""
@@ -217,17 +225,21 @@ class Updater:
         return measured
 
     def _backward_part(
-        self, group: GroupBatch, rows: slice, groups: int, watch: Watch, probe: GradientProbe | None
+        self, group: GroupBatch, rows: slice, groups: float, watch: Watch, probe: GradientProbe | None = None
     ) -> Measured:
         loss, measured = self._token_loss(group, rows)
         value = group_loss(loss.terms) * len(loss.terms) / len(group.values) / groups
-        if watch.skips(non_finite("the loss", value.detach())):
+        if watch.skips(non_finite("the loss", self._total(value.detach()))):
             raise NonFiniteLossError
         if probe:
             parts = loss.terms.split_with_sizes(list(group.steps), dim=-1)
             probe.add_pass([part.sum() / len(group.values) for part in parts])
         value.backward()  # type: ignore[no-untyped-call]
         return measured
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum of a value over all processes that train together: here there is one."""
+        return value
 
     def _token_loss(self, group: GroupBatch, rows: slice) -> tuple[TokenLoss, Measured]:
         tokens = group.tokens[rows]

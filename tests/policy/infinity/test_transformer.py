@@ -32,6 +32,18 @@ def tokens_of(policy: InfinityPolicy, seeds: list[int], prompt: str = PROMPT) ->
     return policy.sample(policy.prefill(prompt, False), len(policy.grids), seeds, SamplingParams())[1].tokens
 
 
+def watched(block: Block, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Rows and places of what the block is called with from now on."""
+    real, seen = block.forward, list[tuple[int, ...]]()
+
+    def spy(x: Tensor, *given: object) -> object:
+        seen.append(tuple(x.shape[:2]))
+        return real(x, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(block, "forward", spy)
+    return seen
+
+
 def taught(policy: InfinityPolicy, text: Tensor | int, tokens: Tensor) -> Tensor:
     """Logits [B, n, bits, 2] of a teacher-forced pass, whole."""
     return policy.module._logits(policy._teach(text, split_scales(tokens, policy.grids)))
@@ -191,12 +203,11 @@ def test_the_cache_never_holds_the_last_scale_and_a_fork_is_copied_when_it_is_co
         assert branch.cache.length == kept and memory.shape[2] == 3 and memory.shape[4] == kept
 
 
-def test_scoring_computes_a_common_prefix_once(policy: InfinityPolicy) -> None:
+def test_scoring_computes_a_common_prefix_once(policy: InfinityPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = policy.sample(policy.prefill(PROMPT, False), 2, [1], SamplingParams())
     rest = policy.sample(prefix[0], len(policy.grids), [1, 2, 3], SamplingParams())[1].tokens
     tokens = torch.cat([prefix[1].tokens.expand(3, -1), rest], 1)
-    rows = list[tuple[int, ...]]()
-    policy.module.blocks[0].register_forward_pre_hook(lambda _, given: rows.append(tuple(given[0].shape[:2])))
+    rows = watched(policy.module.blocks[0], monkeypatch)
     found = policy.distribution(PROMPT, tokens, 0).log_prob(tokens)
     assert rows == [(1, 1 + 4 + 16), (3, 36)]  # the third scale is sampled after the prefix, but predicted from it
     apart = torch.cat([policy.distribution(PROMPT, one, 0).log_prob(one) for one in tokens.chunk(3)])
@@ -217,8 +228,7 @@ def test_a_long_pass_is_computed_again_on_the_way_back_with_the_same_gradients(
     policy: InfinityPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens, found = tokens_of(policy, [1, 2]), list[dict[str, Tensor]]()
-    calls = list[int]()
-    policy.module.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    calls = watched(policy.module.blocks[1], monkeypatch)
     for kept in (2**28, 0):
         monkeypatch.setattr("varl.policy.infinity.transformer.KEPT", kept)
         policy.module.zero_grad()

@@ -97,15 +97,16 @@ def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
     """Bytes of the trainer by part, in the stage that takes most."""
     policy, adapted = load_blank(recipe.model.dir, recipe.model.dtype), bool(recipe.model.lora.rank)
     number = 4 if adapted else torch_dtype(recipe.model.dtype).itemsize  # adapters are float32
-    trained, weights = measure_parameters(recipe).trained * number, _weights(policy, recipe)
+    moment = min(number, 2) if recipe.optimizer.state_dtype == "bfloat16" else number
+    count, weights = measure_parameters(recipe).trained, _weights(policy, recipe)
     passes = [teaching(recipe, stage, prompt, rows_of(recipe)).activations for stage in stages_of(recipe)]
     return {
         "weights": weights,
-        "adapters": adapted * trained,
+        "adapters": adapted * count * number,
         "reference": 0 if adapted else weights,  # adapters off, the base is the reference
-        "gradients": trained,
-        "AdamW": 2 * trained,
-        "average": trained if recipe.optimizer.ema_decay else 0,
+        "gradients": count * number,
+        "AdamW": 2 * count * moment,
+        "average": count * number if recipe.optimizer.ema_decay else 0,
         "activations": max(passes),
     }
 
