@@ -166,10 +166,10 @@ class RolloutServiceSettings(BaseSettings):
         16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED."
     )
     grace_seconds: float = Field(
-        200.0,
+        100.0,
         ge=0,
         le=DAY_S,
-        description="How long jobs and requests in hand may take to finish once the service is told to stop.",
+        description="How long jobs in hand, and then requests, may take to finish once the service is told to stop.",
     )
     sampling: DefaultSampling = Field(DefaultSampling(), description="Default of Generate requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

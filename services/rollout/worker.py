@@ -59,7 +59,7 @@ class WorkerSettings:
     min_idle_ms: int
     limits: Limits
     score_timeout_s: float = 120.0
-    grace_s: float = 200.0
+    grace_s: float = 100.0
 
 
 class Worker:

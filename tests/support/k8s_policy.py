@@ -133,12 +133,12 @@ def _stops_in_time(one: Container, objects: Sequence[Object]) -> list[str]:
 def drain_seconds(one: Container, objects: Sequence[Object]) -> float:
     """How long the process may go on after SIGTERM.
 
-    Requests in flight, and for a worker the scores of the job in hand.
+    Requests in flight, and for a worker first the jobs in hand.
     """
     settings = settings_of(one, objects)
     assert settings is not None
     grace: float = getattr(settings, "grace_seconds")  # noqa: B009
-    return grace if isinstance(settings, HttpSettings) else grace + float(getattr(settings, "score_timeout_s"))  # noqa: B009
+    return grace if isinstance(settings, HttpSettings) else 2 * grace
 
 
 def disruptable(objects: Sequence[Object]) -> list[str]:
