@@ -155,6 +155,11 @@ def test_a_gateway_asks_for_its_token_and_the_tab_alone_keeps_it(
         expect(here.open().get_by_label("Token")).to_be_visible()  # another tab
 
 
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures are the same but for rounding, which another number of threads changes."""
+    return int(np.abs(one.astype(int) - other.astype(int)).max()) <= 2
+
+
 def test_a_picture_grows_scale_by_scale_beside_that_of_the_tuned_weights(chromium: Browser, tmp_path: Path) -> None:
     tuned = load(MODEL)
     with torch.no_grad():
@@ -178,12 +183,12 @@ def test_a_picture_grows_scale_by_scale_beside_that_of_the_tuned_weights(chromiu
             page.get_by_role("slider").fill(str(scale))
             for canvas, policy in zip(page.locator("canvas").all(), (load(MODEL), tuned), strict=True):
                 drawn = np.array(canvas.evaluate(CANVAS), np.uint8).reshape(64, 64, 4)[..., :3]
-                assert np.array_equal(drawn, expected(policy, 5)[scale - 1])
+                assert alike(drawn, expected(policy, 5)[scale - 1])
         page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
         assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
         code = shown_code(page, "curl")
         answer_of(["sh", "-c", code], tmp_path)
-        assert np.array_equal(opened(tmp_path / "picture.png"), expected(load(MODEL), 5)[-1])
+        assert alike(opened(tmp_path / "picture.png"), expected(load(MODEL), 5)[-1])
         page.get_by_label("Temperature").fill("0.5")
         page.evaluate("document.getElementById('prompt').value = 'x'.repeat(5000)")
         page.get_by_role("button", name="Draw", exact=True).click()
