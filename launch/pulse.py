@@ -34,7 +34,7 @@ class _LastLine(logging.Handler):
 def pulse(say: Callable[[str], None], also: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within the block, say what was logged last and how long ago whenever nothing was logged for 15 s.
 
-    On a terminal nothing is said. ``also`` is called every 15 s, whoever watches; both are called by another thread.
+    On a terminal nothing is said. ``also`` is called every 15 s in either case; both are called by another thread.
     """
     last, over = _LastLine(), threading.Event()
     root = logging.getLogger()

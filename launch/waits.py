@@ -16,7 +16,7 @@ _log = logging.getLogger("varl.wait")
 
 
 class Wait:
-    """One wait, from now on; whoever waits calls ``tell`` as often as suits it.
+    """One wait, from now on; the waiting code calls ``tell`` as often as it likes.
 
     what: completes "waiting for …". limit_s: how long it may take; None: until the process is told to stop. say: takes
     a line, by default the logger ``varl.wait``. then_s: from one line to the next.

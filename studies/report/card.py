@@ -21,7 +21,7 @@ LICENCES = {
         "2.0; the tiny models are under varl's own.",
     ),
 }
-UNKNOWN = ("other", "The base's licence is that of whoever published it.")
+UNKNOWN = ("other", "The base's licence is its publisher's.")
 
 
 @dataclass(frozen=True)

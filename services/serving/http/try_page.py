@@ -1,7 +1,7 @@
 """The page at / on which a person tries a service: files of the package, the same for everybody.
 
 It holds nothing of the service. What it shows, its script asks of the routes beside it, with the token where one is
-wanted; so the page itself is open, and whoever has no token gets these files and nothing else.
+wanted; so the page itself is open, and a caller without a token gets these files and nothing else.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class PolicyConformance:
         assert (after - before).abs().max() > 10 * self.float32_tolerance
         with lora.adapters_off(policy.module):
             assert torch.equal(score(policy, tokens, None), before)
-        # The file holds the adapters alone, and whoever loads it on the same base does the same arithmetic.
+        # The file holds the adapters alone, and a policy that loads it on the same base does the same arithmetic.
         file, other = str(tmp_path / "adapters.safetensors"), self.build(torch.float32)
         policy.save_weights(file)
         assert not load_file(file).keys() & load_file(base).keys()
