@@ -142,15 +142,17 @@ def render(
     charts = [*CHARTS, *held_out_charts(after.measures())]
     drawn = [(chart, svg) for chart in charts if (svg := draw(chart, rows)) is not None]
     best, shown = best_against_best(by_sampler, headline), pairs(before, after)
+    tables = [(pair.name, figures(pair.before, pair.after)) for pair in by_sampler]
+    found = tables[0][1]
     values: dict[str, Any] = {
         "recipe": recipe,
         "facts": facts,
         "before": before,
         "after": after,
-        "figures": figures(before, after),
-        "by_sampler": [(pair.name, figures(pair.before, pair.after)) for pair in by_sampler],
+        "figures": found,
+        "by_sampler": tables,
         "best": best.words(title(headline)),
-        "sentence": sentence(figures(before, after)[0], best),
+        "sentence": sentence(found[0], best),
         "course": course,
         "histogram": draw_histogram(before, after),
         "common": difference(before, after).prompts,
