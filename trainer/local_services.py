@@ -18,12 +18,12 @@ from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.services.reward.place import parse_place
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
+from varl.trajectories.job_checks import DAY_S
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.stream import connect
 
 SERVICES_LOCK = "services.lock"
 LEAST_SCORE_S = 120.0
-DAY_S = 24 * 3600.0  # the most that a worker takes
 PORTS = ("--grpc-port", "0", "--metrics-port", "0")
 LOCAL_GRACE_S = "10"  # seconds, within which a supervisor that stops lets its children end
 

@@ -14,10 +14,8 @@ from varl.policy.load import DtypeName
 from varl.services.serving.credentials import ClientFiles, ServerFiles
 from varl.services.serving.settings import Port
 from varl.trajectories.access import RedisAccess
-from varl.trajectories.job_checks import MAX_RUN_ID_CHARS, RUN_ID
+from varl.trajectories.job_checks import DAY_S, MAX_RUN_ID_CHARS, RUN_ID
 from varl.trajectories.weight_places import WeightPlaces
-
-DAY_S = 24 * 3600.0
 
 
 class DefaultSampling(BaseModel):
