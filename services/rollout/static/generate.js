@@ -1,6 +1,6 @@
 // Draw a picture scale by scale, with the same seed from one set of weights or from two side by side.
 
-import { address, ask, byId, enter, Fault, faultBox, make, shellQuoted, showCode, token } from "./page.js";
+import { address, ask, byId, enter, Fault, faultBox, make, shellQuoted, showCode, submitOnEnter, token } from "./page.js";
 
 const COARSE = 256; // pixels of a side below which a picture is shown with square pixels
 const PAUSE = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 160; // ms that a scale is seen at least
@@ -152,11 +152,7 @@ byId("again").addEventListener("click", () => {
   byId("seed").value = Math.floor(Math.random() * 2 ** 31);
   byId("form").requestSubmit();
 });
-byId("prompt").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  byId("form").requestSubmit();
-});
+submitOnEnter(byId("prompt"));
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const buttons = [byId("send"), byId("again"), byId("left"), byId("right")];

@@ -127,3 +127,12 @@ export function showCode(into, pieces) {
     }),
   );
 }
+
+/** Send a text area's form on Enter; Shift and Enter, and the Enter that ends a composed word, stay in the text. */
+export function submitOnEnter(area) {
+  area.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    area.form.requestSubmit();
+  });
+}

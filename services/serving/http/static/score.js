@@ -1,6 +1,6 @@
 // Score a picture: what POST /v1/score takes and answers, of one reward service or of a gateway over several.
 
-import { address, ask, byId, enter, Fault, faultBox, headline, make, shellQuoted, showCode, token } from "./page.js";
+import { address, ask, byId, enter, Fault, faultBox, headline, make, shellQuoted, showCode, submitOnEnter, token } from "./page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SAMPLE = "picture"; // the sample's id, and so the name of the file's part
@@ -236,11 +236,7 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 document.addEventListener("paste", (event) => choose(event.clipboardData.files[0]));
-byId("prompt").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  byId("form").requestSubmit();
-});
+submitOnEnter(byId("prompt"));
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   byId("send").disabled = true;
