@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from varl.policy import lora, parameters
 from varl.policy.base import Sampled, SamplingParams, cells, index_bits
 from varl.policy.distributions import Categorical, Guidance
 from varl.policy.images import to_pixels
 from varl.policy.sampling import check_request, choices, draw, guidance, guided, site_guidance, uniforms
 from varl.policy.schedule import split_scales
+from varl.policy.trained_module import TrainedModule
 
 GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
 WIDTH, CELL = 32, 8  # of the hidden vectors; pixels of a cell's side
@@ -67,7 +67,7 @@ class State:
         return replace(self, canvas=self.canvas.repeat_interleave(copies, 0))
 
 
-class Palette:
+class Palette(TrainedModule):
     """Implements varl.policy.base.TrainablePolicy."""
 
     grids = GRIDS
@@ -124,22 +124,6 @@ class Palette:
         return to_pixels(F.interpolate(torch.tanh(canvas), scale_factor=CELL))
 
     decode_partial = decode
-
-    def select(self, trainable):
-        """See TrainablePolicy."""
-        parameters.select(self.module, trainable)
-
-    def parameter_groups(self):
-        """See TrainablePolicy."""
-        return parameters.parameter_groups(self.module)
-
-    def load_weights(self, path):
-        """See Policy."""
-        lora.load_weights(self.module, Path(path))
-
-    def save_weights(self, path):
-        """See TrainablePolicy."""
-        lora.save_weights(self.module, Path(path))
 
     def _teach(self, prompt, scales, from_scale):
         canvas, logits = torch.zeros(len(scales[0]), 3, *GRIDS[-1], device=self._device), []

@@ -11,16 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy import lora, parameters
+from varl.policy import lora
 from varl.policy.base import (
     Grid,
     LogProbs,
-    ParameterGroups,
     Sampled,
     SamplerState,
     SamplingParams,
     ShardUnits,
-    Trainable,
     cells,
 )
 from varl.policy.distributions import Bitwise, Guidance, pack_bits
@@ -36,15 +34,18 @@ from varl.policy.kv_cache import KeyValue, repeat
 from varl.policy.sampling import check_request, guidance, guided, sample_bits, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
 from varl.policy.tensor_files import save_module, save_state
+from varl.policy.trained_module import TrainedModule
 
 WEIGHTS, TOKENIZER = "policy.safetensors", "tokenizer.safetensors"
 
 
-class InfinityPolicy:
+class InfinityPolicy(TrainedModule):
     """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
 
     The module computes in the dtype that its weights have; the tokenizer is float32.
     """
+
+    module: InfinityTransformer
 
     def __init__(
         self,
@@ -161,25 +162,9 @@ class InfinityPolicy:
             away = Guidance(self._teach(len(rows), scales)[:, first:], strength)
         return Bitwise(hidden, sampling.temperature, away, head)
 
-    def select(self, trainable: Trainable) -> None:
-        """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
-        parameters.select(self.module, trainable)
-
-    def parameter_groups(self) -> ParameterGroups:
-        """The parameters that require a gradient; the gains are those of the normalisation layers."""
-        return parameters.parameter_groups(self.module)
-
     def shard_units(self) -> ShardUnits:
         """The blocks, each called once a forward pass."""
         return ShardUnits(self.module.blocks, "in_turn")
-
-    def load_weights(self, path: str) -> None:
-        """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""
-        lora.load_weights(self.module, Path(path))
-
-    def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
-        """Write what is trained of the transformer as safetensors, as varl.policy.lora.save_weights does."""
-        lora.save_weights(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json, policy.safetensors (as ``dtype``) and tokenizer.safetensors; no rows of prompts.

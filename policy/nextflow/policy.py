@@ -14,16 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varl.policy import lora, parameters
+from varl.policy import lora
 from varl.policy.base import (
     Grid,
     LogProbs,
-    ParameterGroups,
     Sampled,
     SamplerState,
     SamplingParams,
     ShardUnits,
-    Trainable,
     cells,
     index_bits,
 )
@@ -42,9 +40,10 @@ from varl.policy.nextflow.transformer import Codes, NextFlowTransformer, Text
 from varl.policy.sampling import check_request, guidance, site_guidance, uniforms
 from varl.policy.schedule import shared_scales, split_scales
 from varl.policy.tensor_files import save_module, save_state
+from varl.policy.trained_module import TrainedModule
 
 
-class NextFlowPolicy:
+class NextFlowPolicy(TrainedModule):
     """A frozen tokenizer and a transformer, ``module``, that is trained. Implements varl.policy.base.TrainablePolicy.
 
     The module computes in the dtype that its weights have; the tokenizer is float32, since rounded codes are other
@@ -53,6 +52,8 @@ class NextFlowPolicy:
     Raises:
         ValueError: the configuration's text needs a tokenizer, and none is given.
     """
+
+    module: NextFlowTransformer
 
     def __init__(
         self,
@@ -159,25 +160,9 @@ class NextFlowPolicy:
             guidance = Guidance(self._teach("", scales)[:, first:], strength)
         return Categorical(hidden, weight, temperature=sampling.temperature, guidance=guidance)
 
-    def select(self, trainable: Trainable) -> None:
-        """Let the whole transformer, or the gains of its normalisation layers alone, require a gradient."""
-        parameters.select(self.module, trainable)
-
-    def parameter_groups(self) -> ParameterGroups:
-        """The parameters that require a gradient; the gains are those of the normalisation layers."""
-        return parameters.parameter_groups(self.module)
-
     def shard_units(self) -> ShardUnits:
         """The blocks, each called once a forward pass; the head is read outside of it."""
         return ShardUnits(list(self.module.layers), "in_turn", ("visual_head",))
-
-    def load_weights(self, path: str) -> None:
-        """Replace the transformer's weights, or its adapters; raises as varl.policy.lora.load_weights does."""
-        lora.load_weights(self.module, Path(path))
-
-    def save_weights(self, path: str, dtype: torch.dtype | None = None) -> None:
-        """Write what is trained of the transformer as safetensors, as varl.policy.lora.save_weights does."""
-        lora.save_weights(self.module, Path(path), dtype)
 
     def save(self, model_dir: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json, policy.safetensors, tokenizer.safetensors and the text tokenizer's file if it has one.
