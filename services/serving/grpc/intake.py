@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.ticks import Ticks
 
-_TICK = 0.25
+_TICK = 0.25  # seconds between two looks at all calls
 _QUICK = 0.5  # seconds in which a message may come in whatever the others do
 
 
@@ -25,8 +26,7 @@ class Intake:
         self._slots, self._seconds = slots, seconds
         self._since: dict[asyncio.Task[object], float] = {}  # in the order in which they began
         self._refused: dict[asyncio.Task[object], RequestRejectedError] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._ticks = Ticks(_TICK, self._look)
 
     async def message(self, requests: AsyncIterator[bytes]) -> bytes:
         """The one message of a call.
@@ -37,10 +37,8 @@ class Intake:
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101
-        loop = asyncio.get_running_loop()
-        self._since[task] = loop.time()
-        if self._timer is None:
-            self._wait()
+        self._since[task] = asyncio.get_running_loop().time()
+        self._ticks.start()
         try:
             async for message in requests:
                 return message
@@ -53,15 +51,9 @@ class Intake:
             self._refused.pop(task, None)
         raise RequestRejectedError(RejectionCode.MALFORMED, "the call has no message")
 
-    def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + _TICK
-        self._timer = loop.call_at(self._due, self._look)
-
-    def _look(self) -> None:
-        now = asyncio.get_running_loop().time()
+    def _look(self, now: float, held_up: float) -> bool:
         for task in self._since:
-            self._since[task] += max(0.0, now - self._due)  # while the loop was held up, nothing could come in
+            self._since[task] += held_up
         waiting = [(task, since) for task, since in self._since.items() if task not in self._refused]
         late = [task for task, since in waiting if now - since > self._seconds]
         slow = [task for task, since in waiting if _QUICK < now - since <= self._seconds]
@@ -69,9 +61,7 @@ class Intake:
             self._refuse(task, RejectionCode.DEADLINE_EXCEEDED, f"no message within {self._seconds:g} s")
         for task in slow[self._slots :]:
             self._refuse(task, RejectionCode.OVERLOADED, "too many messages come in slowly", 1.0)
-        self._timer = None
-        if self._since:
-            self._wait()
+        return bool(self._since)
 
     def _refuse(
         self, task: asyncio.Task[object], code: RejectionCode, detail: str, retry_after: float | None = None

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from varl.services.serving.http.problems import problem
 from varl.services.serving.memory import give_back
+from varl.services.serving.ticks import Ticks
 
 _TICK = 0.5  # seconds between two looks at all connections
 _SETTLED = 1.0  # seconds after which an upload makes room for others where room is short
@@ -99,8 +100,7 @@ class Guard:
         self.limits, self.closed = limits, closed
         self.bytes = self._most_bytes = 0
         self._connections: dict[Guarded, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._ticks = Ticks(_TICK, self._look)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -115,8 +115,7 @@ class Guard:
                 oldest.drop()
                 self._connections.pop(oldest, None)
         self._connections[connection] = None
-        if self._timer is None:
-            self._wait()
+        self._ticks.start()
 
     def leave(self, connection: Guarded) -> None:
         """A connection ended."""
@@ -139,22 +138,14 @@ class Guard:
         self.bytes -= connection.held
         connection.held = 0
 
-    def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + _TICK
-        self._timer = loop.call_at(self._due, self._look)
-
-    def _look(self) -> None:
-        now = asyncio.get_running_loop().time()
+    def _look(self, now: float, held_up: float) -> bool:
         for connection in tuple(self._connections):
-            connection.since += max(0.0, now - self._due)  # while the loop was held up, no client could be heard
+            connection.since += held_up
             connection.look(now)
         if self._most_bytes > _BURST > self.bytes:
             self._most_bytes = 0
             asyncio.get_running_loop().run_in_executor(None, give_back)
-        self._timer = None
-        if self._connections or self._most_bytes > _BURST:
-            self._wait()
+        return bool(self._connections) or self._most_bytes > _BURST
 
 
 def _oldest(connections: Iterable[Guarded]) -> Guarded | None:
