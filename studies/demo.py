@@ -30,6 +30,7 @@ from varl.launch.resources import MissingFilesError
 from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams, layout_of
+from varl.studies.report.next_steps import next_steps
 from varl.studies.report.report import (
     FACTS_FILE,
     REPORT_FILE,
@@ -162,8 +163,10 @@ def demo(settings: DemoSettings, say: Say) -> Path:
             report = write_report(directory)
     say(
         f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
-        f"in all: {stages.total() / 60:.1f} minutes\n\n{next_steps(recipe)}"
+        f"in all: {stages.total() / 60:.1f} minutes\n\nnext: open {report} in a browser"
     )
+    for command, purpose in next_steps(recipe, prompts[0].prompt):
+        say(f"      {command}    # {purpose}")
     return directory
 
 
@@ -234,18 +237,6 @@ def summary(pairs: Sequence[SamplerPair]) -> str:
         measure = headlines(pairs[0].after.measures())[0]
         lines.append(best_against_best(pairs, measure).words(found[0].name))
     return "\n".join(lines)
-
-
-def next_steps(recipe: Recipe) -> str:
-    """What to do with a finished run, as commands."""
-    directory = recipe.run.dir / recipe.run.name
-    prompt = held_out_prompts(recipe, 1)[0].prompt
-    return (
-        f"next: open {directory / REPORT_FILE} in a browser\n"
-        f"      tensorboard --logdir {directory / 'tb'}\n"
-        f'      varl generate "{prompt}" --model {recipe.model.dir} --weights {final_weights(recipe)}\n'
-        f"      varl demo --recipe examples/brightness.toml --run-dir runs/brightness    # a reward of your own"
-    )
 
 
 def _run(

@@ -23,6 +23,7 @@ from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
 from varl.studies.report.charts import CHARTS, draw, draw_histogram, held_out_charts
 from varl.studies.report.course import Grid, grids
+from varl.studies.report.next_steps import next_steps
 from varl.studies.report.rows import changed_most, pairs
 from varl.studies.report.samplers import BestAgainstBest, SamplerPair, best_against_best
 from varl.trainer.disk.atomic import write_durably
@@ -164,6 +165,7 @@ def render(
         "failed": [(side.tag, failed) for side in (before, after) for failed in side.failed],
         "recipe_text": recipe_text,
         "updates": after.weight_version,
+        "next_steps": next_steps(recipe, after.prompts[0].prompt),
     }
     return environment.get_template(TEMPLATE).render(values)
 
