@@ -7,7 +7,7 @@ import signal
 from typing import Any, cast
 
 from chaos.part import Part
-from chaos.rig import MIN_IDLE_S, Rig, serving
+from chaos.rig import MAX_DELIVERIES, MIN_IDLE_S, Rig, serving
 from chaos.strike import Field, Strike
 from varl.trajectories.codec import decode_job
 
@@ -79,12 +79,12 @@ async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
 
 
 async def _kill_holder(rig: Rig, entry: str) -> bool:
-    """Kill the worker that holds an entry; False where nobody alive does.
+    """Kill the worker that holds an entry; False where nobody alive does, or where whoever holds it is to bury it.
 
     A worker's name ends in its process id and a random part.
     """
     held = cast(Any, await rig.redis.xpending_range(rig.key("jobs"), "workers", entry, entry, 1))
-    pids = {int(row["consumer"].decode().rsplit("-", 2)[1]) for row in held}
+    pids = {int(row["consumer"].decode().rsplit("-", 2)[1]) for row in held if row["times_delivered"] <= MAX_DELIVERIES}
     for worker in rig.workers:
         if worker.running and worker.pid in pids:
             await worker.strike(signal.SIGKILL)
