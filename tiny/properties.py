@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,46 +27,20 @@ from varl.services.ocr.reward import Recognized, comp_sim_pen
 from varl.tiny.pretrain.check import check_policy, read_words, sample
 from varl.tiny.pretrain.task import TaskName, task
 from varl.trainer.objectives.mask_propagation import rasterise
+from varl.trainer.objectives.vmr import prefix_share
 from varl.trajectories.prompts import PromptSpec
 
 PLAIN = "T=1"
 OTHERS = ("greedy", "T=0.3", "T=0.5", "T=0.7", "T=0.85", "k=2", "k=4", "k=8", "g=1", "g=2", "g=3")
 FINEST = 3  # scales whose mask fraction is given
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A reward's variance in parts: between prefixes of one prompt, and among continuations of one prefix."""
-
-    prefix: float
-    suffix: float
-
-    @property
-    def share(self) -> float:
-        """Share that the prefix decides, in [0, 1]; NaN where nothing varies."""
-        total = self.prefix + self.suffix
-        return self.prefix / total if total > 0 else float("nan")
-
-
-def spread_of(rewards: Floats) -> Spread:
-    """Components of variance of rewards [prompts, prefixes, continuations], by one-way analysis within each prompt.
-
-    The mean square between prefixes estimates K prefix + suffix, that within them suffix (Searle, Casella and
-    McCulloch, Variance Components, section 3.6). A negative estimate is 0.
-    """
-    copies = rewards.shape[2]
-    within = rewards.var(axis=2, ddof=1).mean()
-    between = copies * rewards.mean(axis=2).var(axis=1, ddof=1).mean()
-    return Spread(max(0.0, float(between - within) / copies), float(within))
 
 
 def rewards_by_prefix(
     policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], split: int, shape: tuple[int, int]
-) -> Floats:
-    """OCR rewards [prompts, prefixes, continuations] at temperature 1; ``split``: scales of the prefix."""
+) -> Tensor:
+    """OCR rewards float64 [prompts, prefixes, continuations] at temperature 1; ``split``: scales of the prefix."""
     prefixes, copies = shape
-    found = np.zeros((len(specs), prefixes, copies))
+    found = torch.zeros((len(specs), prefixes, copies), dtype=torch.float64)
     for index, spec in enumerate(specs):
         state, first = policy.sample(
             policy.prefill(spec.prompt, guided=False), split, [mix(index, i) for i in range(prefixes)], SamplingParams()
@@ -77,7 +49,7 @@ def rewards_by_prefix(
         _, rest = policy.sample(state.fork(copies), len(policy.grids), seeds, SamplingParams())
         images = policy.decode(torch.cat([first.tokens.repeat_interleave(copies, 0), rest.tokens], 1))
         values = [_reward(spec, reading) for reading in read_words(engine, list(images))]
-        found[index] = np.array(values).reshape(prefixes, copies)
+        found[index] = torch.tensor(values).view(prefixes, copies)
     return found
 
 
@@ -108,7 +80,7 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
     few = specs[: max(2, len(specs) // 4)]
     samples = [sample(policy, spec.prompt, [mix(7, index)], SamplingParams()) for index, spec in enumerate(few)]
     *masks, area = covered(policy, engine, samples, [*policy.grids[-FINEST:], policy.image_size])
-    spread = spread_of(rewards_by_prefix(policy, engine, few, split, (4, 4)))
+    share = prefix_share(rewards_by_prefix(policy, engine, few, split, (4, 4)))
     rows = {
         "word accuracy at temperature 1": f"{accuracy[PLAIN]:.3f}",
         f"best untrained sampler ({best})": f"{accuracy[best]:.3f}, {accuracy[best] - accuracy[PLAIN]:+.3f}",
@@ -117,7 +89,7 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
         "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few, samples)),
         "area of the picture within boxes of words": f"{area:.2f}",
         f"mask fraction in the finest {FINEST} scales": " ".join(f"{value:.2f}" for value in masks),
-        f"share of reward variance decided by the prefix (m = {split})": f"{spread.share:.2f}",
+        f"share of reward variance decided by the prefix (m = {split})": f"{share:.2f}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"| property | {len(specs)} held-out prompts, one image each |\n|---|---|\n{table}\n"

@@ -53,6 +53,11 @@ CHARTS = (
         "standard deviation within a group, mean over groups: what the advantages are made of",
         ("reward_std",),
     ),
+    Chart(
+        "What the prefix decides",
+        "part of the reward's variance that lies between prefixes, in prefix updates; near 0 their images teach little",
+        ("prefix_share",),
+    ),
     Chart("KL to the reference policy", "nats a token", ("kl",)),
     Chart("Entropy by scale", "nats a token, scales numbered from the coarsest", ("entropy/scale_*",)),
     Chart("Gradient norm", "before clipping", ("grad_norm",)),

@@ -45,6 +45,17 @@ def noise_table(runs: Sequence[RunResult]) -> str:
     return table(["arm", "scales", "updates", "signal / noise"], rows) if rows else ""
 
 
+def prefix_note(runs: Sequence[RunResult]) -> str:
+    """A sentence on the part of the reward's variance that the prefix decides; empty where no run measured it."""
+    found = [point.metrics["prefix_share"] for run in runs for point in run.curve if "prefix_share" in point.metrics]
+    if not found:
+        return ""
+    return (
+        f"The prefix decides {fmean(found):.2f} of the reward's variance, mean over {len(found)} prefix updates: where "
+        "that is far below the part of the images that prefix updates take, the split costs more than it brings."
+    )
+
+
 def signal_to_noise(points: Sequence[Point]) -> float:
     """Sum of the signal over sum of the noise of these updates; NaN without noise."""
     noise = math.fsum(point.metrics["grad_noise"] for point in points)

@@ -19,7 +19,7 @@ from varl.trainer.recipe.config import Recipe
 RESULT_FILE = "result.json"
 ASIDE = ("timing/evaluation", "timing/samples")  # of an update's time, what is no training
 # Metrics of every update that a result keeps: these, and those by scale whose names begin like this.
-CURVE = ("reward/total", "kl", "grad_norm", "grad_signal", "grad_noise")
+CURVE = ("reward/total", "kl", "grad_norm", "grad_signal", "grad_noise", "prefix_share")
 SHARES = {"grad_norm/scale_": "gradient norm", "kl/scale_": "KL"}
 COSINE = "grad_cosine/scale_"
 

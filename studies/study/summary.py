@@ -11,7 +11,7 @@ from typing import Any
 
 from varl.launch.machine import Machine
 from varl.studies.study.chart import draw_curves
-from varl.studies.study.gradients import NOISE_NOTE, NOTE, by_scale_table, noise_table
+from varl.studies.study.gradients import NOISE_NOTE, NOTE, by_scale_table, noise_table, prefix_note
 from varl.studies.study.plan import Study
 from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of
 from varl.studies.study.run import Findings
@@ -65,6 +65,8 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
         parts += ["## By scale", by_scale, NOTE]
     if noise := noise_table(found.runs):
         parts += ["## Signal and noise", noise, NOISE_NOTE]
+    if prefix := prefix_note(found.runs):
+        parts.append(prefix)
     if found.failures:
         parts += ["## Missing", "\n".join(f"- {name}: {why}" for name, why in found.failures.items())]
     return "\n\n".join(parts) + "\n"

@@ -31,6 +31,22 @@ def middle_value(rewards: Tensor, eta: float) -> Tensor:
     return eta * ((rewards / eta).logsumexp(dim=-1) - math.log(rewards.shape[-1]))
 
 
+def prefix_share(rewards: Tensor) -> float:
+    """The part of a reward's variance that the prefix decides, of rewards [prompts, prefixes, continuations].
+
+    By one-way analysis of variance within each prompt: the mean square between prefixes estimates K prefix + suffix,
+    that within them suffix (Searle, Casella and McCulloch, Variance Components, section 3.6). The estimate may fall a
+    little below 0, so that its mean over updates is unbiased but for the ratio. NaN where nothing varies, or with fewer
+    than two prefixes or continuations.
+    """
+    copies = rewards.shape[2]
+    if min(rewards.shape[1:]) < 2:
+        return math.nan
+    within = float(rewards.var(dim=2).mean())
+    prefix = float(rewards.mean(dim=2).var(dim=1).mean()) - within / copies
+    return prefix / (prefix + within) if prefix + within > 0 else math.nan
+
+
 def stage_of(update: int, stages: Stages, prefix_per_suffix: int, suffix_in_a_row: int = 1) -> Stage:
     """The stage of an update counted from 0.
 

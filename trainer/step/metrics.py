@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from varl.trainer.objectives.loss import by_step
+from varl.trainer.objectives.vmr import prefix_share
 from varl.trainer.step.batch import GroupBatch
 from varl.v1 import trajectory_pb2
 
@@ -51,7 +53,10 @@ def update_metrics(passes: Sequence[Sequence[Measured]], scales: range, steps: S
 
 
 def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
-    """Mean rewards over all images, and the mean over groups of the std of the compared values within a group."""
+    """Mean rewards over all images, and the mean over groups of the std of the compared values within a group.
+
+    Where prefixes have several continuations, also the part of the reward's variance that the prefix decides.
+    """
     if not groups:
         return {}
     names = dict.fromkeys(name for group in groups for name in group.rewards)
@@ -60,7 +65,8 @@ def reward_metrics(groups: Sequence[GroupBatch]) -> dict[str, float]:
     }
     metrics["reward/total"] = _mean(group.total for group in groups)
     metrics["reward_std"] = float(torch.stack([group.values.std(correction=0) for group in groups]).mean())
-    return metrics
+    share = prefix_share(torch.stack([group.total for group in groups]))
+    return metrics if math.isnan(share) else metrics | {"prefix_share": share}
 
 
 def rollout_metrics(groups: Sequence[trajectory_pb2.Group], weight_version: int) -> dict[str, float]:

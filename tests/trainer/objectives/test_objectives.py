@@ -79,6 +79,19 @@ def test_middle_value_check_value_of_the_method() -> None:
     assert float(vmr.middle_value(torch.tensor([1.25], dtype=torch.float64), 0.3)) == pytest.approx(1.25)
 
 
+def test_the_prefix_has_the_share_of_variance_that_the_rewards_were_made_with() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    prompts = 3 * normal(400, 1, 1)  # how prompts differ is no part of it
+    assert vmr.prefix_share(prompts + 2 * normal(400, 8, 1) + normal(400, 8, 4)) == pytest.approx(0.8, abs=0.02)
+    assert vmr.prefix_share(prompts + normal(400, 8, 4)) == pytest.approx(0, abs=0.03)
+    assert math.isnan(vmr.prefix_share(torch.ones(2, 2, 2)))
+    assert math.isnan(vmr.prefix_share(normal(2, 8, 1))) and math.isnan(vmr.prefix_share(normal(2, 1, 8)))
+
+
 def test_stages_alternate_three_to_one_and_split_the_scales() -> None:
     stages = [vmr.stage_of(update, "vmr", 3).value for update in range(8)]
     assert stages == ["prefix", "prefix", "prefix", "suffix"] * 2
