@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +26,7 @@ from varl.studies.report.next_steps import next_steps
 from varl.studies.report.rows import changed_most, pairs
 from varl.studies.report.samplers import BestAgainstBest, SamplerPair, best_against_best
 from varl.trainer.disk.atomic import write_durably
-from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
 from varl.trainer.recipe.changes import read_resolved
 from varl.trainer.recipe.config import Recipe
 
@@ -80,7 +79,7 @@ def write_report(directory: Path) -> Path:
         recipe,
         RunFacts.model_validate_json((directory / FACTS_FILE).read_bytes()),
         load_pairs(directory, recipe),
-        [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
+        read_rows(directory / METRICS_FILE),
         recipe_text,
         grids(directory),
     )

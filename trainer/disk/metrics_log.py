@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -102,3 +103,8 @@ def read_lines(path: Path) -> list[str]:
     return [
         line.rstrip("\n") for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
     ]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The metrics of every whole line of a metrics file; what was not finite is None there."""
+    return [json.loads(line) for line in read_lines(path)]
