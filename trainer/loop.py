@@ -23,6 +23,7 @@ from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog, read_rows
 from varl.trainer.disk.retry import Storage, StorageError
+from varl.trainer.disk.wandb_run import WandbRun
 from varl.trainer.objectives.vmr import Stage, trained_scales
 from varl.trainer.progress.bar import TrainingBar
 from varl.trainer.progress.time_left import TimeLeft, recorded_parts
@@ -312,10 +313,10 @@ def train(
     progress, last = run.start(resume, allow_changes), recipe.run.updates
     time_left = time_left or TimeLeft()
     time_left.record(recorded_parts(recipe, read_rows(run.directory / METRICS_FILE), progress.update))
-    due = False
+    due, more = False, [WandbRun(recipe, run.directory)] if recipe.metrics.wandb else []
     with (
         TrainingBar(recipe, progress.update, time_left) as bar,
-        RunLog(run.directory, progress.update, run.storage) as log,
+        RunLog(run.directory, progress.update, run.storage, more) as log,
     ):
         try:
             while progress.update < last:
