@@ -28,7 +28,7 @@ from varl.launch.pulse import pulse, watched
 from varl.launch.resources import MissingFilesError
 from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
-from varl.policy.base import SamplingParams, layout_of
+from varl.policy.base import Layout, SamplingParams, layout_of
 from varl.studies.report.next_steps import next_steps
 from varl.studies.report.report import (
     FACTS_FILE,
@@ -43,6 +43,7 @@ from varl.studies.report.report import (
 )
 from varl.studies.report.samplers import SamplerPair, best_against_best, summarised_pairs
 from varl.studies.stages import Say, StageClock, progress_bar
+from varl.trainer.disk.wandb_run import add_report
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import SERVICES_LOCK, local_services
 from varl.trainer.loop import train
@@ -161,10 +162,19 @@ def demo(settings: DemoSettings, say: Say) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     stages = StageClock(stage_seconds(recipe, len(prompts), []), say, directory / STAGES_FILE)
     with pulse(logger.info, stages.save):
-        pairs = _run(recipe, settings, prompts, stages, say)
+        pairs, layout = _run(recipe, settings, prompts, stages, say)
         with stages.stage(REPORT):
-            _leave(directory, recipe, stages, pairs, settings.pictures)
+            _leave(directory, pairs)
+            facts = RunFacts(
+                finished=datetime.now().astimezone().isoformat(timespec="seconds"),
+                machine=describe_machine(recipe.run.device),
+                stages=stages.seconds,
+                pictures=settings.pictures,
+                grids=layout.grids,
+            )
+            (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
             report = write_report(directory)
+            add_report(recipe, directory, report)
     say(
         f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
         f"in all: {stages.total() / 60:.1f} minutes\n\nnext: open {report} in a browser"
@@ -246,8 +256,11 @@ def summary(pairs: Sequence[SamplerPair]) -> str:
 
 def _run(
     recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: StageClock, say: Say
-) -> list[SamplerPair]:
-    """All that needs the services: evaluate, train, evaluate; the recipe's own sampler first."""
+) -> tuple[list[SamplerPair], Layout]:
+    """All that needs the services: evaluate, train, evaluate.
+
+    Returns what was read, the recipe's own sampler first, and the layout of the model.
+    """
     directory, base = recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors"
     with ExitStack() as stack:
         with stages.stage(START):
@@ -255,7 +268,8 @@ def _run(
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
-        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures * KEPT_PICTURES))
+            layout = layout_of(trained)
+        judge = _Judge(queue, prompts, eval_settings(recipe, layout, settings.pictures * KEPT_PICTURES))
         parts = parts_by_stage(recipe, len(prompts))
         left = TimeLeft([*parts[AFTER], *parts.get(OTHERS, ())], FIXED_S[REPORT])
         kept = evaluation_file(directory, "before").exists()  # by an earlier attempt
@@ -276,7 +290,7 @@ def _run(
                 reference,
                 queue,
                 resume=settings.resume,
-                evaluate=evaluator(recipe, queue, layout_of(trained)),
+                evaluate=evaluator(recipe, queue, layout),
                 time_left=left,
             )
         stages.expect(stage_seconds(recipe, len(prompts), left.done))
@@ -288,7 +302,7 @@ def _run(
                 pairs += _others(recipe, judge, directory, base)
         if settings.local_services:
             say("\nstopping the services")
-    return pairs
+    return pairs, layout
 
 
 def _others(recipe: Recipe, judge: _Judge, directory: Path, base: Path) -> list[SamplerPair]:
@@ -338,16 +352,12 @@ class _Judge:
         return evaluation
 
 
-def _leave(directory: Path, recipe: Recipe, stages: StageClock, pairs: Sequence[SamplerPair], pictures: int) -> None:
-    """Write eval.json and what the report is made of."""
+def _leave(directory: Path, pairs: Sequence[SamplerPair]) -> None:
+    """Write eval.json and the evaluation of the trained weights."""
     by_sampler = summarised_pairs(pairs)
     sides = by_sampler[pairs[0].name] | {"samplers": by_sampler}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
     save_evaluation(directory, pairs[0].after)
-    finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    machine = describe_machine(recipe.run.device)
-    facts = RunFacts(finished=finished, machine=machine, stages=stages.seconds, pictures=pictures)
-    (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _given(arguments: Sequence[str]) -> str:
