@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from chaos.home import MARK
 from chaos.part import Exit
 from chaos.rig import Rig, RunSpec
 from chaos.strike import digest
-from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
 from varl.trajectories.weight_files import tensors_digest
 from varl.v1 import rollout_pb2
 
@@ -81,7 +80,7 @@ def run_facts(rig: Rig) -> RunFacts:
     named = [line for line in rig.trainer.log.lines if " is given up for " in line or ": dropped " in line]
     return RunFacts(
         status=ends[-1].status if ends else None,
-        metrics=[json.loads(line) for line in read_lines(spec.directory / METRICS_FILE)],
+        metrics=read_rows(spec.directory / METRICS_FILE),
         base_digest=tensors_digest(load_file(rig.recipe.model.dir / "policy.safetensors")),
         final_digest=tensors_digest(load_file(final)) if final.exists() else None,
         named=named,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from varl.evaluation.results import Evaluation, difference
-from varl.studies.report.report import CONFIG_FILE, EVALUATIONS, load_evaluation, title
+from varl.studies.report.report import CONFIG_FILE, EVALUATIONS, Figure, load_evaluation, title
 from varl.trainer.recipe.changes import differences, leaves, read_resolved
 
 READING = "after"  # tag of the reading of a run's last weights, and the beginning of those with other samplers
@@ -17,8 +18,28 @@ CAVEAT = (
 )
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two finished runs. settings: what differs, as "key: old -> new"; readings: by sampler, the own one first."""
+
+    first: Path
+    second: Path
+    settings: Sequence[str]
+    readings: Sequence[tuple[str, Sequence[Figure]]]
+
+
 def compare(first: Path, second: Path) -> str:
-    """The comparison as text.
+    """The comparison as text; raises as ``comparison`` does."""
+    found = comparison(first, second)
+    lines = [f"{first} -> {second}", "", "settings that differ:"]
+    lines += [f"  {change}" for change in found.settings] or ["  none"]
+    for name, figures in found.readings:
+        lines += ["", name, *_lines(figures)]
+    return "\n".join([*lines, "", CAVEAT, ""])
+
+
+def comparison(first: Path, second: Path) -> Comparison:
+    """The second run against the first.
 
     Raises:
         OSError: a directory holds no finished run.
@@ -26,14 +47,14 @@ def compare(first: Path, second: Path) -> str:
     """
     settings = [leaves(read_resolved(run / CONFIG_FILE)) for run in (first, second)]
     changes = [change for change in differences(*settings) if not change.startswith(PLACES)]
-    found = list(_readings(first, second))
+    found = [(_name(tag), _figures(before, after)) for tag, before, after in _readings(first, second)]
     if not found:
         raise ValueError(f"{first} and {second} have no reading in common")
-    lines = [f"{first} -> {second}", "", "settings that differ:"]
-    lines += [f"  {change}" for change in changes] or ["  none"]
-    for tag, before, after in found:
-        lines += ["", tag.removeprefix(f"{READING}-") if tag != READING else "own sampler", *_figures(before, after)]
-    return "\n".join([*lines, "", CAVEAT, ""])
+    return Comparison(first, second, changes, found)
+
+
+def _name(tag: str) -> str:
+    return tag.removeprefix(f"{READING}-") if tag != READING else "own sampler"
 
 
 def _readings(first: Path, second: Path) -> Iterator[tuple[str, Evaluation, Evaluation]]:
@@ -44,14 +65,17 @@ def _readings(first: Path, second: Path) -> Iterator[tuple[str, Evaluation, Eval
         yield tag, load_evaluation(first, tag), load_evaluation(second, tag)
 
 
-def _figures(before: Evaluation, after: Evaluation) -> list[str]:
+def _figures(before: Evaluation, after: Evaluation) -> list[Figure]:
     changes = difference(before, after).changes
-    rows = [
-        (title(name), before.estimate(name).value, after.estimate(name).value, change)
-        for name, change in changes.items()
-    ]
-    width = max(len(name) for name, *_ in rows)
     return [
-        f"  {name:{width}}  {old:8.3f} -> {new:8.3f}  {change.value:+.3f} ± {change.error:.3f}"
-        for name, old, new, change in rows
+        Figure(title(name), before.estimate(name), after.estimate(name), change) for name, change in changes.items()
+    ]
+
+
+def _lines(figures: Sequence[Figure]) -> list[str]:
+    width = max(len(figure.name) for figure in figures)
+    return [
+        f"  {figure.name:{width}}  {figure.before.value:8.3f} -> {figure.after.value:8.3f}  "
+        f"{figure.change.value:+.3f} ± {figure.change.error:.3f}"
+        for figure in figures
     ]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 
 from pydantic import Field, PositiveInt, ValidationError
@@ -29,7 +28,7 @@ from varl.launch.pulse import pulse, watched
 from varl.launch.resources import MissingFilesError
 from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
-from varl.policy.base import SamplingParams, layout_of
+from varl.policy.base import Layout, SamplingParams, layout_of
 from varl.studies.report.next_steps import next_steps
 from varl.studies.report.report import (
     FACTS_FILE,
@@ -44,10 +43,18 @@ from varl.studies.report.report import (
 )
 from varl.studies.report.samplers import SamplerPair, best_against_best, summarised_pairs
 from varl.studies.stages import Say, StageClock, progress_bar
-from varl.studies.study.plan import images_by_update
+from varl.trainer.disk.wandb_run import add_report
 from varl.trainer.evaluator import MOST_PROMPTS, eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import SERVICES_LOCK, local_services
 from varl.trainer.loop import train
+from varl.trainer.progress.time_left import (
+    Part,
+    Timed,
+    TimeLeft,
+    evaluation_part,
+    expected_seconds,
+    training_parts,
+)
 from varl.trainer.recipe.config import BadRecipeError, Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files, dry_run
 from varl.trainer.setup import PROBLEMS, TRAINER_LOCK, given_redis, load_policies, open_queue
@@ -66,8 +73,6 @@ STAGES_FILE = "stages.json"  # seconds of each, in all attempts at the run
 logger = logging.getLogger("trainer")
 
 FIXED_S = {START: 25.0, REPORT: 10.0}
-IMAGE_S = 0.05  # to draw, decode and read one image, until this machine has shown what it needs
-UPDATE_SHARE = 1.4  # time of an update over that of its images alone
 
 
 class DemoSettings(BaseSettings):
@@ -155,12 +160,21 @@ def demo(settings: DemoSettings, say: Say) -> Path:
         if moved:
             say(f"{directory} held an earlier run: moved to {moved}")
     directory.mkdir(parents=True, exist_ok=True)
-    stages = StageClock(expected_seconds(recipe, len(prompts), IMAGE_S), say, directory / STAGES_FILE)
+    stages = StageClock(stage_seconds(recipe, len(prompts), []), say, directory / STAGES_FILE)
     with pulse(logger.info, stages.save):
-        pairs = _run(recipe, settings, prompts, stages, say)
+        pairs, layout = _run(recipe, settings, prompts, stages, say)
         with stages.stage(REPORT):
-            _leave(directory, recipe, stages, pairs, settings.pictures)
+            _leave(directory, pairs)
+            facts = RunFacts(
+                finished=datetime.now().astimezone().isoformat(timespec="seconds"),
+                machine=describe_machine(recipe.run.device),
+                stages=stages.seconds,
+                pictures=settings.pictures,
+                grids=layout.grids,
+            )
+            (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
             report = write_report(directory)
+            add_report(recipe, directory, report)
     say(
         f"\n{summary(pairs)}\nreport: {report}\nweights: {final_weights(recipe)}\n"
         f"in all: {stages.total() / 60:.1f} minutes\n\nnext: open {report} in a browser"
@@ -182,21 +196,22 @@ def demo_recipe(settings: DemoSettings) -> Recipe:
     return load_recipe(settings.recipe, [part for flag in flags for part in flag])
 
 
-def images_of_run(recipe: Recipe) -> int:
-    """Images that the training draws and scores."""
-    return next(islice(images_by_update(recipe), recipe.run.updates - 1, None))
+def parts_by_stage(recipe: Recipe, prompts: int) -> dict[str, list[Part]]:
+    """What the stages are made of whose time depends on the recipe and the machine; ``prompts``: of an evaluation."""
+    evaluation = evaluation_part(prompts, recipe.evaluation.images_per_prompt)
+    samplers = 2 * len(recipe.evaluation.samplers)
+    found = {BEFORE: [evaluation], TRAIN: training_parts(recipe), AFTER: [evaluation]}
+    return found | ({OTHERS: samplers * [evaluation]} if samplers else {})
 
 
-def expected_seconds(recipe: Recipe, prompts: int, image_s: float) -> dict[str, float]:
-    """What each stage will take where one image takes ``image_s`` seconds."""
-    evaluation = prompts * recipe.evaluation.images_per_prompt * image_s
-    training = images_of_run(recipe) * image_s * UPDATE_SHARE
-    if recipe.evaluation.every:
-        times = 1 + recipe.run.updates // recipe.evaluation.every
-        training += times * recipe.evaluation.prompts * recipe.evaluation.images_per_prompt * image_s
-    others = {OTHERS: 2 * len(recipe.evaluation.samplers) * evaluation} if recipe.evaluation.samplers else {}
-    expected = {START: FIXED_S[START], BEFORE: evaluation, TRAIN: training, AFTER: evaluation}
-    return expected | others | {REPORT: FIXED_S[REPORT]}
+def stage_seconds(recipe: Recipe, prompts: int, done: Sequence[Timed]) -> dict[str, float]:
+    """What each stage will take where ``done`` took what it did."""
+    parts = parts_by_stage(recipe, prompts)
+    return {
+        START: FIXED_S[START],
+        **{title: expected_seconds(done, found) for title, found in parts.items()},
+        REPORT: FIXED_S[REPORT],
+    }
 
 
 def within_minutes(recipe: Recipe, expected_s: float, minutes: float) -> Recipe:
@@ -241,8 +256,11 @@ def summary(pairs: Sequence[SamplerPair]) -> str:
 
 def _run(
     recipe: Recipe, settings: DemoSettings, prompts: Sequence[PromptSpec], stages: StageClock, say: Say
-) -> list[SamplerPair]:
-    """All that needs the services: evaluate, train, evaluate; the recipe's own sampler first."""
+) -> tuple[list[SamplerPair], Layout]:
+    """All that needs the services: evaluate, train, evaluate.
+
+    Returns what was read, the recipe's own sampler first, and the layout of the model.
+    """
     directory, base = recipe.run.dir / recipe.run.name, recipe.model.dir / "policy.safetensors"
     with ExitStack() as stack:
         with stages.stage(START):
@@ -250,13 +268,16 @@ def _run(
             if not settings.resume:
                 queue.purge(0)  # what an earlier demo may have left in a Redis that is not ours
             trained, reference = load_policies(recipe)
-        judge = _Judge(queue, prompts, eval_settings(recipe, layout_of(trained), settings.pictures * KEPT_PICTURES))
+            layout = layout_of(trained)
+        judge = _Judge(queue, prompts, eval_settings(recipe, layout, settings.pictures * KEPT_PICTURES))
+        parts = parts_by_stage(recipe, len(prompts))
+        left = TimeLeft([*parts[AFTER], *parts.get(OTHERS, ())], FIXED_S[REPORT])
+        kept = evaluation_file(directory, "before").exists()  # by an earlier attempt
         with stages.stage(BEFORE):
             before = judge.once(directory, base, 0, "before")
-        image_s = (
-            IMAGE_S if settings.resume else stages.seconds[BEFORE] / sum(result.images for result in before.prompts)
-        )
-        expected = expected_seconds(recipe, len(prompts), image_s)
+        if not kept:
+            left.record([(part, stages.seconds[BEFORE]) for part in parts[BEFORE]])
+        expected = stage_seconds(recipe, len(prompts), left.done)
         if settings.minutes is not None:
             recipe = within_minutes(recipe, expected[TRAIN], settings.minutes)
             say(f"training for {recipe.run.updates} updates, to fit into {settings.minutes:g} minutes")
@@ -269,8 +290,10 @@ def _run(
                 reference,
                 queue,
                 resume=settings.resume,
-                evaluate=evaluator(recipe, queue, layout_of(trained)),
+                evaluate=evaluator(recipe, queue, layout),
+                time_left=left,
             )
+        stages.expect(stage_seconds(recipe, len(prompts), left.done))
         with stages.stage(AFTER):
             after = judge(final_weights(recipe), recipe.run.updates, "after")
         pairs = [SamplerPair(name_of(judge.settings.sampling), before, after)]
@@ -279,7 +302,7 @@ def _run(
                 pairs += _others(recipe, judge, directory, base)
         if settings.local_services:
             say("\nstopping the services")
-    return pairs
+    return pairs, layout
 
 
 def _others(recipe: Recipe, judge: _Judge, directory: Path, base: Path) -> list[SamplerPair]:
@@ -329,16 +352,12 @@ class _Judge:
         return evaluation
 
 
-def _leave(directory: Path, recipe: Recipe, stages: StageClock, pairs: Sequence[SamplerPair], pictures: int) -> None:
-    """Write eval.json and what the report is made of."""
+def _leave(directory: Path, pairs: Sequence[SamplerPair]) -> None:
+    """Write eval.json and the evaluation of the trained weights."""
     by_sampler = summarised_pairs(pairs)
     sides = by_sampler[pairs[0].name] | {"samplers": by_sampler}
     (directory / "eval.json").write_text(json.dumps(sides, indent=2) + "\n", encoding="utf-8")
     save_evaluation(directory, pairs[0].after)
-    finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    machine = describe_machine(recipe.run.device)
-    facts = RunFacts(finished=finished, machine=machine, stages=stages.seconds, pictures=pictures)
-    (directory / FACTS_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _given(arguments: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from varl.launch.pulse import QUIET_S, watched
 from varl.trainer.disk.atomic import write_durably
+from varl.trainer.progress.time_left import in_words
 
 logger = logging.getLogger("trainer")
 Say = Callable[[str], None]
@@ -36,7 +37,7 @@ class StageClock:
     def stage(self, title: str) -> Iterator[None]:
         """Announce one of the stages, and note how long it took."""
         number = list(self._expected).index(title) + 1
-        self._say(f"\n[{number}/{len(self._expected)}] {title} (about {_span(self.left())} left in all)")
+        self._say(f"\n[{number}/{len(self._expected)}] {title} (about {in_words(self.left())} left in all)")
         self._began = title, time.monotonic()
         try:
             yield
@@ -96,10 +97,6 @@ def progress_bar(total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
                 logger.info("%d of %d %ss", done, asked, unit)
 
         yield told
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _read_seconds(file: Path) -> dict[str, float]:

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from varl.evaluation.sample_grids import save_grid
 from varl.launch.supervisor import postponed
@@ -23,9 +21,12 @@ from varl.policy.base import TrainablePolicy, layout_of
 from varl.trainer.checkpoints.checkpoint import Progress, TrainedState
 from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import write_durably
-from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
+from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog, read_rows
 from varl.trainer.disk.retry import Storage, StorageError
+from varl.trainer.disk.wandb_run import WandbRun
 from varl.trainer.objectives.vmr import Stage, trained_scales
+from varl.trainer.progress.bar import TrainingBar
+from varl.trainer.progress.time_left import TimeLeft, recorded_parts
 from varl.trainer.recipe.changes import RecipeChangedError, differences, inputs, recipe_changes
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
@@ -301,21 +302,25 @@ def train(
     evaluate: Evaluate | None = None,
     allow_changes: bool = False,
     build: Build = trained_state,
+    time_left: TimeLeft | None = None,
 ) -> Path:
     """Run a recipe to its end and return the run directory; raises as the methods of ``Run`` do.
 
     build: makes what is trained, here or with other processes (``varl.trainer.parallel``).
+    time_left: learns what the parts of the run take, and knows of what the caller does after it.
     """
     run = Run(recipe, policy, reference, queue, evaluate, build)
     progress, last = run.start(resume, allow_changes), recipe.run.updates
-    due = False
-    bar = tqdm(
-        total=last, initial=progress.update, desc=recipe.run.name, unit="update", dynamic_ncols=True, disable=None
-    )  # None: unless stderr is a terminal
-    with bar, logging_redirect_tqdm(), RunLog(run.directory, progress.update, run.storage) as log:
+    time_left = time_left or TimeLeft()
+    time_left.record(recorded_parts(recipe, read_rows(run.directory / METRICS_FILE), progress.update))
+    due, more = False, [WandbRun(recipe, run.directory)] if recipe.metrics.wandb else []
+    with (
+        TrainingBar(recipe, progress.update, time_left) as bar,
+        RunLog(run.directory, progress.update, run.storage, more) as log,
+    ):
         try:
             while progress.update < last:
-                number = progress.update
+                number, began = progress.update, time.monotonic()
                 with ExitStack() as whole:  # an update and its line of metrics
                     try:
                         progress, metrics = run.update(progress, whole)
@@ -324,9 +329,9 @@ def train(
                         raise
                     log.write(number, metrics)
                 run.give_up_if_empty(progress)
-                bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("reward/total", "kl") if name in metrics})
-                bar.update()
+                done = time.monotonic()
                 due = due or progress.update % recipe.checkpoint.every == 0
+                saves = due or progress.update == last
                 # Metrics reach the disk before the checkpoint that counts them as written.
                 if progress.update == last:
                     log.sync()
@@ -334,6 +339,7 @@ def train(
                 elif due:
                     log.sync()
                     due = not run.checkpoint_manager.save_or_postpone(progress)
+                bar.updated(number, metrics, done - began, time.monotonic() - done if saves else None)
         except SystemExit:  # SIGTERM: what was done since the last checkpoint need not be done again
             run.save_before_exit(progress, log)
             raise
@@ -343,6 +349,7 @@ def train(
             log.write(last, error.metrics)
             raise
         log.write(last, {"weight_version": float(last), **ending})
+        bar.finished(ending)
     return run.directory
 
 

@@ -12,16 +12,30 @@ from varl.trainer.disk.metrics_log import METRICS_FILE
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
 
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of an architecture's published weights. name: on the hub; empty: none, or not one alone."""
+
+    licence: str
+    note: str
+    name: str = ""
+
+
 # What the publishers say of the bases that varl converts; other bases have a licence that only their owner knows.
-LICENCES = {
-    "infinity": ("mit", "Infinity's code and weights are published under the MIT licence (FoundationVision)."),
-    "nextflow": (
+BASES = {
+    "infinity": Base(
+        "mit",
+        "Infinity's code and weights are published under the MIT licence (FoundationVision).",
+        "FoundationVision/Infinity",
+    ),
+    "nextflow": Base(
         "other",
         "NextFlow's own weights are not published. A base that started from Qwen2.5-VL-7B is under the Apache licence "
         "2.0; the tiny models are under varl's own.",
     ),
 }
-UNKNOWN = ("other", "The base's licence is its publisher's.")
+UNKNOWN = Base("other", "The base's licence is its publisher's.")
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,7 @@ class Card:
     usage: str
     recipe: Recipe | None
     figures: Sequence[Figure]
+    base_name: str = ""  # on the hub; empty: what is known of the architecture
 
 
 def held_out(run: Path) -> list[Figure]:
@@ -65,13 +80,38 @@ def held_out(run: Path) -> list[Figure]:
 
 def model_card(card: Card) -> str:
     """Markdown with the front matter that hubs read."""
-    licence, note = LICENCES.get(card.architecture, UNKNOWN)
-    front = f"---\nlicense: {licence}\npipeline_tag: text-to-image\ntags: [{card.architecture}, reinforcement-learning]"
-    parts = [f"{front}\n---\n\n# {card.name}", card.usage, f"## Base\n\n`{card.base}` ({card.architecture})."]
-    parts.append(
-        f"## Licence\n\n{note} A fine-tuned model stays under its base's licence; prompts and rewards may add."
-    )
+    known = BASES.get(card.architecture, UNKNOWN)
+    base = card.base_name or known.name
+    named = f" On the hub it is `{base}`." if base else ""
+    parts = [
+        front_matter(card, known.licence, base),
+        f"# {card.name}",
+        f"## How to load it\n\n{card.usage}",
+        f"## Base\n\n`{card.base}` ({card.architecture}).{named}",
+        f"## Licence\n\n{known.note} A fine-tuned model stays under its base's licence; prompts and rewards may add.",
+    ]
     return "\n\n".join([*parts, *_run(card), ""])
+
+
+def front_matter(card: Card, licence: str, base: str) -> str:
+    """The YAML at the top of a card, every value as JSON, which YAML includes: licence, base, tags, results."""
+    values: dict[str, Any] = {"license": licence}
+    if licence == "other":
+        values["license_name"] = "see-model-card"
+    if base:
+        values["base_model"] = base
+    values |= {"library_name": "varl", "pipeline_tag": "text-to-image"}
+    values["tags"] = ["varl", card.architecture, "reinforcement-learning", "grpo", "visual-autoregressive"]
+    if card.recipe and card.figures:
+        values["model-index"] = [{"name": card.name, "results": [_result(card.recipe, card.figures)]}]
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"])
+
+
+def _result(recipe: Recipe, figures: Sequence[Figure]) -> dict[str, Any]:
+    """The held-out figures of the trained weights as hubs list them."""
+    prompts = recipe.prompts.held_out.stem
+    metrics = [{"type": one.name, "name": f"{one.name}, base {one.before:.4f}", "value": one.after} for one in figures]
+    return {"task": {"type": "text-to-image"}, "dataset": {"type": prompts, "name": prompts}, "metrics": metrics}
 
 
 def _run(card: Card) -> list[str]:

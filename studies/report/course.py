@@ -15,17 +15,17 @@ QUALITY = 85  # of JPEG, which is a tenth of the PNG that the trainer leaves
 
 
 @dataclass(frozen=True)
-class Grid:
+class SampleGrid:
     """One grid of samples. jpeg: Base64."""
 
     update: int
     jpeg: str
 
 
-def grids(directory: Path) -> list[Grid]:
+def grids(directory: Path) -> list[SampleGrid]:
     """Up to four of the run's grids, evenly spread, the first and the last among them."""
     files = {int(path.stem): path for path in sorted((directory / SAMPLES).glob("*.png")) if path.stem.isdigit()}
-    return [Grid(update, _jpeg(files[update])) for update in spread(sorted(files), MOST)]
+    return [SampleGrid(update, _jpeg(files[update])) for update in spread(sorted(files), MOST)]
 
 
 def spread(values: list[int], most: int) -> list[int]:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
@@ -21,15 +20,21 @@ from varl.evaluation.measures.appearance import BY_NAME as APPEARANCE
 from varl.evaluation.results import Evaluation, difference
 from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
+from varl.policy.base import Grid
 from varl.studies.report.charts import CHARTS, draw, draw_histogram, held_out_charts
-from varl.studies.report.course import Grid, grids
+from varl.studies.report.course import SampleGrid, grids
 from varl.studies.report.next_steps import next_steps
 from varl.studies.report.rows import changed_most, pairs
 from varl.studies.report.samplers import BestAgainstBest, SamplerPair, best_against_best
+from varl.studies.report.weighing import masked_sample, scale_shares
 from varl.trainer.disk.atomic import write_durably
-from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
+from varl.trainer.disk.wandb_run import read_place
 from varl.trainer.recipe.changes import read_resolved
 from varl.trainer.recipe.config import Recipe
+
+if TYPE_CHECKING:  # which is made of this module's figures
+    from varl.studies.compare import Comparison
 
 CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
 TEMPLATE = "report.html.j2"
@@ -45,6 +50,7 @@ class RunFacts(BaseModel):
     machine: Machine
     stages: dict[str, float]  # title -> seconds, in order
     pictures: int = 12  # prompts that are shown before and after whatever became of them
+    grids: tuple[Grid, ...] = ()  # (height, width) of the model's scales; none in runs of older versions
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,17 @@ class Figure:
         return self.change.value / self.change.error if self.change.error else float("nan")
 
 
-def write_report(directory: Path) -> Path:
-    """Write ``directory``/report.html from the run's files and return its path.
+@dataclass(frozen=True)
+class Extras:
+    """What a page may have. wandb_url: of the run in Weights & Biases; empty: it has none."""
+
+    course: Sequence[SampleGrid] = ()
+    wandb_url: str = ""
+    beside: Sequence[Comparison] = ()
+
+
+def write_report(directory: Path, beside: Sequence[Comparison] = ()) -> Path:
+    """Write ``directory``/report.html from the run's files and return its path; ``beside``: other runs against it.
 
     Raises:
         OSError: a file of the run is missing.
@@ -80,9 +95,9 @@ def write_report(directory: Path) -> Path:
         recipe,
         RunFacts.model_validate_json((directory / FACTS_FILE).read_bytes()),
         load_pairs(directory, recipe),
-        [json.loads(line) for line in read_lines(directory / METRICS_FILE)],
+        read_rows(directory / METRICS_FILE),
         recipe_text,
-        grids(directory),
+        Extras(grids(directory), place.url if (place := read_place(directory)) else "", beside),
     )
     path = directory / REPORT_FILE
     write_durably(path, page)
@@ -127,7 +142,7 @@ def render(
     by_sampler: Sequence[SamplerPair],
     rows: Sequence[dict[str, float]],
     recipe_text: str,
-    course: Sequence[Grid] = (),
+    extras: Extras,
 ) -> str:
     """The page, self-contained; the first of ``by_sampler`` is the recipe's own and makes the headlines."""
     before, after = by_sampler[0].before, by_sampler[0].after
@@ -154,7 +169,10 @@ def render(
         "by_sampler": tables,
         "best": best.words(title(headline)),
         "sentence": sentence(found[0], best),
-        "course": course,
+        "extras": extras,
+        "APPEARANCE": APPEARANCE,
+        "shares": scale_shares(facts.grids, recipe.objective) if facts.grids else [],
+        "masked": masked_sample(shown, facts.grids, recipe.objective.mask_propagation),
         "histogram": draw_histogram(before, after),
         "common": difference(before, after).prompts,
         "charts": drawn,

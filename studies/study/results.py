@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from varl.evaluation.results import Evaluation
 from varl.studies.study.plan import Job, images_by_update
 from varl.trainer.disk.atomic import write_durably
-from varl.trainer.disk.metrics_log import METRICS_FILE, read_lines
+from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
 from varl.trainer.recipe.config import Recipe
 
 RESULT_FILE = "result.json"
@@ -56,7 +55,7 @@ class RunResult(_Record):
 
 def curve_of(recipe: Recipe) -> list[Point]:
     """The run's metrics by images and seconds; a run that was resumed has the time of its lost updates left out."""
-    rows = [json.loads(line) for line in read_lines(recipe.run.dir / recipe.run.name / METRICS_FILE)]
+    rows = read_rows(recipe.run.dir / recipe.run.name / METRICS_FILE)
     scored = [0, *islice(images_by_update(recipe), recipe.run.updates)]
     points, seconds = list[Point](), 0.0
     for row in rows:

@@ -89,7 +89,7 @@ def test_a_run_becomes_a_model_folder_with_a_card(tmp_path: Path, capsys: pytest
     assert all(torch.equal(value, merged[name]) for name, value in found.module.state_dict().items())
     assert (scores(found) - scores(policy)).abs().max() <= 1e-4
     card = (out / "README.md").read_text()
-    assert card.startswith("---\nlicense: other\n") and "# out" in card
+    assert card.startswith('---\nlicense: "other"\n') and "# out" in card
     assert "| reward | 0.5000 ± 0.0100 | 0.7500 |" in card and "1 × brightness" in card and "rank 2" in card
     assert cli.main(["export", str(run), "--to", str(out)]) == 1
     assert "is not empty" in capsys.readouterr().err

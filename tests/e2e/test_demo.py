@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,18 +26,21 @@ from tests.support.trainer_rig import make_model
 from varl.studies.demo import (
     AFTER,
     BEFORE,
+    OTHERS,
+    REPORT,
+    START,
     TRAIN,
     DemoSettings,
     demo_recipe,
-    expected_seconds,
-    images_of_run,
     main,
     move_aside,
+    stage_seconds,
     within_minutes,
 )
 from varl.studies.report.report import load_evaluation
 from varl.studies.stages import StageClock
 from varl.trainer.local_services import local_services
+from varl.trainer.progress.time_left import evaluation_part
 from varl.trainer.recipe.config import Recipe, load_recipe
 
 WORDS = ("BREAD", "STONE", "RIVER", "LIGHT")
@@ -182,6 +186,8 @@ def test_the_whole_demo(workplace: Workplace) -> None:
     assert [f"[{stage}/6]" in out for stage in range(1, 7)] == [True] * 6
     assert out.count("left in all") == 6
     assert f"report: {workplace.run / 'report.html'}" in out
+    progress = re.findall(r"(\d) of 2 updates: reward .*held-out word accuracy \S+; about (\d+) s left", err)
+    assert [done for done, _ in progress] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -296,16 +302,13 @@ def test_the_command_line_decides_run_directory_and_seed(tmp_path: Path) -> None
     assert demo_recipe(DemoSettings(recipe=recipe, seed=9)).run.seed == 9
 
 
-def test_images_of_a_run_are_counted_by_stage() -> None:
-    rollout = {"prompts_per_update": 2, "group_size": 3, "continuations": 2}
-    assert images_of_run(Recipe.model_validate({"run": {"updates": 8}, "rollout": rollout})) == 6 * (
-        6 * 2 + 2
-    )  # 3 prefix updates to 1 suffix
-    full = Recipe.model_validate({"run": {"updates": 8}, "rollout": rollout, "objective": {"stages": "full"}})
-    assert images_of_run(full) == 6 * 8
-    both = expected_seconds(full, 10, 0.5), expected_seconds(full, 20, 0.5)
-    assert (both[0][BEFORE], both[1][AFTER]) == (5.0, 10.0)
-    assert both[0][TRAIN] == both[1][TRAIN] > 6 * 8 * 0.5
+def test_stages_are_expected_to_take_what_their_parts_took() -> None:
+    recipe = Recipe.model_validate({"run": {"updates": 8}, "evaluation": {"samplers": ["greedy"]}})
+    done = [(evaluation_part(10, 1), 5.0)]
+    ten, twenty = stage_seconds(recipe, 10, done), stage_seconds(recipe, 20, done)
+    assert list(ten) == [START, BEFORE, TRAIN, AFTER, OTHERS, REPORT]
+    assert (ten[AFTER], twenty[AFTER], ten[OTHERS]) == (5.0, 10.0, 10.0)
+    assert ten[TRAIN] == twenty[TRAIN] > 8 * recipe.rollout.prompts_per_update * recipe.rollout.group_size * 0.5
 
 
 def test_updates_are_cut_to_the_time_there_is() -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line in metrics.jsonl, and TensorBoard events."""
+"""Metrics of a run: one JSON object a line in metrics.jsonl, TensorBoard events, and whatever else is given them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -21,19 +22,29 @@ logger = logging.getLogger("trainer")
 METRICS_FILE = "metrics.jsonl"
 
 
+class Sink(Protocol):
+    """Takes a copy of the metrics; where it cannot, it says so in the log and raises nothing."""
+
+    def add(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of an update."""
+
+    def close(self) -> None:
+        """Write or send what is left."""
+
+
 class RunLog:
-    """Writes the metrics of a run directory from update ``first`` on.
+    """Writes the metrics of a run directory from update ``first`` on; ``more`` get them as TensorBoard does.
 
     Whatever an earlier, longer attempt wrote after it is dropped.
     ``storage`` (none: without patience) is asked for room for a line; its StorageError is raised where there is none.
     """
 
-    def __init__(self, directory: Path, first: int, storage: Storage | None = None) -> None:
+    def __init__(self, directory: Path, first: int, storage: Storage | None = None, more: Sequence[Sink] = ()) -> None:
         path = directory / METRICS_FILE
         kept = [line for line in read_lines(path) if json.loads(line)["update"] < first]
         write_durably(path, "".join(f"{line}\n" for line in kept))
         self._lines = path.open("ab", buffering=0)
-        self._events = _Events(directory / "tb")
+        self._copies: list[Sink] = [_Events(directory / "tb"), *more]
         self._storage = storage or Storage()
 
     def write(self, update: int, metrics: Mapping[str, float]) -> None:
@@ -41,7 +52,8 @@ class RunLog:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = (json.dumps({"update": update, **finite}) + "\n").encode()
         self._storage.keep_trying(f"metrics of update {update}", lambda: self._append(line))
-        self._events.add(update, metrics)
+        for copy in self._copies:
+            copy.add(update, metrics)
 
     def sync(self) -> None:
         """Have all lines on the disk before a checkpoint that comes after them."""
@@ -64,7 +76,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
-        self._events.close()
+        for copy in self._copies:
+            copy.close()
 
 
 class _Events:
@@ -102,3 +115,8 @@ def read_lines(path: Path) -> list[str]:
     return [
         line.rstrip("\n") for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
     ]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The metrics of every whole line of a metrics file; what was not finite is None there."""
+    return [json.loads(line) for line in read_lines(path)]

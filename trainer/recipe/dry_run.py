@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from varl.launch.resources import MissingFilesError
+from varl.trainer.disk.wandb_run import NOT_INSTALLED, is_installed
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
 from varl.trainer.recipe.sections import ModelSettings
@@ -42,10 +43,14 @@ def as_comments(text: str) -> str:
 def check_files(recipe: Recipe) -> None:
     """Look for the model's folder with its config.json, the prompt files, the rewards' own code and the credentials.
 
+    And, where the recipe wants it, for the package wandb.
+
     Raises:
         MissingFilesError: one of them is absent.
     """
     problems = [*_model(recipe.model), *(line for name, path in _named(recipe) for line in _file(name, path))]
+    if recipe.metrics.wandb and not is_installed():
+        problems.append(NOT_INSTALLED)
     if problems:
         raise MissingFilesError("\n".join(problems))
 

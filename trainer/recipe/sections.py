@@ -422,6 +422,13 @@ class MetricsSettings(Section):
         default=8, description="rows of a sample grid: the first prompts of the held-out file"
     )
     samples_per_prompt: Images = Field(default=4, description="images in a row of a sample grid")
+    wandb: str = Field(
+        default="",
+        max_length=128,
+        pattern=r"^[^/\\#?%:]*$",
+        description="project in Weights & Biases that gets metrics, recipe and report as well; empty: none. "
+        "Needs the extra wandb; WANDB_MODE, WANDB_API_KEY and WANDB_ENTITY are as its package reads them",
+    )
 
 
 class DriftSettings(Section):

@@ -1,15 +1,18 @@
-"""``varl export RUN_OR_WEIGHTS --to FOLDER``: trained weights in the format that their model was published in."""
+"""``varl export RUN_OR_WEIGHTS --to FOLDER --push PLACE``: trained weights as their model was published."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 from safetensors import SafetensorError
 
+from varl.cli.hub import HUB, push
 from varl.cli.parser import Parser
 from varl.launch.resources import find
 from varl.policy.export import Exportable
@@ -28,15 +31,26 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
+    if flags.to is None and flags.push is None:
+        parser.error("one of the arguments --to and --push is required")
     recipe, weights = _source(parser, flags.source)
     model = _model(parser, flags.model, recipe)
     try:
-        _export(model, weights, flags, recipe)
+        with ExitStack() as stack:
+            folder = flags.to or Path(stack.enter_context(TemporaryDirectory())) / _name(flags.push)
+            _export(model, weights, folder, flags, recipe)
+            places = ([flags.to] if flags.to else []) + ([push(folder, flags.push)] if flags.push else [])
     except (OSError, ValueError, SafetensorError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 1
-    sys.stdout.write(f"{flags.to}: {weights} on {model}, with a model card (README.md)\n")
+    for place in places:
+        sys.stdout.write(f"{place}: {weights} on {model}, with a model card (README.md)\n")
     return 0
+
+
+def _name(place: str) -> str:
+    """The last part of a folder or repository, which the card is headed with."""
+    return Path(place.removeprefix(HUB)).resolve().name
 
 
 def _parser() -> Parser:
@@ -44,7 +58,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "source", type=Path, metavar="RUN_OR_WEIGHTS", help="run directory, or safetensors file of weights or adapters"
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="new or empty folder that is written")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="new or empty folder that is written")
+    parser.add_argument(
+        "--push",
+        metavar="PLACE",
+        help="where the files are brought: hf://OWNER/NAME, as HF_TOKEN's owner, or a folder such as a clone of one",
+    )
+    parser.add_argument(
+        "--base-model", metavar="OWNER/NAME", help="the base's name on the hub, for the card; default: what is known"
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the base model; default: the run's own")
     parser.add_argument("--dtype", choices=get_args(DtypeName), default="float32", help="of the weights as written")
     return parser
@@ -73,8 +95,7 @@ def _model(parser: Parser, given: Path | None, recipe: Recipe | None) -> Path:
     return folder
 
 
-def _export(model: Path, weights: Path, flags: argparse.Namespace, recipe: Recipe | None) -> None:
-    folder: Path = flags.to
+def _export(model: Path, weights: Path, folder: Path, flags: argparse.Namespace, recipe: Recipe | None) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty")
     policy = load(model, "cpu", flags.dtype, recipe.model.plugin if recipe else "")
@@ -84,5 +105,6 @@ def _export(model: Path, weights: Path, flags: argparse.Namespace, recipe: Recip
     folder.mkdir(parents=True, exist_ok=True)
     usage = policy.export(folder, torch_dtype(flags.dtype))
     figures = held_out(flags.source) if recipe else []
-    card = Card(flags.to.resolve().name, architecture(model), model, weights, usage, recipe, figures)
+    name = folder.resolve().name
+    card = Card(name, architecture(model), model, weights, usage, recipe, figures, flags.base_model or "")
     (folder / "README.md").write_text(model_card(card), encoding="utf-8")
