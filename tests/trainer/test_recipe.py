@@ -143,13 +143,17 @@ def test_no_recipe_chooses_its_checkpoint_by_a_test_set(path: Path) -> None:
     assert not any(name in load_recipe(path).prompts.held_out.stem for name in ("cvtg", "hpdv3", "test"))
 
 
-def test_alternation_may_be_coarse_or_leave_the_suffix_out() -> None:
+def test_alternation_may_be_coarse_or_leave_one_stage_out() -> None:
     path = ROOT / "recipes" / "nextflow_7b_cvtg2k.toml"
     turns = ["--objective.prefix_per_suffix", "300", "--objective.suffix_in_a_row", "100", "--run.updates", "400"]
     coarse = describe(load_recipe(path, turns))
     assert "300 prefix updates of" in coarse and "100 suffix updates of" in coarse
     alone = describe(load_recipe(path, ["--objective.suffix_in_a_row", "0", "--objective.split_scale", "8"]))
     assert "1200 prefix updates of" in alone and "suffix updates" not in alone
+    rest = describe(load_recipe(path, ["--objective.prefix_per_suffix", "0"]))
+    assert "1200 suffix updates of" in rest and "prefix updates" not in rest
+    with pytest.raises(ValueError, match="prefix_per_suffix and suffix_in_a_row cannot both be 0"):
+        load_recipe(path, ["--objective.prefix_per_suffix", "0", "--objective.suffix_in_a_row", "0"])
 
 
 def test_flags_of_a_service_that_runs_elsewhere_are_refused() -> None:

@@ -219,7 +219,9 @@ class ObjectiveSettings(Section):
     split_scale: Number = Field(
         default=3, description="m: the prefix is the scales up to and including the m-th [9.13, 9.14]"
     )
-    prefix_per_suffix: Number = Field(default=3, description="prefix updates before each turn of the suffix")
+    prefix_per_suffix: Count = Field(
+        default=3, description="prefix updates before each turn of the suffix; 0: none, so that it alone is trained"
+    )
     suffix_in_a_row: Count = Field(
         default=1, description="suffix updates of a turn; 0: none, so that the prefix alone is trained"
     )
@@ -269,6 +271,12 @@ class ObjectiveSettings(Section):
     advantage_eps: PositiveFloat = Field(
         default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]"
     )
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> ObjectiveSettings:
+        if self.stages == "vmr" and self.prefix_per_suffix + self.suffix_in_a_row == 0:
+            raise ValueError("prefix_per_suffix and suffix_in_a_row cannot both be 0")
+        return self
 
     def stage(self, update: int) -> Stage:
         """The stage of an update, counted from 0."""

@@ -99,6 +99,7 @@ def test_stages_alternate_three_to_one_and_split_the_scales() -> None:
     coarse = [vmr.stage_of(update, "vmr", 300, 100).value for update in range(800)]
     assert coarse == (["prefix"] * 300 + ["suffix"] * 100) * 2
     assert {vmr.stage_of(update, "vmr", 3, 0) for update in range(40)} == {vmr.Stage.PREFIX}
+    assert {vmr.stage_of(update, "vmr", 0) for update in range(40)} == {vmr.Stage.SUFFIX}
     assert vmr.trained_scales(vmr.Stage.PREFIX, 12, 18) == range(12)
     assert vmr.trained_scales(vmr.Stage.SUFFIX, 12, 18) == range(12, 18)
     assert vmr.trained_scales(vmr.Stage.FULL, 0, 18) == range(18)
