@@ -1,5 +1,6 @@
 # One image for each process of varl: docker build --target ocr|hpsv3|gateway|rollout|trainer|tensorboard .
 #
+# BASE    a Debian image with Python 3.11 and pip, also by digest: python@sha256:… (docs/containers.md).
 # TORCH   cpu: the CPU build where the package index has one, else the index's only build. cuda: the index's own choice.
 # WHEELS  an image whose root holds wheels to prefer, for machines without a package index.
 # PIP_EXTRA_INDEX_URL  one more package index, such as PyTorch's own, whose CPU builds are a tenth of the size.
