@@ -95,7 +95,7 @@ def open_queue(recipe: Recipe, redis_url: str) -> Iterator[RunQueue]:
         with access.connect(SLOW_S) as first:
             require_usable(first)  # a wrong address is said at once; a Redis that goes away later is waited for
         with (
-            access.connect(patience_s=given.group_timeout_s) as client,
+            access.connect(patience_s=given.group_timeout_s, let_in=True) as client,
             held(Lease(client, hasty, name, str(directory.resolve()), folder)) as lease,
         ):
             consumer = f"trainer-{socket.gethostname()}-{os.getpid()}"

@@ -32,6 +32,7 @@ PASSING_TYPES = (
     errors.OutOfMemoryError,
     errors.MasterDownError,
     errors.TryAgainError,
+    errors.ClusterDownError,
 )
 LASTING_TYPES = (errors.AuthenticationError, errors.AuthorizationError)  # redis-py counts them as lost connections
 
@@ -50,12 +51,13 @@ class PatientRetry(Retry):
     The connection is dropped before each attempt, so that the address is resolved again.
 
     patience_s: how long a command goes on being tried, counted from its first attempt; 0: the connection is dropped
-    and the error raised.
+    and the error raised. let_in: the server has taken these credentials before, so that a refusal means a password
+    that is being changed, which is waited for as well.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, let_in: bool = False) -> None:
         super().__init__(NoBackoff(), retries=-1)
-        self._patience_s = patience_s
+        self._patience_s, self._let_in = patience_s, let_in
 
     def call_with_retry(
         self,
@@ -70,9 +72,7 @@ class PatientRetry(Retry):
             try:
                 return do()
             except (errors.RedisError, TimeoutError) as error:
-                if not (is_passing(error) or isinstance(error, TimeoutError)) or (
-                    is_retryable and not is_retryable(error)
-                ):
+                if not self._may_pass(error) or (is_retryable and not is_retryable(error)):
                     raise
                 failures += 1
                 fail(error, failures) if with_failure_count else fail(error)
@@ -81,3 +81,7 @@ class PatientRetry(Retry):
                 wait.tell(error)
             time.sleep(min(pause, wait.left_s))
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        refused = self._let_in and isinstance(error, errors.AuthenticationError)
+        return refused or isinstance(error, TimeoutError) or is_passing(error)
