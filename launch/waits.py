@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
+DAY_S = 24 * 3600.0  # the longest time limit that a service or worker takes, in seconds
 FIRST_S, THEN_S = 10.0, 15.0
 TICK_S = 1.0
 _log = logging.getLogger("varl.wait")
