@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import redis.exceptions as errors
@@ -34,6 +35,7 @@ PASSING_TYPES = (
     errors.TryAgainError,
     errors.ClusterDownError,
 )
+_told: ContextVar[bool] = ContextVar("told", default=False)
 LASTING_TYPES = (errors.AuthenticationError, errors.AuthorizationError)  # redis-py counts them as lost connections
 
 
@@ -67,7 +69,25 @@ class PatientRetry(Retry):
         with_failure_count: bool = False,
     ) -> T:
         """Return what ``do`` returns; ``fail`` drops the connection. Raises the last error once patience is over."""
-        wait, pause, failures = Wait("Redis", self._patience_s), FIRST_PAUSE_S, 0
+        wait = Wait("Redis", self._patience_s)
+        if self._patience_s <= 0 or _told.get():  # a connection is made inside of a command, whose wait is told of
+            return self._call(wait, do, fail, is_retryable, with_failure_count)
+        token = _told.set(True)
+        try:
+            with wait.told_aside():  # a server that hangs says nothing until the socket's time-out
+                return self._call(wait, do, fail, is_retryable, with_failure_count)
+        finally:
+            _told.reset(token)
+
+    def _call(
+        self,
+        wait: Wait,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None,
+        with_failure_count: bool,
+    ) -> T:
+        pause, failures = FIRST_PAUSE_S, 0
         while True:
             try:
                 return do()
