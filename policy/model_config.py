@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+# Bounds of sizes, far above any model's: more is a slip of the pen or a file that means harm.
+Size = Annotated[int, Field(ge=1, le=2**20)]  # of a width, a vocabulary, a codebook
+Depth = Annotated[int, Field(ge=1, le=1024)]  # of layers, heads, scales
+Factor = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Frozen(BaseModel):
     """Sizes that do not change; a name that is not one of them is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Frozen):

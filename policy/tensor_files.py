@@ -38,17 +38,28 @@ def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | Non
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise ValueError, with the first few names, where a state's names or shapes differ from the module's."""
+    """Raise ValueError, with the first few names, where a state's names, shapes or kinds of numbers differ."""
     check_names(module.state_dict(), state, source)
 
 
 def check_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     """The same, compared with the tensors that a model takes."""
     shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
-    wrong = {"lacks": own.keys() - state.keys(), "also holds": state.keys() - own.keys(), "has other shapes of": shapes}
+    # Types of one kind are converted, but integers would be read as weights that nobody trained.
+    kinds = [name for name in own if name in state and _kind(own[name]) != _kind(state[name])]
+    wrong = {
+        "lacks": own.keys() - state.keys(),
+        "also holds": state.keys() - own.keys(),
+        "has other shapes of": shapes,
+        "has other kinds of numbers in": kinds,
+    }
     told = [f"{what} {_first(names)}" for what, names in wrong.items() if names]
     if told:
         raise ValueError(f"{source} does not fit this model: it {'; '.join(told)}")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _first(names: Collection[str]) -> str:

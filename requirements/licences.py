@@ -10,17 +10,15 @@ from email.message import Message
 from importlib.metadata import distribution
 from typing import cast
 
-from packaging.requirements import Requirement
-
-from requirements.lock import ROOT
+from requirements.pins import PLACE, read_pins
 
 # Pinned files of each image, as the Dockerfile installs them.
 IMAGES = {
     "ocr": ("ocr", "ocr-models"),
-    "hpsv3": ("policy", "hpsv3", "hpsv3-wording"),
+    "hpsv3": ("torch", "policy", "hpsv3", "hpsv3-wording"),
     "gateway": ("serving",),
-    "rollout": ("policy", "rollout"),
-    "trainer": ("policy", "trainer"),
+    "rollout": ("torch", "policy", "rollout"),
+    "trainer": ("torch", "policy", "trainer"),
     "tensorboard": ("tensorboard",),
 }
 HEAD = """# Licences of what the images hold
@@ -40,11 +38,7 @@ UNSTATED = "not stated"
 
 def packages(image: str) -> dict[str, str]:
     """Name -> pinned version of what an image installs."""
-    lines = [
-        line for name in IMAGES[image] for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
-    ]
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
+    return {package: version for name in IMAGES[image] for package, version in read_pins(name).items()}
 
 
 def licence(name: str) -> str:
@@ -72,7 +66,7 @@ def table() -> str:
 
 def main() -> None:
     """Write the page."""
-    (ROOT / "docs" / "licences.md").write_text(HEAD + table())
+    (PLACE.parent / "docs" / "licences.md").write_text(HEAD + table())
     sys.stdout.write("docs/licences.md\n")
 
 

@@ -2,7 +2,8 @@
 
 Run with the project's own environment after changing a dependency (``make lock``). The pins are those of this
 environment, which the tests have run in; what a package needs only on another supported Python is followed too, so it
-must be installed as well.
+must be installed as well. PyTorch is pinned in a file of its own (torch.txt says why). The files that are kept by hand
+keep their versions and get their hashes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
+from requirements.pins import PLACE, read_comment, read_pins, write_pins
+
+ROOT = PLACE.parent
 FILES = ("serving", "ocr", "hpsv3", "policy", "rollout", "trainer", "tensorboard", "demo", "dev")
+KEPT_BY_HAND = ("bench", "hpsv3-package", "hpsv3-wording", "ocr-models")
+TORCH = "torch"
+WITHOUT = "; PyTorch is in torch.txt"
 PYTHONS = ("3.11.2", "3.12.0", "3.13.0", "3.14.0")  # the first is Debian 12's
 PROJECT = "varl"
 
@@ -85,16 +90,21 @@ def installed_version(requirement: Requirement, parent: str) -> str:
 
 
 def main() -> None:
-    """Write one file for each extra in ``FILES``."""
+    """Write one file for each extra in ``FILES``, and the hashes of those that are kept by hand."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for extra in FILES:
         pins = closure(project_requirements(project, extra))
-        lines = [
-            f"# varl[{extra}], every package pinned; written by requirements/lock.py",
-            *(f"{n}=={v}" for n, v in sorted(pins.items())),
-        ]
-        (ROOT / "requirements" / f"{extra}.txt").write_text("\n".join(lines) + "\n")
-        sys.stdout.write(f"requirements/{extra}.txt: {len(pins)} packages\n")
+        torch = pins.pop(TORCH, None)
+        note = f"# varl[{extra}], every package pinned{WITHOUT if torch else ''}; written by requirements/lock.py"
+        report(extra, [note], pins)
+    for name in KEPT_BY_HAND:
+        report(name, read_comment(name), read_pins(name))
+
+
+def report(name: str, comment: list[str], pins: dict[str, str]) -> None:
+    """Write a file, and say so."""
+    write_pins(name, comment, pins)
+    sys.stdout.write(f"requirements/{name}.txt: {len(pins)} packages\n")
 
 
 if __name__ == "__main__":

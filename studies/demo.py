@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict, SettingsError
 
 from varl.evaluation.evaluate import EvalSettings, evaluate
@@ -57,6 +57,7 @@ from varl.trainer.progress.time_left import (
 )
 from varl.trainer.recipe.config import BadRecipeError, Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files, dry_run
+from varl.trainer.recipe.sections import Minutes, Number, Seed
 from varl.trainer.setup import PROBLEMS, TRAINER_LOCK, given_redis, load_policies, open_queue
 from varl.trajectories.prompts import PromptSpec
 from varl.trajectories.queue import RunQueue
@@ -91,18 +92,18 @@ class DemoSettings(BaseSettings):
     run_dir: Path = Field(
         default=Path("runs/demo"), description="Where everything is left; an earlier run there is moved aside."
     )
-    seed: int | None = Field(
-        default=None, ge=0, description="Seed of the training run; default: the recipe's. The evaluations' seed stays."
+    seed: Seed | None = Field(
+        default=None, description="Seed of the training run; default: the recipe's. The evaluations' seed stays."
     )
-    prompts: PositiveInt | None = Field(
+    prompts: Number | None = Field(
         default=None,
         description=f"Held-out prompts of both evaluations; default: all of the recipe's, up to {MOST_PROMPTS}.",
     )
-    pictures: PositiveInt = Field(default=12, description="Prompts that the report shows before and after.")
-    minutes: float | None = Field(
-        default=None, gt=0, description="Train for fewer updates where the recipe's would take longer than this."
+    pictures: Number = Field(default=12, description="Prompts that the report shows before and after.")
+    minutes: Minutes | None = Field(
+        default=None, description="Train for fewer updates where the recipe's would take longer than this."
     )
-    updates: PositiveInt | None = Field(default=None, description="Number of updates; default: the recipe's.")
+    updates: Number | None = Field(default=None, description="Number of updates; default: the recipe's.")
     local_services: CliImplicitFlag[bool] = Field(
         default=True,
         description="Start Redis, the reward services and a worker here; "

@@ -15,10 +15,10 @@ from varl.launch.folder_lock import folder_lock
 from varl.launch.private_redis import private_redis, redis_url_from_environment
 from varl.launch.rewards import reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
+from varl.launch.waits import DAY_S
 from varl.services.reward.place import parse_place
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import RewardSettings
-from varl.trajectories.job_checks import DAY_S
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.stream import connect
 

@@ -17,6 +17,7 @@ from varl.evaluation.evaluate import EvaluationError
 from varl.launch.folder_lock import FolderHeldError, folder_lock
 from varl.launch.private_redis import RedisServerError, redis_url_from_environment
 from varl.launch.supervisor import ChildDiedError
+from varl.launch.waits import Wait
 from varl.policy.base import TrainablePolicy
 from varl.policy.load import load
 from varl.trainer.disk.retry import StorageError
@@ -92,10 +93,10 @@ def open_queue(recipe: Recipe, redis_url: str) -> Iterator[RunQueue]:
         redis_url, given.redis_password_file, given.redis_ca_file, given.redis_cert_file, given.redis_key_file
     )
     with folder_lock(directory / TRAINER_LOCK) as folder, access.connect(HASTY_S) as hasty:
-        with access.connect(SLOW_S) as first:
+        with access.connect(SLOW_S) as first, Wait("Redis", SLOW_S).told_aside():
             require_usable(first)  # a wrong address is said at once; a Redis that goes away later is waited for
         with (
-            access.connect(patience_s=given.group_timeout_s) as client,
+            access.connect(patience_s=given.group_timeout_s, let_in=True) as client,
             held(Lease(client, hasty, name, str(directory.resolve()), folder)) as lease,
         ):
             consumer = f"trainer-{socket.gethostname()}-{os.getpid()}"

@@ -11,7 +11,6 @@ from varl.v1 import rollout_pb2
 MAX_GROUP_SIZE = 1024
 MAX_CONTINUATIONS = 64
 MAX_METADATA_BYTES = 16 * 2**10
-DAY_S = 24 * 3600.0  # the longest time limit that a worker takes, in seconds
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # it stands in keys of Redis, paths and log lines
 MAX_RUN_ID_CHARS = 200
 SCHEMA = 2  # raised whenever an older reader would misread a message

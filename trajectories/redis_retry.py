@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import redis.exceptions as errors
@@ -32,7 +33,9 @@ PASSING_TYPES = (
     errors.OutOfMemoryError,
     errors.MasterDownError,
     errors.TryAgainError,
+    errors.ClusterDownError,
 )
+_told: ContextVar[bool] = ContextVar("told", default=False)
 LASTING_TYPES = (errors.AuthenticationError, errors.AuthorizationError)  # redis-py counts them as lost connections
 
 
@@ -50,12 +53,13 @@ class PatientRetry(Retry):
     The connection is dropped before each attempt, so that the address is resolved again.
 
     patience_s: how long a command goes on being tried, counted from its first attempt; 0: the connection is dropped
-    and the error raised.
+    and the error raised. let_in: the server has taken these credentials before, so that a refusal means a password
+    that is being changed, which is waited for as well.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, let_in: bool = False) -> None:
         super().__init__(NoBackoff(), retries=-1)
-        self._patience_s = patience_s
+        self._patience_s, self._let_in = patience_s, let_in
 
     def call_with_retry(
         self,
@@ -65,14 +69,30 @@ class PatientRetry(Retry):
         with_failure_count: bool = False,
     ) -> T:
         """Return what ``do`` returns; ``fail`` drops the connection. Raises the last error once patience is over."""
-        wait, pause, failures = Wait("Redis", self._patience_s), FIRST_PAUSE_S, 0
+        wait = Wait("Redis", self._patience_s)
+        if self._patience_s <= 0 or _told.get():  # a connection is made inside of a command, whose wait is told of
+            return self._call(wait, do, fail, is_retryable, with_failure_count)
+        token = _told.set(True)
+        try:
+            with wait.told_aside():  # a server that hangs says nothing until the socket's time-out
+                return self._call(wait, do, fail, is_retryable, with_failure_count)
+        finally:
+            _told.reset(token)
+
+    def _call(
+        self,
+        wait: Wait,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None,
+        with_failure_count: bool,
+    ) -> T:
+        pause, failures = FIRST_PAUSE_S, 0
         while True:
             try:
                 return do()
             except (errors.RedisError, TimeoutError) as error:
-                if not (is_passing(error) or isinstance(error, TimeoutError)) or (
-                    is_retryable and not is_retryable(error)
-                ):
+                if not self._may_pass(error) or (is_retryable and not is_retryable(error)):
                     raise
                 failures += 1
                 fail(error, failures) if with_failure_count else fail(error)
@@ -81,3 +101,7 @@ class PatientRetry(Retry):
                 wait.tell(error)
             time.sleep(min(pause, wait.left_s))
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        refused = self._let_in and isinstance(error, errors.AuthenticationError)
+        return refused or isinstance(error, TimeoutError) or is_passing(error)

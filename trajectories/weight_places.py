@@ -7,6 +7,7 @@ pipe, or read into memory what has no end.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 MOST_HEADER_BYTES = 16 * 2**20  # of a safetensors file: about a hundred thousand tensors
 LENGTH_BYTES = 8  # little-endian, before the header
 LOCAL = ("", "file", "local")
+DISGUISED = re.compile(r"%(2e|2f|5c)|\\", re.IGNORECASE)  # what a server may read as a step upwards
 
 
 class WeightPlaceError(ValueError):
@@ -50,6 +52,8 @@ class WeightPlaces:
             raise WeightPlaceError("URLs that are chained by :: are not followed")
         if scheme in LOCAL:
             return  # its folder is looked at once links are resolved
+        if DISGUISED.search(rest):
+            raise WeightPlaceError("dots, slashes and backslashes are not to be written as others or in code")
         allowed = any(url.startswith(prefix if prefix.endswith("/") else f"{prefix}/") for prefix in self._stores())
         if not allowed or ".." in rest.split("/"):
             raise WeightPlaceError(f"it is outside of {', '.join(self.prefixes)} (weights_prefix)")
@@ -71,7 +75,10 @@ def regular_file(path: Path, places: WeightPlaces | None = None) -> Path:
         WeightPlaceError: it is no regular file (a pipe, a device, a folder), or outside of ``places``.
         OSError: it is not there.
     """
-    resolved = path.resolve(strict=True)
+    try:
+        resolved = path.resolve(strict=True)
+    except RuntimeError as error:  # before Python 3.13; an OSError from then on
+        raise WeightPlaceError("it is a link that leads back to itself") from error
     if places is not None:
         places.require_folder(resolved)
     if not stat.S_ISREG(resolved.stat().st_mode):
@@ -89,6 +96,10 @@ def opened_place(url: str, places: WeightPlaces | None) -> tuple[Any, str]:
     filesystem, path = fsspec.core.url_to_fs(url)
     if isinstance(filesystem, LocalFileSystem):
         return filesystem, str(regular_file(Path(path), places))
+    if places is not None and _parts(url)[0] in LOCAL:
+        raise WeightPlaceError(
+            "it is neither a path nor a URL of a store"
+        )  # such as data:…, which holds its own content
     return filesystem, path
 
 

@@ -9,18 +9,18 @@ from pydantic import Field, model_validator
 from varl.policy.base import Grid
 from varl.policy.distributions import MAX_BITS
 from varl.policy.infinity.schedule import SCHEDULES
-from varl.policy.model_config import Frozen, ModelConfig
+from varl.policy.model_config import Depth, Factor, Frozen, ModelConfig, Size
 
 
 class TokenizerConfig(Frozen):
     """Convolutional autoencoder whose latent is quantised to signs, a bit a channel (arXiv 2412.04431, section 3.2)."""
 
-    bits: int = Field(default=16, ge=1, description="channels of the latent; a quarter of a token's bits with patchify")
-    channels: int = Field(default=128, ge=32, multiple_of=32, description="of the finest level")
-    multipliers: tuple[int, ...] = Field(
+    bits: Depth = Field(default=16, description="channels of the latent; a quarter of a token's bits with patchify")
+    channels: Size = Field(default=128, ge=32, multiple_of=32, description="of the finest level")
+    multipliers: tuple[Depth, ...] = Field(
         default=(1, 2, 4, 4, 4), min_length=1, description="of the channels, fine to coarse"
     )
-    blocks: int = Field(default=2, ge=1, description="residual blocks of an encoder's level; the decoder has one more")
+    blocks: Depth = Field(default=2, description="residual blocks of an encoder's level; the decoder has one more")
     patchify: bool = Field(default=False, description="a token covers 2 x 2 cells of the latent")
 
     @model_validator(mode="after")
@@ -48,14 +48,14 @@ class TokenizerConfig(Frozen):
 class TransformerConfig(Frozen):
     """Sizes of the transformer; all else is the same in every published model (arXiv 2412.04431, section 3.3)."""
 
-    width: int = Field(default=768, ge=1)
-    depth: int = Field(default=12, ge=1)
-    heads: int = Field(default=8, ge=1)
-    chunks: int = Field(default=4, ge=2, description="equal groups of blocks; only the names depend on it")
-    pool_heads: int = Field(default=16, ge=1, description="of the attention that pools the prompt")
-    text_width: int = Field(default=2048, ge=1, description="of a row of the text encoder, flan-t5-xl")
-    text_length: int = Field(default=512, ge=1, description="longest prompt, in the text encoder's tokens")
-    levels: int = Field(default=15, ge=1, description="rows of the scales' embedding")
+    width: Size = Field(default=768)
+    depth: Depth = Field(default=12)
+    heads: Depth = Field(default=8)
+    chunks: Depth = Field(default=4, ge=2, description="equal groups of blocks; only the names depend on it")
+    pool_heads: Depth = Field(default=16, description="of the attention that pools the prompt")
+    text_width: Size = Field(default=2048, description="of a row of the text encoder, flan-t5-xl")
+    text_length: Size = Field(default=512, description="longest prompt, in the text encoder's tokens")
+    levels: Depth = Field(default=15, description="rows of the scales' embedding")
 
     @model_validator(mode="after")
     def _divide(self) -> TransformerConfig:
@@ -84,8 +84,8 @@ class InfinityConfig(ModelConfig):
     architecture: Literal["infinity"] = "infinity"
     tokenizer: TokenizerConfig = TokenizerConfig()
     transformer: TransformerConfig = TransformerConfig()
-    aspect_ratio: float = Field(default=1.0, description="height over width; one of the published templates")
-    scales: int = Field(default=7, ge=1, description="the first so many of the template's 13 (schedule.SIZES)")
+    aspect_ratio: Factor = Field(default=1.0, description="height over width; one of the published templates")
+    scales: Depth = Field(default=7, description="the first so many of the template's 13 (schedule.SIZES)")
 
     @model_validator(mode="after")
     def _has_a_schedule(self) -> InfinityConfig:

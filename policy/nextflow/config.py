@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from varl.policy.base import Grid
-from varl.policy.model_config import Frozen, ModelConfig
+from varl.policy.model_config import Depth, Factor, Frozen, ModelConfig, Size
 from varl.policy.schedule import scale_schedule
 
 BYTES = 256
+Level = tuple[Size, Annotated[int, Field(ge=0, le=1024)]]  # channels, residual blocks
 
 
 class TokenizerConfig(Frozen):
     """Multi-scale VQ tokenizer: a semantic and a pixel codebook with one shared index (arXiv 2601.02204, section 2)."""
 
-    codes: int = 512  # entries of the shared index; TokenFlow releases 32,768
-    semantic_dim: int = 8  # TokenFlow: 32
-    pixel_dim: int = 16  # TokenFlow: 8
-    pixel_weight: float = 1.0  # d = d_semantic + pixel_weight * d_pixel
-    stem: int = 4  # pixels a side that the first convolution folds into one cell
-    encoder: tuple[tuple[int, int], ...] = ((64, 1), (192, 2))  # (channels, residual blocks) per level, fine to coarse
-    decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2))  # per level, coarse to fine
-    semantic_encoder: tuple[tuple[int, int], ...] = ((64, 1), (128, 2))
-    semantic_classes: int = 27  # what the semantic teacher tells apart in a cell: no ink, or one of A-Z
+    codes: Size = 512  # entries of the shared index; TokenFlow releases 32,768
+    semantic_dim: Size = 8  # TokenFlow: 32
+    pixel_dim: Size = 16  # TokenFlow: 8
+    pixel_weight: Factor = 1.0  # d = d_semantic + pixel_weight * d_pixel
+    stem: Depth = 4  # pixels a side that the first convolution folds into one cell
+    encoder: tuple[Level, ...] = ((64, 1), (192, 2))  # (channels, residual blocks) per level, fine to coarse
+    decoder: tuple[Level, ...] = ((256, 2), (128, 2))  # per level, coarse to fine
+    semantic_encoder: tuple[Level, ...] = ((64, 1), (128, 2))
+    semantic_classes: Size = 27  # what the semantic teacher tells apart in a cell: no ink, or one of A-Z
 
     @property
     def stride(self) -> int:
@@ -43,17 +44,17 @@ class TransformerConfig(Frozen):
     varl.policy.nextflow.paper has those of 7B.
     """
 
-    dim: int = 256
-    depth: int = 6
-    heads: int = 4
-    kv_heads: int = 4
-    mlp_dim: int = 680
-    rope_theta: float = 100.0  # the lowest frequency is about 1 / rope_theta; a tiny model's positions run to about 50
+    dim: Size = 256
+    depth: Depth = 6
+    heads: Depth = 4
+    kv_heads: Depth = 4
+    mlp_dim: Size = 680
+    rope_theta: Factor = 100.0  # the lowest frequency is about 1 / rope_theta; a tiny model's positions run to about 50
     rope_spectrum: Spectrum = "per_axis"  # Qwen's weights want one of the two others
-    rope_range: float = (
+    rope_range: Factor = (
         16.0  # the constant C of the spatial positions C / sqrt(h w) * (i + 1/2); not given by the paper
     )
-    rope_sections: tuple[int, int, int] = (
+    rope_sections: tuple[Size, Size, Size] = (
         8,
         12,
         12,
@@ -61,7 +62,7 @@ class TransformerConfig(Frozen):
     qkv_bias: bool = True
     qk_norm: bool = True
     text: Text = "bytes"
-    text_vocab: int = 256  # rows of the embedding that text has, <boi>, <eoi> and padding not counted
+    text_vocab: Size = 256  # rows of the embedding that text has, <boi>, <eoi> and padding not counted
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerConfig:
@@ -80,10 +81,10 @@ class NextFlowConfig(ModelConfig):
     architecture: Literal["nextflow"] = "nextflow"
     tokenizer: TokenizerConfig = TokenizerConfig()
     transformer: TransformerConfig = TransformerConfig()
-    scales: tuple[int, ...] = (1, 2, 4, 6, 8)
-    base_scale: int = Field(default=8, description="the entry of scales that base_grid belongs to")
-    base_grid: Grid = (8, 8)
-    scale_rows: int | None = Field(
+    scales: tuple[Depth, ...] = (1, 2, 4, 6, 8)
+    base_scale: Depth = Field(default=8, description="the entry of scales that base_grid belongs to")
+    base_grid: tuple[Depth, Depth] = (8, 8)
+    scale_rows: Size | None = Field(
         default=None,
         description="rows of the scale embedding, for weights that serve several resolutions; None: one a scale",
     )

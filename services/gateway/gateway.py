@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from starlette.requests import ClientDisconnect
 
+from varl.launch.waits import Wait
 from varl.services.gateway.backend import READY, Backend
 from varl.services.gateway.messages import sample_messages
 from varl.services.gateway.metrics import GatewayMetrics
@@ -26,7 +27,6 @@ from varl.services.serving.reward_source import RewardAnswer
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import State, check_samples, metadata_refusal
 from varl.services.serving.status import RejectionCode, RequestRejectedError, shown
-from varl.services.serving.waiting import waiting_for
 from varl.v1 import reward_pb2
 
 _NO_FORMULAS: Mapping[str, str] = MappingProxyType({})
@@ -63,7 +63,7 @@ class Gateway:
         self._watches = [asyncio.create_task(backend.watch()) for backend in self._backends.values()]
         waits = [asyncio.create_task(backend.serves.wait()) for backend in self._backends.values()]
         try:
-            async with waiting_for(f"the first of {', '.join(self._backends)}"):
+            async with Wait(f"the first of {', '.join(self._backends)}").telling():
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from varl.services.serving.credentials import ClientFiles
-from varl.services.serving.settings import HttpSettings
+from varl.services.serving.settings import Bytes, HttpSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -35,7 +35,7 @@ class GatewaySettings(HttpSettings):
         None, description="PEM file of the gateway's own certificate, where the services ask for one."
     )
     backend_key_file: Path | None = Field(None, description="PEM file of its key.")
-    max_request_bytes: int = Field(
+    max_request_bytes: Bytes = Field(
         64 * 2**20,
         ge=1024,
         description="Bytes of a request; services are sent it in parts of the size that each of them takes.",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from varl.launch.resources import BundledPath
-from varl.services.serving.settings import ServingSettings
+from varl.services.serving.settings import Seconds, ServingSettings
 
 
 class HPSv3Settings(ServingSettings):
@@ -42,7 +42,7 @@ class HPSv3Settings(ServingSettings):
         "products and takes about a minute at the start. A GPU wants triton for it, a CPU a C++ compiler.",
     )
     max_batch: int = Field(8, ge=1, le=64, description="Images in one forward.")
-    max_wait: float = Field(0.0, ge=0, description="Seconds that a free model waits for a fuller batch.")
+    max_wait: Seconds = Field(0.0, description="Seconds that a free model waits for a fuller batch.")
     max_prompt_tokens: int = Field(1024, ge=1, le=16384, description="Tokens of a prompt.")
 
     @model_validator(mode="after")

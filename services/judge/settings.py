@@ -8,6 +8,8 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from varl.services.serving.settings import MOST, Count, Seconds
+
 QUESTION = """\
 This picture was made from the text: $prompt
 
@@ -18,7 +20,7 @@ it) to 10 (all of it)."""
 class JudgeSettings(BaseSettings):
     """From VARL_JUDGE_…; a subclass of the reward may give its own instead."""
 
-    model_config = SettingsConfigDict(env_prefix="VARL_JUDGE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="VARL_JUDGE_", frozen=True, allow_inf_nan=False)
 
     url: str = Field(description="Base URL of the server, such as http://127.0.0.1:8000/v1.")
     model: str = Field(description="Name of the model there.")
@@ -27,12 +29,12 @@ class JudgeSettings(BaseSettings):
         None, description="Template of the question; default: agreement with the prompt."
     )
     key: str = Field("score", description="Key of the number in the JSON of the answer.")
-    low: float = Field(0.0, description="Number of the worst answer, which becomes 0.")
-    high: float = Field(10.0, description="Number of the best answer, which becomes 1.")
-    max_tokens: int = Field(256, ge=1, description="Tokens of an answer.")
-    seconds: float = Field(120.0, gt=0, description="Longest time for one question, tries included.")
-    tries: int = Field(3, ge=1, description="Times that a question is asked where the server is busy or away.")
-    parallel: int = Field(16, ge=1, description="Questions asked at a time.")
+    low: float = Field(0.0, ge=-MOST, le=MOST, description="Number of the worst answer, which becomes 0.")
+    high: float = Field(10.0, ge=-MOST, le=MOST, description="Number of the best answer, which becomes 1.")
+    max_tokens: Count = Field(256, description="Tokens of an answer.")
+    seconds: Seconds = Field(120.0, gt=0, description="Longest time for one question, tries included.")
+    tries: Count = Field(3, description="Times that a question is asked where the server is busy or away.")
+    parallel: Count = Field(16, description="Questions asked at a time.")
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:

@@ -11,7 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from varl.services.ocr.engines.looks import CVTG_2K, DEFAULT_LOOKS, FULL_SIZE, LEAST_SIDE, Looks
 from varl.services.ocr.engines.model_cache import DEFAULT_MODEL, Model
 from varl.services.serving.batching.queue import BatchLimits
-from varl.services.serving.settings import ServingSettings
+from varl.services.serving.settings import MOST, ServingSettings, Threads
 
 
 class OCRSettings(ServingSettings):
@@ -34,12 +34,14 @@ class OCRSettings(ServingSettings):
     detection_side: int = Field(
         DEFAULT_LOOKS.side,
         ge=0,
+        le=MOST,
         description="Pixels of the longer side that a picture is shrunk to before text is looked for; 0: its own size. "
         "Letters that are large in what is looked at are not found.",
     )
     closer_side: int = Field(
         FULL_SIZE,
         ge=0,
+        le=MOST,
         description="The same for a second look, which is taken where the first leaves a target word unread: for tiny "
         "letters; 0: the picture's own size; up to detection-side: no second look.",
     )
@@ -54,7 +56,7 @@ class OCRSettings(ServingSettings):
         "counts its penalty on both sides; flow_grpo: 1 - edit distance / target length, 0 to 1.",
     )
     workers: int = Field(1, ge=1, le=256, description="Engine instances, each on its own thread.")
-    engine_threads: int = Field(1, ge=1, description="Threads inside one engine instance.")
+    engine_threads: Threads = Field(1, description="Threads inside one engine instance.")
     model_cache: Path | None = Field(
         None, description="Folder for the onnx engine's model files; default: the user's cache folder."
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from varl.services.reward.place import parse_place
 from varl.services.serving.batching.queue import BatchLimits
-from varl.services.serving.settings import ServingSettings
+from varl.services.serving.settings import Count, Seconds, ServingSettings
 
 
 class RewardSettings(ServingSettings):
@@ -17,10 +17,10 @@ class RewardSettings(ServingSettings):
 
     reward: CliPositionalArg[str] = Field(description="The class: PATH.py:Class, or package.module:Class.")
     device: str = Field("cpu", description="Handed to the reward's load: cpu, cuda:0, …")
-    max_batch: PositiveInt | None = Field(
+    max_batch: Count | None = Field(
         None, description="Samples in one call of score at most; default: the class's batch_size."
     )
-    max_wait: float = Field(0.0, ge=0, description="Seconds that a free reward waits for a fuller batch.")
+    max_wait: Seconds = Field(0.0, description="Seconds that a free reward waits for a fuller batch.")
 
     @field_validator("reward")
     @classmethod

@@ -220,8 +220,9 @@ class Service:
         """Load the policy, then see how many sequences fit beside it."""
         settings = self._settings
         await thread.call(divide_device, settings.device, settings.device_share)
-        policy = await thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin)
-        sequences, guided = await thread.call(batches, settings)
+        async with Wait(f"the policy of {settings.model_dir} to be loaded").telling():
+            policy = await thread.call(load, settings.model_dir, settings.device, settings.dtype, settings.plugin)
+            sequences, guided = await thread.call(batches, settings)
         self._limits = self._servicer.limits = self._preview.limits = replace(
             self._limits, sequences=sequences, guided=guided
         )
@@ -229,9 +230,7 @@ class Service:
 
     async def _rewards_ready(self, clients: Sequence[RewardClient]) -> None:
         limit_s = self._settings.ready_timeout_s
-        names = ", ".join(f"{name} ({target})" for name, target in self._settings.reward.items())
-        async with Wait(f"the rewards {names}", limit_s, _log.warning).telling():
-            await asyncio.gather(*(client.wait_ready(limit_s) for client in clients))
+        await asyncio.gather(*(client.wait_ready(limit_s) for client in clients))
 
     async def _connect(self, stack: AsyncExitStack) -> RunQueue | None:
         """The run's jobs, once Redis can be used; None where no run is named.
@@ -245,7 +244,8 @@ class Service:
         wait = Wait("Redis", self._settings.ready_timeout_s, _log.warning)
         while True:
             try:
-                return await asyncio.to_thread(self._queue, client)
+                async with wait.telling():
+                    return await asyncio.to_thread(self._queue, client)
             except RedisError as error:
                 if not is_passing(error):
                     raise

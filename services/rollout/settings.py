@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
@@ -12,9 +12,9 @@ from varl.launch.resources import BundledPath
 from varl.policy.base import SamplingParams
 from varl.policy.load import DtypeName
 from varl.services.serving.credentials import ClientFiles, ServerFiles
-from varl.services.serving.settings import Port
+from varl.services.serving.settings import MOST, Count, Port, Seconds, Threads
 from varl.trajectories.access import RedisAccess
-from varl.trajectories.job_checks import DAY_S, MAX_RUN_ID_CHARS, RUN_ID
+from varl.trajectories.job_checks import MAX_RUN_ID_CHARS, RUN_ID
 from varl.trajectories.weight_places import WeightPlaces
 
 
@@ -23,10 +23,10 @@ class DefaultSampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(default=1.0, gt=0, description="Logits are divided by it.")
-    top_k: int = Field(default=0, ge=0, description="Codes kept at each site; 0 keeps all.")
+    temperature: float = Field(default=1.0, gt=0, le=MOST, description="Logits are divided by it.")
+    top_k: int = Field(default=0, ge=0, le=MOST, description="Codes kept at each site; 0 keeps all.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass kept at each site; 1 keeps all.")
-    cfg: float = Field(default=0.0, ge=0, description="Guidance at the last scale; 0 for none.")
+    cfg: float = Field(default=0.0, ge=0, le=MOST, description="Guidance at the last scale; 0 for none.")
     cfg_constant: CliImplicitFlag[bool] = Field(
         default=False, description="The same guidance at every scale instead of a ramp from 0."
     )
@@ -101,7 +101,7 @@ class RolloutServiceSettings(BaseSettings):
     plugin: str = Field(
         "", description="package.module:function that loads model_dir; default: config.json names the architecture."
     )
-    threads: int = Field(1, ge=1, description="Torch threads of the policy.")
+    threads: Threads = Field(1, description="Torch threads of the policy.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     grpc_port: Port = Field(50052, description="gRPC port; 0 picks a free one.")
     token_file: Path | None = Field(
@@ -128,45 +128,38 @@ class RolloutServiceSettings(BaseSettings):
     worker: str = Field(
         "", description="Name in trajectories, unique in the run; default: host, process id and a random part."
     )
-    concurrency: int = Field(
-        2, ge=1, description="Jobs in hand at a time: one is generated while the others are scored."
-    )
-    sample_batch: int = Field(
-        64, ge=1, description="Sequences sampled together at most; fewer where a GPU has no room."
-    )
+    concurrency: Count = Field(2, description="Jobs in hand at a time: one is generated while the others are scored.")
+    sample_batch: Count = Field(64, description="Sequences sampled together at most; fewer where a GPU has no room.")
     batch_invariant: CliImplicitFlag[bool] = Field(
         False,
         description="Fill every batch up to the same number of sequences: on a GPU, whose arithmetic depends on that "
         "number, a candidate's tokens then do not depend on how many there are.",
     )
-    decode_batch: int = Field(8, ge=1, description="Images decoded together and sent to the rewards in one request.")
-    score_batches: int = Field(
-        8, ge=1, description="Requests to each reward in flight; when there are more, generation waits."
+    decode_batch: Count = Field(8, description="Images decoded together and sent to the rewards in one request.")
+    score_batches: Count = Field(
+        8, description="Requests to each reward in flight; when there are more, generation waits."
     )
-    score_timeout_s: float = Field(
-        120.0, gt=0, le=DAY_S, description="How long a reward may take over a request, retries included."
+    score_timeout_s: Seconds = Field(
+        120.0, gt=0, description="How long a reward may take over a request, retries included."
     )
-    ready_timeout_s: float = Field(
+    ready_timeout_s: Seconds = Field(
         300.0,
         gt=0,
-        le=DAY_S,
         description="How long the policy, Redis and the rewards may take to be ready; then exit with code 1.",
     )
-    min_idle_s: Annotated[float, Field(ge=0.1, le=DAY_S)] = Field(
-        60.0, description="A job without a heartbeat for so long was left by a dead worker."
+    min_idle_s: Seconds = Field(
+        60.0, ge=0.1, description="A job without a heartbeat for so long was left by a dead worker."
     )
-    max_deliveries: int = Field(
-        3, ge=1, description="A job handed out more often than this goes to the dead-letter stream."
+    max_deliveries: Count = Field(
+        3, description="A job handed out more often than this goes to the dead-letter stream."
     )
-    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
-    max_images: int = Field(16, ge=1, description="Images that one Generate request may ask for.")
-    max_waiting: int = Field(
-        16, ge=1, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED."
+    max_prompt_chars: Count = Field(4096, description="Characters of a prompt.")
+    max_images: Count = Field(16, description="Images that one Generate request may ask for.")
+    max_waiting: Count = Field(
+        16, description="Generate requests taken in at a time; more are answered RESOURCE_EXHAUSTED."
     )
-    grace_seconds: float = Field(
+    grace_seconds: Seconds = Field(
         100.0,
-        ge=0,
-        le=DAY_S,
         description="How long jobs in hand, and then requests, may take to finish once the service is told to stop.",
     )
     sampling: DefaultSampling = Field(DefaultSampling(), description="Default of Generate requests.")

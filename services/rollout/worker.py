@@ -181,7 +181,8 @@ class Worker:
         sampled, tasks, clock = SampledGroup(), list[ScoreTask](), _Clock()
         # One job has the model at a time; its images are scored while the next ones are generated, and while the next
         # job has it.
-        async with self._parts.model.exclusive():
+        turn = Wait(f"the turn of job {job.job_id} at the model", say=_log.info, then_s=IDLE_TOLD_S)
+        async with turn.telling(), self._parts.model.exclusive():
             failure = await self._generate(job, sampled, tasks, clock)
         async with Wait(f"the scores of job {job.job_id}", self._settings.score_timeout_s, _log.info).telling():
             batches = await asyncio.gather(*tasks)
@@ -203,7 +204,9 @@ class Worker:
         self, job: rollout_pb2.RolloutJob, sampled: SampledGroup, tasks: list[ScoreTask], clock: _Clock
     ) -> ScoringFailure | None:
         # Load the job's weights, unless the model holds them already.
-        detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
+        wait = Wait(f"the weights {job.weight_path or 'of the base'} of job {job.job_id} to be fetched and loaded")
+        async with wait.telling():
+            detail = await self._parts.model.call(self._parts.weights.use, job.weight_version, job.weight_path)
         if detail is not None:
             return ScoringFailure(trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING, detail)
         self._parts.metrics.weight_version.set(job.weight_version)
@@ -216,7 +219,9 @@ class Worker:
                     sampled.add(step)
                 else:
                     self._parts.metrics.images.inc(len(step.places))
-                    tasks.append(await self._parts.scorer.start(job, step))
+                    room = Wait(f"a reward to have room for job {job.job_id}", self._settings.score_timeout_s)
+                    async with room.telling():
+                        tasks.append(await self._parts.scorer.start(job, step))
                     clock.sent()
                 if any(task.done() and isinstance(task.result(), ScoringFailure) for task in tasks):
                     break  # the group is lost: spend no more on it
@@ -243,13 +248,14 @@ class Worker:
 
     async def _redis(self, command: Callable[..., T], *arguments: object) -> T | None:
         """Call Redis, again and again while it is unavailable; None where the worker is told to stop meanwhile."""
-        pause, wait = 0.1, None
+        pause, refused, wait = 0.1, False, Wait("Redis", say=_log.warning)
         while True:
             try:
-                return await asyncio.to_thread(command, *arguments)
+                async with wait.telling():
+                    return await asyncio.to_thread(command, *arguments)
             except RedisError as error:
-                if wait is None:
-                    wait = Wait("Redis", say=_log.warning)
+                if not refused:
+                    refused = True
                     _log.warning("Redis: %s: %s; trying again", type(error).__name__, error)
                 wait.tell(f"{type(error).__name__}: {error}")
                 if self._stop.is_set():

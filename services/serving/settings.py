@@ -15,10 +15,16 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict,
 from varl.launch.cores import usable_cores
 from varl.launch.program import parse
 from varl.launch.streams import keep_streams
+from varl.launch.waits import DAY_S
 from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.credentials import ServerFiles, check_pair
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+MOST = 10**6  # of what is counted: more is a slip of the pen
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Bytes = Annotated[int, Field(ge=64, le=2**40)]
+Seconds = Annotated[float, Field(ge=0, le=DAY_S)]
 T = TypeVar("T", bound="HttpSettings")
 
 
@@ -28,6 +34,7 @@ class HttpSettings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
@@ -36,31 +43,29 @@ class HttpSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     http_port: Port = Field(8080, description="HTTP port; 0 picks a free one.")
-    max_samples: int = Field(256, ge=1, description="Samples that one request may hold.")
-    max_in_flight: int = Field(
+    max_samples: Count = Field(256, description="Samples that one request may hold.")
+    max_in_flight: Count = Field(
         1024,
-        ge=1,
         description="Samples taken in at a time over all requests; more are answered 429 / RESOURCE_EXHAUSTED.",
     )
-    max_in_flight_bytes: int = Field(
+    max_in_flight_bytes: Bytes = Field(
         256 * 2**20,
         ge=1024,
         description="Bytes of image files, and of request bodies, taken in at a time over all requests; more are "
         "answered like max-in-flight.",
     )
-    max_connections: int = Field(
+    max_connections: Count = Field(
         1024,
-        ge=1,
         description="Connections of each protocol that are open at a time, fewer where the process may not open as "
         "many files. Over HTTP the one that was silent longest makes room.",
     )
-    request_seconds: float = Field(
+    request_seconds: Seconds = Field(
         300.0, gt=0, description="Longest time that a request may take; clients may set shorter deadlines."
     )
-    max_request_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
-    max_image_bytes: int = Field(8 * 2**20, ge=64, description="Bytes of an image file.")
-    grace_seconds: float = Field(
-        30.0, ge=0, description="How long requests in flight may take to finish once the service is told to stop."
+    max_request_bytes: Bytes = Field(32 * 2**20, ge=1024, description="Bytes of a request.")
+    max_image_bytes: Bytes = Field(8 * 2**20, description="Bytes of an image file.")
+    grace_seconds: Seconds = Field(
+        30.0, description="How long requests in flight may take to finish once the service is told to stop."
     )
     token_file: Path | None = Field(
         None,
@@ -115,14 +120,16 @@ class ServingSettings(HttpSettings):
         description="PEM file of an authority: gRPC clients must show a certificate that it signed. Default: none do.",
     )
     reflection: CliImplicitFlag[bool] = Field(False, description="Offer gRPC server reflection.")
-    max_decoded: int = Field(32, ge=1, description="Images held decoded at a time; with max-pixels this bounds memory.")
-    max_pixels: int = Field(2048 * 2048, ge=64, description="Pixels of an image.")
-    max_aspect_ratio: float = Field(20.0, ge=1, description="Longer side of an image divided by its shorter side.")
-    min_side: int = Field(8, ge=1, description="Pixels of an image's shorter side.")
-    max_prompt_chars: int = Field(4096, ge=1, description="Characters of a prompt.")
-    max_target_words: int = Field(64, ge=1, description="Entries of target_words.")
-    decode_threads: int = Field(
-        min(2, usable_cores()), ge=1, description="Threads that decode images; 2, or 1 on one core."
+    max_decoded: Count = Field(32, description="Images held decoded at a time; with max-pixels this bounds memory.")
+    max_pixels: int = Field(2048 * 2048, ge=64, le=2**30, description="Pixels of an image.")
+    max_aspect_ratio: float = Field(
+        20.0, ge=1, le=MOST, description="Longer side of an image divided by its shorter side."
+    )
+    min_side: Count = Field(8, description="Pixels of an image's shorter side.")
+    max_prompt_chars: Count = Field(4096, description="Characters of a prompt.")
+    max_target_words: Count = Field(64, description="Entries of target_words.")
+    decode_threads: Threads = Field(
+        min(2, usable_cores()), description="Threads that decode images; 2, or 1 on one core."
     )
 
     @model_validator(mode="after")

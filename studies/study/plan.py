@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.launch.resources import find
@@ -16,25 +16,26 @@ from varl.policy.base import SamplingParams
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe, located
 from varl.trainer.recipe.places import locate
-from varl.trainer.recipe.sections import Count, Name, Section
+from varl.trainer.recipe.sections import MOST, Count, Name, Number, Positive, Section
 
+Images = Annotated[int, Field(ge=1, le=1000 * MOST)]
 Overrides = dict[str, Any]  # tables of a recipe
 
 
 class Tuning(Section):
     """How an arm's learning rate is chosen: the same values for every arm, on a seed and prompts of their own."""
 
-    learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1, description="tried for every arm")
+    learning_rates: tuple[Positive, ...] = Field(min_length=1, description="tried for every arm")
     seed: Count = Field(description="of the training runs that are compared; none of the study's seeds")
     held_out: Path = Field(description="prompts that the choice is read on; none of the study's held-out prompts")
-    images: PositiveInt | None = Field(default=None, description="scored images of such a run; None: the study's")
+    images: Images | None = Field(default=None, description="scored images of such a run; None: the study's")
 
 
 class Controls(Section):
     """What costs no training: the base with other samplers, and the best of several temperatures by tuning prompts."""
 
     samplers: tuple[str, ...] = Field(default=(), description="as in evaluation.samplers")
-    temperatures: tuple[PositiveFloat, ...] = Field(default=(), description="one of them is chosen on tuning prompts")
+    temperatures: tuple[Positive, ...] = Field(default=(), description="one of them is chosen on tuning prompts")
 
 
 class Arm(Section):
@@ -42,7 +43,7 @@ class Arm(Section):
 
     title: str = Field(default="", description="its name in the table")
     recipe: Overrides = Field(default_factory=dict, description="what differs from the study's recipe")
-    learning_rate: PositiveFloat | None = Field(default=None, description="not tuned: this one")
+    learning_rate: Positive | None = Field(default=None, description="not tuned: this one")
     seeds: tuple[Count, ...] | None = Field(default=None, description="fewer than the study's, for a sweep")
 
 
@@ -52,8 +53,8 @@ class Study(Section):
     name: Name
     recipe: Path = Field(description="TOML file that every arm begins with")
     seeds: tuple[Count, ...] = Field(min_length=1, description="training seeds, common to the arms")
-    images: PositiveInt = Field(description="scored images of each run: every arm is given as many")
-    prompts: PositiveInt = Field(default=512, description="held-out prompts that the end of a run is read on")
+    images: Images = Field(description="scored images of each run: every arm is given as many")
+    prompts: Number = Field(default=512, description="held-out prompts that the end of a run is read on")
     measure: str = Field(default="reward", description="the figure that arms are compared by")
     samplers: tuple[str, ...] = Field(default=("greedy",), description="other samplers of the reading at the end")
     tuning: Tuning | None = None

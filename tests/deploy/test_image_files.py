@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.import_graph import graph, modules, reachable
 from tests.support.paths import ROOT
@@ -63,3 +64,20 @@ def test_the_closure_follows_imports_inside_functions_and_packages() -> None:
         Path("src/varl/__init__.py"),
     } <= found
     assert Path("trainer/loop.py") not in found
+
+
+def test_compose_hands_on_what_the_build_can_be_told() -> None:
+    args = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-build"]["args"]
+    told = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert args.keys() == told - {"VERSION", "REVISION"}
+    assert args["BASE"] == "${BASE:-python:3.11-slim-bookworm}"
+
+
+def test_every_base_image_can_be_given_by_digest() -> None:
+    """No stage is from an image that is written in the file, and the Compose file takes Redis's from outside."""
+    froms = [
+        match[0] for match in re.findall(r"^FROM (\S+)( AS \S+)?$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    ]
+    assert [name for name in froms if name not in {"${BASE}", "${WHEELS}"} | stages().keys()] == []
+    images = {one["image"] for one in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()}
+    assert [name for name in images if not name.startswith("varl-")] == ["${REDIS_IMAGE:-redis:7-bookworm}"]

@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -175,6 +176,80 @@ def test_headers_are_bounded(weights: Weights, runs: Path, monkeypatch: pytest.M
     file.write_bytes(sound)
     monkeypatch.setattr(weight_places, "MOST_HEADER_BYTES", 10)
     refused(weights, str(runs / "v3.json"), "safetensors header")
+
+
+Header = dict[str, Any]
+
+
+def _alike(header: Header, first: str, second: str) -> None:
+    header[second] = header[first]
+
+
+HEADERS: dict[str, Callable[[Header, str, str], object]] = {
+    "two tensors on the same bytes": _alike,
+    "bytes beyond the end": lambda header, first, second: header[second].update(data_offsets=[0, 2**60]),
+    "a negative side": lambda header, first, second: header[first].update(shape=[-1]),
+    "sides whose product overflows": lambda header, first, second: header[first].update(shape=[2**62, 2**62]),
+    "numbers of an unknown type": lambda header, first, second: header[first].update(dtype="F3"),
+    "integers in place of weights": lambda header, first, second: header[first].update(dtype="I32"),
+    "a tensor without bytes": lambda header, first, second: header[first].pop("data_offsets"),
+    "a tensor less": lambda header, first, second: header.pop(first),
+}
+
+
+@pytest.mark.parametrize("how", HEADERS)
+def test_a_header_that_lies_is_refused_and_nothing_is_sampled(weights: Weights, runs: Path, how: str) -> None:
+    file = runs / "v3.safetensors"
+    sound = file.read_bytes()
+    end = 8 + int.from_bytes(sound[:8], "little")
+    header = json.loads(sound[8:end])
+    HEADERS[how](header, *[name for name in header if name != "__metadata__"][:2])
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + sound[end:])
+    refused(weights, str(file), "v3.safetensors")
+    assert not weights.loaded
+    assert weights.use(0, "") is None and weights.loaded
+
+
+@pytest.mark.parametrize("content", [b"", b"\1\0", bytes(8), b"\4\0\0\0\0\0\0\0null", b"\2\0\0\0\0\0\0\0\xff\xfe"])
+def test_what_is_no_safetensors_is_refused(weights: Weights, runs: Path, content: bytes) -> None:
+    (runs / "v3.safetensors").write_bytes(content)
+    refused(weights, str(runs / "v3.safetensors"), "v3.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("{runs}/loop.json", "leads back to itself"),
+        ("{runs}/loop.safetensors", "leads back to itself"),
+        ("file://host{runs}/v3.json", "FileNotFoundError"),
+        ('data:,{{"version":3}}.json', ""),
+        ("data:application/json;base64,e30=/a,b.json", "neither a path nor a URL of a store"),
+        ("memory:/allowed/runs/v3.json", "FileNotFoundError"),
+        ("memory://allowed/runs/%2E%2e/v3.json", "in code"),
+        ("memory://allowed/runs/..%2Fv3.json", "in code"),
+        ("memory://allowed/runs/..\\v3.json", "in code"),
+        ("{runs}/\0.json", "null byte"),
+        ("{runs}/\0.safetensors", "null byte"),
+        ("a" * 5000 + ".json", "File name too long"),
+        ("FILE:///etc/x.json", "weights_prefix"),
+        ("\n.json", "FileNotFoundError"),
+        ("\u202e.safetensors", "FileNotFoundError"),
+    ],
+)
+def test_odd_paths_are_refused_as_values(weights: Weights, runs: Path, url: str, why: str) -> None:
+    for suffix in (".json", ".safetensors"):
+        (runs / f"loop{suffix}").symlink_to(f"loop{suffix}")
+    refused(weights, url.format(runs=runs), why)
+
+
+@pytest.mark.parametrize("base", ["itself", "the delta's own file"])
+def test_a_delta_is_not_its_own_base(weights: Weights, runs: Path, base: str) -> None:
+    digest = file_digest(runs / "v3.safetensors")
+    below = Base(manifest="delta.json" if base == "itself" else "v3.json", sha256=digest)
+    delta = Manifest(version=3, file="v3.safetensors", sha256=digest, base=below, tensors="1" * 64)
+    (runs / "delta.json").write_text(delta.model_dump_json())
+    refused(weights, str(runs / "delta.json"), "delta.json")
 
 
 @pytest.mark.parametrize("prefix", ["runs", "file://runs", "zip://a::s3://b", ""])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import re
 
 import grpc
 import pytest
 
 from clients import varl_client
 from tests.support.compat_rig import ToyScorer
-from varl.services.serving import waiting
+from varl.launch import waits
+from varl.launch.ports import reserve_port
 from varl.services.serving.credentials import channel_options, is_loopback
-from varl.services.serving.grpc.client import RewardClient, RewardRejected
+from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable
 from varl.services.serving.grpc.intake import Intake
 from varl.services.serving.grpc.server import RewardServicer, server_options
 from varl.services.serving.service import ScoringService
@@ -74,17 +75,16 @@ def test_the_http_client_asks_no_proxy_for_this_machine(url: str, here: bool) ->
         assert client._http.trust_env is not here
 
 
-async def test_a_long_wait_is_said_with_what_is_waited_for(
+async def test_a_wait_for_a_reward_says_which_and_until_when(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.05)
-    with caplog.at_level(logging.WARNING):
-        async with waiting.waiting_for("the moon"):
-            await asyncio.sleep(0.3)
-    said = caplog.text.count("waiting for the moon")
-    assert said >= 1
-    await asyncio.sleep(0.2)
-    assert caplog.text.count("waiting for the moon") == said
+    monkeypatch.setattr(waits, "FIRST_S", 0.05)
+    monkeypatch.setattr(waits, "TICK_S", 0.05)
+    target = f"127.0.0.1:{reserve_port()}"
+    async with RewardClient(target, 60) as client:
+        with pytest.raises(RewardUnavailable):
+            await client.wait_ready(1.0)
+    assert re.search(rf"waiting for the reward service at {target} for 0 s, until 20\d\d-", caplog.text)
 
 
 def test_the_http_client_says_what_it_waits_for(

@@ -54,6 +54,33 @@ def test_an_empty_password_file_is_an_error(guarded: str, tmp_path: Path) -> Non
         RedisAccess(guarded, path).connect()
 
 
+def test_a_changed_password_is_read_again_and_waited_for(tmp_path: Path) -> None:
+    """The server has the new one first, as where a secret reaches a mounted file a minute later."""
+    password, eternity = tmp_path / "password", 1e9
+    password.write_text("old")
+    with private_redis(tmp_path / "redis") as url:
+        admin = redis.Redis.from_url(url)
+        admin.config_set("requirepass", "old")
+        patient = RedisAccess(url, password).connect(patience_s=eternity, let_in=True)
+        hasty = RedisAccess(url, password).connect()
+        assert patient.ping() and hasty.ping()
+        admin.config_set("requirepass", "new")
+        admin.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(redis.exceptions.AuthenticationError):
+            hasty.ping()
+        threading.Timer(0.3, lambda: password.write_text("new")).start()
+        assert patient.ping() and hasty.ping()
+
+
+def test_a_password_file_that_is_gone_is_no_traceback_of_the_disk(guarded: str, password: Path) -> None:
+    client = RedisAccess(guarded, password).connect()
+    password.unlink()
+    with pytest.raises(redis.exceptions.AuthenticationError, match="redis_password_file"):
+        client.ping()
+    with pytest.raises(OSError, match="password"):
+        RedisAccess(guarded, password).connect()
+
+
 def test_certificates_need_a_tls_url_and_come_in_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rediss://"):
         RedisAccess("redis://localhost", ca_file=tmp_path / "ca.pem")

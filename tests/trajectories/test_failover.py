@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis._parsers.base import BaseParser
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -204,6 +205,51 @@ def test_patience_has_an_end_and_says_so(
 )
 def test_passing_answers_are_known_by_their_code(text: str) -> None:
     assert is_passing(ResponseError(text))
+
+
+@pytest.mark.parametrize(
+    ("answer", "passing"),
+    [
+        ("READONLY You can't write against a read only replica.", True),
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("CLUSTERDOWN Hash slot not served", True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", True),
+        ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", True),
+        ("EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("EXECABORT Transaction discarded because of previous errors.", False),
+        ("NOAUTH Authentication required.", False),
+        ("WRONGPASS invalid username-password pair or user is disabled.", False),
+        ("NOPERM this user has no permissions to run the 'xadd' command", False),
+        ("NOSCRIPT No matching script. Please use EVAL.", False),
+        ("ERR unknown command", False),
+    ],
+)
+def test_answers_are_told_apart_as_redis_py_gives_them(answer: str, passing: bool) -> None:
+    error = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]
+    assert is_passing(error) is passing
+
+
+def test_a_refusal_inside_a_transaction_is_waited_for(tmp_path: Path, run_id: str) -> None:
+    """Full up when the commands are queued, so that EXEC is answered by EXECABORT."""
+    with private_redis(tmp_path) as url:
+        admin = connect(url)
+        patient, hasty = RedisAccess(url).connect(patience_s=PATIENCE_S), connect(url)
+        admin.config_set("maxmemory", 1)
+        with pytest.raises(RedisError) as refused:
+            set_within_transaction(hasty)
+        assert is_passing(refused.value)
+        with soon(lambda: admin.config_set("maxmemory", 0)):
+            assert set_within_transaction(patient) == [True]
+
+
+def set_within_transaction(client: redis.Redis) -> list[object]:
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.set("a", "b")
+        return list(pipeline.execute())
 
 
 @pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "WRONGTYPE a", "NOGROUP b", "c"])

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from varl.launch.waits import Wait
+
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 logger = logging.getLogger("trainer")
@@ -32,7 +34,8 @@ class Storage:
         begin, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
-                return write()
+                with Wait(f"{what} to be written", say=logger.info).told_aside():
+                    return write()
             except OSError as error:
                 self._refused(what, error, self._patience_s - (time.monotonic() - begin))
             time.sleep(pause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.policy.base import LogProbs, SamplingParams, Trainable
@@ -21,14 +21,17 @@ from varl.trainer.objectives.rewards import Combination
 from varl.trainer.objectives.vmr import Stage, Stages, stage_of
 from varl.trajectories.job_checks import MAX_CONTINUATIONS, MAX_GROUP_SIZE, MAX_RUN_ID_CHARS, RUN_ID
 
-MOST = 10**6  # of updates, prompts and whatever else is counted: more is a slip of the pen
+MOST = 10**6  # of updates, prompts and whatever else is counted: more is a slip of the pen, as it is for every factor
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Number = Annotated[int, Field(ge=1, le=MOST)]
 Images = Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE)]  # of one group
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 YEAR_S = 366 * 24 * 3600.0
 Seconds = Annotated[float, Field(ge=0, le=YEAR_S)]
+Minutes = Annotated[float, Field(gt=0, le=YEAR_S / 60)]
 Action = Literal["stop", "skip", "off"]
 Name = Annotated[str, Field(pattern=RUN_ID, max_length=MAX_RUN_ID_CHARS)]
 
@@ -54,7 +57,7 @@ class LoraSettings(Section):
     """Low-rank adapters in place of full tuning (varl.policy.lora); they have no dropout, which samplers lack too."""
 
     rank: Count = Field(default=0, description="of the adapters; 0: none, the weights themselves are trained")
-    alpha: PositiveFloat = Field(default=32.0, description="the adapters' product is multiplied by alpha / rank")
+    alpha: Positive = Field(default=32.0, description="the adapters' product is multiplied by alpha / rank")
     targets: tuple[str, ...] = Field(
         default=(), description="linear layers that get adapters, by the last part of their names; empty: all of them"
     )
@@ -106,7 +109,7 @@ class PromptSettings(Section):
 class SamplingSettings(Section):
     """How rollouts draw a token; ``objective.log_probs`` says of which distribution the log-probabilities are."""
 
-    temperature: PositiveFloat = Field(default=1.0, description="divides the logits")
+    temperature: Positive = Field(default=1.0, description="divides the logits")
     top_k: Count = Field(default=0, description="keep the k best codes; 0: all")
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="keep the smallest set of codes with this much probability"
@@ -125,7 +128,7 @@ class RewardSettings(Section):
     """One reward service's part of the total reward."""
 
     name: Name = Field(description="name by which the rollout workers know the service")
-    weight: float = Field(default=1.0, description="factor of the raw value in the total reward")
+    weight: float = Field(default=1.0, ge=-MOST, le=MOST, description="factor of the raw value in the total reward")
     required: bool = Field(
         default=True,
         description="true: a group without it is dropped; "
@@ -229,7 +232,7 @@ class ObjectiveSettings(Section):
         default="sum",
         description="several rewards: weighted sum, or each divided by its spread within the group before that",
     )
-    eta: PositiveFloat = Field(default=1.0, description="temperature of the middle value")
+    eta: Positive = Field(default=1.0, description="temperature of the middle value")
     alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [point 6]")
     panw_normaliser: Normaliser = Field(
         default="constant_total",
@@ -249,7 +252,7 @@ class ObjectiveSettings(Section):
         default="initial", description="reference: the base model, or the weights one update ago [point 3]"
     )
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped below 1 - clip_low [point 4]")
-    clip_high: PositiveFloat = Field(default=0.2, description="ratios are clipped above 1 + clip_high [point 4]")
+    clip_high: Positive = Field(default=0.2, description="ratios are clipped above 1 + clip_high [point 4]")
     ratio: RatioGranularity = Field(
         default="token",
         description="probability ratio of each token, or of whole grids; the same when on-policy [point 15]",
@@ -268,7 +271,7 @@ class ObjectiveSettings(Section):
     zero_std: Literal["skip", "keep"] = Field(
         default="skip", description="groups of equal values: leave out, or keep for their KL [point 16]"
     )
-    advantage_eps: PositiveFloat = Field(
+    advantage_eps: Positive = Field(
         default=1e-6, description="added to the std of a group; a std up to it counts as zero [point 16]"
     )
 
@@ -290,8 +293,8 @@ class ObjectiveSettings(Section):
 class OptimizerSettings(Section):
     """AdamW, its learning rate and what follows a step."""
 
-    lr: PositiveFloat = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
-    gain_lr_factor: PositiveFloat = Field(
+    lr: Positive = Field(default=1e-4, description="learning rate after the warm-up [point 1]")
+    gain_lr_factor: Positive = Field(
         default=1.0,
         description="factor of the learning rate for the gains of the normalisation layers, "
         "which sharpen or flatten all codes",
@@ -302,14 +305,12 @@ class OptimizerSettings(Section):
     )
     decay_from: Count = Field(default=0, description="update from which the learning rate falls")
     decay_until: Count = Field(default=0, description="update at which it would reach 0; 0: it stays as it is")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
-    eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
+    eps: Positive = Field(default=1e-8, description="AdamW's epsilon")
     weight_decay: NonNegative = Field(default=0.05, description="AdamW's weight decay, on all trained parameters")
     grad_clip: NonNegative = Field(default=1.0, description="largest gradient norm; 0: off")
-    ema_decay: float = Field(
+    ema_decay: Decay = Field(
         default=0.0,
-        ge=0,
-        lt=1,
         description="decay an update of the averaged weights that are evaluated and kept; 0: off",
     )
     candidates_per_pass: Count = Field(
@@ -391,7 +392,7 @@ class GuardSettings(Section):
         default="skip",
         description="on-policy groups whose sampler reports other probabilities than the trainer's own (the update)",
     )
-    ratio_tolerance: PositiveFloat = Field(
+    ratio_tolerance: Positive = Field(
         default=0.5, description="largest deviation of such ratios from 1, at ratio_quantile, that is rounding"
     )
     ratio_quantile: float = Field(
@@ -412,7 +413,9 @@ class GuardSettings(Section):
         description="updates in which no group's values have any spread; off: the groups are kept for their KL",
     )
     grad_norm: Action = Field(default="skip", description="a gradient norm far above those before it (the update)")
-    grad_norm_factor: float = Field(default=50.0, gt=1, description="how many times the running median is far above")
+    grad_norm_factor: float = Field(
+        default=50.0, gt=1, le=MOST, description="how many times the running median is far above"
+    )
     grad_norm_window: int = Field(
         default=32, ge=8, le=MOST, description="updates of the same stage in the running median, 8 at least"
     )

@@ -11,9 +11,9 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from varl.launch.waits import Wait
 from varl.services.serving.credentials import Credentials, channel_options
 from varl.services.serving.tracing import outgoing
-from varl.services.serving.waiting import waiting_for
 from varl.v1 import reward_pb2, reward_pb2_grpc
 
 SERVICE = "varl.v1.RewardService"
@@ -155,10 +155,11 @@ class RewardClient:
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once the service's health is SERVING; raises RewardUnavailable after ``timeout_s`` seconds.
 
-        A wait of ten seconds is said in the log, and again as often.
+        A wait of ten seconds is said in the log, and again every fifteen.
         """
         try:
-            async with asyncio.timeout(timeout_s), waiting_for(f"the reward service at {self._target}"):
+            wait = Wait(f"the reward service at {self._target}", timeout_s)
+            async with asyncio.timeout(timeout_s), wait.telling():
                 while not await self._serving(timeout_s):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
