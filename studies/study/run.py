@@ -57,6 +57,22 @@ class Runner:
         found.controls = self._controls()
         return found
 
+    def finished(self, only: Sequence[str] = ()) -> Findings:
+        """What has a result already, of the arms ``only`` if any; nothing is trained or read."""
+        found = Findings(self._loaded(self._chosen(tuning_jobs(self.study), only)))
+        found.rates = chosen_rates(self.study, found.tuning)
+        found.runs = self._loaded(self._chosen(_with_rates(self.study, found.rates), only))
+        found.controls = self._kept_controls()
+        return found
+
+    def _loaded(self, jobs: Sequence[Job]) -> list[RunResult]:
+        recipes = [arm_recipe(self.study, job, self.folder) for job in jobs]
+        return [result for recipe in recipes if (result := load(recipe.run.dir / recipe.run.name))]
+
+    def _kept_controls(self) -> dict[str, dict[str, float]]:
+        kept = self.folder / BASE / CONTROLS_FILE
+        return dict(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else {}
+
     def _chosen(self, jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
         return [job for job in jobs if not only or job.arm in only]
 
@@ -102,9 +118,8 @@ class Runner:
 
     def _controls(self) -> dict[str, dict[str, float]]:
         """The base with every sampler of the study and of the controls, and with one temperature that is chosen."""
-        kept = self.folder / BASE / CONTROLS_FILE
-        if kept.exists():
-            return dict(json.loads(kept.read_text(encoding="utf-8")))
+        if controls := self._kept_controls():
+            return controls
         recipe = self._base_recipe()
         own = recipe.evaluation.sampling.params()
         given = [parse_sampler(text, own) for text in (*self.study.samplers, *self.study.controls.samplers)]
@@ -118,7 +133,7 @@ class Runner:
             fitted = self._fitted(recipe, queue, settings, base)
             if fitted is not None:
                 controls[f"{FITTED} {fitted.name}"] = figures_of(reading(fitted, base, 0))
-        write_durably(kept, json.dumps(controls, indent=1))
+        write_durably(self.folder / BASE / CONTROLS_FILE, json.dumps(controls, indent=1))
         return controls
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -47,11 +47,11 @@ def study_record(study: Study, found: Findings, tested: Sequence[Contrast]) -> d
 
 def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Machine) -> str:
     """The page in Markdown."""
-    seeds = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}"
+    arms, seeds = ({getattr(run, name) for run in found.runs} for name in ("arm", "seed"))
     parts = [
         f"# {study.name}",
-        f"{len(study.arms)} arms, {seeds}, {study.images} scored images a run, {study.prompts} held-out prompts."
-        f" {machine.cpu}, {machine.cores} cores, {machine.device}.",
+        f"Arms: {_part(arms, study.arms)}. Seeds: {_part(seeds, study.seeds)}. Scored images a run: {study.images}."
+        f" Held-out prompts: {study.prompts}. {machine.cpu}, {machine.cores} cores, {machine.device}.",
         f"![{study.measure} by scored images]({CHART_FILE})",
         "## Arms",
         arms_table(study, found),
@@ -135,6 +135,11 @@ def controls_table(study: Study, controls: Mapping[str, Mapping[str, float]]) ->
     """A row for each sampler that the base was read with."""
     rows = [[name, f"{figures.get(study.measure, math.nan):.3f}"] for name, figures in controls.items()]
     return table(["sampler", study.measure], rows)
+
+
+def _part(found: Collection[object], planned: Collection[object]) -> str:
+    """How many there are, and of how many where some are missing."""
+    return str(len(found)) if len(found) == len(planned) else f"{len(found)} of {len(planned)}"
 
 
 def _title(study: Study, arm: str) -> str:

@@ -119,6 +119,17 @@ def test_a_study_from_nothing_to_its_page_and_again(folder: Path) -> None:
     assert again.returncode == 0 and "gRPC" not in again.stderr, again.stderr  # nothing was started
     assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
 
+    so_far = varl_study(folder, "--so-far")
+    assert so_far.returncode == 0 and not so_far.stderr, so_far.stderr  # the broken arm was not tried again
+    assert "Arms: 2 of 3. Seeds: 1." in so_far.stdout
+    assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
+
+
+def test_a_study_that_has_not_begun_has_no_page(folder: Path) -> None:
+    result = varl_study(folder, "--so-far")
+    assert result.returncode == 2 and "no run of it is finished" in result.stderr
+    assert not (folder / "out").exists()
+
 
 def test_dry_run_says_what_would_run(folder: Path) -> None:
     result = varl_study(folder, "--dry-run")

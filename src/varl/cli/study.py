@@ -10,7 +10,7 @@ from varl.cli.parser import Parser
 from varl.launch.machine import describe_machine
 from varl.launch.supervisor import sigterm_as_exit
 from varl.studies.study.plan import Study, arm_recipe, load_study, main_jobs, tuning_jobs
-from varl.studies.study.run import Runner
+from varl.studies.study.run import Findings, Runner
 from varl.studies.study.summary import write_summary
 from varl.trainer.setup import PROBLEMS
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         "--dir", type=Path, default=Path("runs/studies"), metavar="DIR", help="where the study's folder is made"
     )
     parser.add_argument("--only", action="append", metavar="ARM", help="run this arm alone; may be given several times")
+    parser.add_argument("--so-far", action="store_true", help="train nothing: write the page of the finished runs")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their sizes, then stop")
     flags = parser.parse_args(arguments)
     try:
@@ -42,22 +43,28 @@ def main(arguments: Sequence[str]) -> int:
     if flags.dry_run:
         sys.stdout.write(_plan(study, folder))
         return 0
-    return _run(parser, study, folder, flags.only or (), " ".join([parser.prog, *arguments]))
+    runner, only = Runner(study, folder, _say), flags.only or ()
+    found = runner.finished(only) if flags.so_far else _run(parser, runner, only)
+    if isinstance(found, int):
+        return found
+    if flags.so_far and not found.runs:
+        parser.error(f"argument FILE: no run of it is finished in {folder}")
+    page = write_summary(folder, study, found, " ".join([parser.prog, *arguments]), describe_machine("cpu"))
+    sys.stdout.write(page.read_text(encoding="utf-8") + f"\n{page}\n")
+    return 1 if found.failures else 0
 
 
-def _run(parser: Parser, study: Study, folder: Path, only: Sequence[str], command: str) -> int:
+def _run(parser: Parser, runner: Runner, only: Sequence[str]) -> Findings | int:
+    """What the study found, or the exit status where it was stopped."""
     try:
         with sigterm_as_exit():
-            found = Runner(study, folder, _say).run(only)
+            return runner.run(only)
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted; the same command goes on where it was\n")
         return 130
     except PROBLEMS as error:
         sys.stderr.write(f"{parser.prog}: {type(error).__name__}: {error}\n")
         return 1
-    page = write_summary(folder, study, found, command, describe_machine("cpu"))
-    sys.stdout.write(page.read_text(encoding="utf-8") + f"\n{page}\n")
-    return 1 if found.failures else 0
 
 
 def _plan(study: Study, folder: Path) -> str:
