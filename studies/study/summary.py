@@ -18,6 +18,7 @@ from varl.studies.study.run import Findings
 from varl.studies.study.statistics import Contrast, Mean, contrasts, mean_over_seeds
 from varl.studies.study.tables import table
 from varl.trainer.disk.atomic import write_durably
+from varl.trainer.progress.time_left import in_words
 
 JSON_FILE, PAGE_FILE, CHART_FILE = "study.json", "study.md", "study.svg"
 
@@ -109,10 +110,9 @@ def equal_seconds(runs: Sequence[RunResult]) -> float:
 
 def wall_time_note(study: Study, found: Findings) -> str:
     """What "at equal time" means."""
-    minutes = equal_seconds(found.runs) / 60
     return (
-        f"Equal time: after {minutes:.1f} minutes of training, what the shortest run took, between two evaluations "
-        "while training, which are on fewer prompts."
+        f"Equal time: after {in_words(equal_seconds(found.runs))} of training, what the shortest run took, between "
+        "two evaluations while training, which are on fewer prompts."
     )
 
 
