@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from varl.evaluation.results import Evaluation, difference
-from varl.studies.report.report import CONFIG_FILE, EVALUATIONS, Figure, load_evaluation, title
+from varl.studies.report.readings import CONFIG_FILE, EVALUATIONS, Figure, load_evaluation, title
 from varl.trainer.recipe.changes import differences, leaves, read_resolved
 
 READING = "after"  # tag of the reading of a run's last weights, and the beginning of those with other samplers

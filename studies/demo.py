@@ -30,17 +30,8 @@ from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import Layout, SamplingParams, layout_of
 from varl.studies.report.next_steps import next_steps
-from varl.studies.report.report import (
-    FACTS_FILE,
-    REPORT_FILE,
-    RunFacts,
-    evaluation_file,
-    figures,
-    headlines,
-    load_evaluation,
-    save_evaluation,
-    write_report,
-)
+from varl.studies.report.readings import evaluation_file, load_evaluation, save_evaluation
+from varl.studies.report.report import FACTS_FILE, REPORT_FILE, RunFacts, figures, headlines, write_report
 from varl.studies.report.samplers import SamplerPair, best_against_best, summarised_pairs
 from varl.studies.stages import Say, StageClock, progress_bar
 from varl.trainer.disk.wandb_run import add_report

@@ -18,7 +18,8 @@ BRACKETS = dict(zip("「『《｢﹁﹃〝", "」』》｣﹂﹄〞", strict=Tru
 DOUBLE, SINGLE = '"“”„‟«»', "'‘’‚‛‹›"
 _OPENING, _CLOSING = "“„‟«‘‚‛‹", "”»’›"  # what they do in most languages; straight marks do both
 _ONLY_OPENING = "„‟‚‛"
-_GUILLEMETS = "«»‹›"  # French puts a space inside
+GUILLEMETS = "«»‹›"  # French puts a space inside
+GUILLEMETS_CLOSING = "»›", "«‹"  # those that close facing outwards, and those that close facing inwards
 _PARTNERS = {
     '"': '"”“', "“": '”"“', "„": '“”"', "‟": '”"', "”": "”“", "«": "»", "»": "«»",
     "'": "'’‘", "‘": "’'‘", "‚": "‘’'", "‛": "’'", "’": "’'‘", "‹": "›", "›": "‹›",
@@ -156,7 +157,7 @@ def _directions(char: str, before: str, after: str) -> tuple[float | None, float
     if char in _OPENING:
         closes = UNUSUAL
     if space_before and space_after:
-        spaced = 0.0 if char in _GUILLEMETS else FLOATING
+        spaced = 0.0 if char in GUILLEMETS else FLOATING
         return opens + spaced, None if char in _ONLY_OPENING else closes + spaced
     can_open = not space_after and not (_is_punctuation(after) and not space_before and not _is_punctuation(before))
     can_close = not space_before and not (_is_punctuation(before) and not space_after and not _is_punctuation(after))

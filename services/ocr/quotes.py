@@ -9,9 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from varl.services.ocr.quote_marks import BRACKETS, DOUBLE, SINGLE, WITHIN, Mark, brackets_in, clean, marks_in, partners
+from varl.services.ocr.quote_marks import (
+    BRACKETS,
+    DOUBLE,
+    GUILLEMETS,
+    GUILLEMETS_CLOSING,
+    SINGLE,
+    UNUSUAL,
+    WITHIN,
+    Mark,
+    brackets_in,
+    clean,
+    marks_in,
+    partners,
+)
 
 Pair = tuple[Mark, Mark]
 _WRITTEN_SPACE = re.compile(r"(?<!\\)\\+[nrt]")
@@ -27,7 +40,7 @@ def quoted_spans(prompt: str) -> tuple[str, ...]:
     text = clean(prompt)
     pairs = _bracketed(text)
     for kind in (DOUBLE, SINGLE):
-        pairs = _outermost(pairs + _cheapest(_outside(marks_in(text, kind), pairs)))
+        pairs = _outermost(pairs + _cheapest(_facing(_outside(marks_in(text, kind), pairs))))
     inner = (_WRITTEN_SPACE.sub(" ", text[left.end : right.start]).strip() for left, right in pairs)
     return tuple(span for span in inner if span)
 
@@ -65,6 +78,26 @@ def _outermost(pairs: Sequence[Pair]) -> list[Pair]:
         if not found or found[-1][1].end <= pair[0].start:
             found.append(pair)
     return found
+
+
+def _facing(marks: Sequence[Mark]) -> list[Mark]:
+    """The marks, with what is usual turned round where all guillemets of the prompt face inwards, »so«.
+
+    Else many such pairs would together cost more than the two marks that stay alone if what is between them is quoted.
+    """
+    guillemets = [mark for mark in marks if mark.char in GUILLEMETS]
+    inwards = all(mark.char in GUILLEMETS_CLOSING[i % 2] for i, mark in enumerate(guillemets))
+    if not guillemets or len(guillemets) % 2 or not inwards:
+        return list(marks)
+    return [_turned(mark) if mark.char in GUILLEMETS else mark for mark in marks]
+
+
+def _turned(mark: Mark) -> Mark:
+    sign = -1 if mark.char in GUILLEMETS_CLOSING[0] else 1
+    opens, closes = (
+        None if cost is None else cost + change * UNUSUAL for cost, change in ((mark.opens, sign), (mark.closes, -sign))
+    )
+    return replace(mark, opens=opens, closes=closes)
 
 
 @dataclass(frozen=True)

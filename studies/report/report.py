@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
 from varl.evaluation.drift import drifts
-from varl.evaluation.estimates import Estimate
 from varl.evaluation.measures.appearance import BY_NAME as APPEARANCE
 from varl.evaluation.results import Evaluation, difference
 from varl.evaluation.samplers import name_of
 from varl.launch.machine import Machine
 from varl.policy.base import Grid
+from varl.studies.compare import Comparison
 from varl.studies.report.charts import CHARTS, draw, draw_histogram, held_out_charts
 from varl.studies.report.course import SampleGrid, grids
 from varl.studies.report.next_steps import next_steps
+from varl.studies.report.readings import CONFIG_FILE, Figure, evaluation_file, load_evaluation, title
 from varl.studies.report.rows import changed_most, pairs
 from varl.studies.report.samplers import BestAgainstBest, SamplerPair, best_against_best
 from varl.studies.report.weighing import masked_sample, scale_shares
@@ -33,12 +34,8 @@ from varl.trainer.disk.wandb_run import read_place
 from varl.trainer.recipe.changes import read_resolved
 from varl.trainer.recipe.config import Recipe
 
-if TYPE_CHECKING:  # which is made of this module's figures
-    from varl.studies.compare import Comparison
-
-CONFIG_FILE, FACTS_FILE, REPORT_FILE, EVALUATIONS = "config.toml", "facts.json", "report.html", "evaluations"
+FACTS_FILE, REPORT_FILE = "facts.json", "report.html"
 TEMPLATE = "report.html.j2"
-TITLES = {"word_accuracy": "Word Accuracy", "ned": "NED"}
 
 
 class RunFacts(BaseModel):
@@ -51,26 +48,6 @@ class RunFacts(BaseModel):
     stages: dict[str, float]  # title -> seconds, in order
     pictures: int = 12  # prompts that are shown before and after whatever became of them
     grids: tuple[Grid, ...] = ()  # (height, width) of the model's scales; none in runs of older versions
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One headline: a figure before and after, and its change."""
-
-    name: str
-    before: Estimate
-    after: Estimate
-    change: Estimate
-
-    @property
-    def relative(self) -> float:
-        """Change as a share of the figure before."""
-        return self.change.value / self.before.value if self.before.value else float("nan")
-
-    @property
-    def errors(self) -> float:
-        """Change in standard errors."""
-        return self.change.value / self.change.error if self.change.error else float("nan")
 
 
 @dataclass(frozen=True)
@@ -117,23 +94,6 @@ def load_pairs(directory: Path, recipe: Recipe) -> list[SamplerPair]:
         if evaluation_file(directory, f"after-{name}").exists()
     ]
     return [own, *others]
-
-
-def save_evaluation(directory: Path, evaluation: Evaluation) -> None:
-    """Keep an evaluation in the run directory, under its tag."""
-    path = evaluation_file(directory, evaluation.tag)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, evaluation.model_dump_json(indent=1))
-
-
-def load_evaluation(directory: Path, tag: str) -> Evaluation:
-    """Read what ``save_evaluation`` wrote; raises OSError or pydantic.ValidationError (a ValueError)."""
-    return Evaluation.model_validate_json(evaluation_file(directory, tag).read_bytes())
-
-
-def evaluation_file(directory: Path, tag: str) -> Path:
-    """Where a run directory keeps the evaluation of that tag; it is there whole or not at all."""
-    return directory / EVALUATIONS / f"{tag}.json"
 
 
 def render(
@@ -219,11 +179,6 @@ def headlines(measures: Sequence[str]) -> list[str]:
         and not name.startswith(APPEARANCE)
         and not (name == "reward/ocr" and "word_accuracy" in measures)
     ]
-
-
-def title(measure: str) -> str:
-    """A measure's name for readers."""
-    return TITLES.get(measure, measure.removeprefix("reward/"))
 
 
 def _points(polygon: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from varl.evaluation.evaluate import EvalSettings, evaluate
 from varl.evaluation.results import Evaluation
 from varl.evaluation.samplers import Sampler, name_of, parse_sampler
 from varl.policy.base import layout_of
-from varl.studies.report.report import evaluation_file, load_evaluation, save_evaluation
+from varl.studies.report.readings import evaluation_file, load_evaluation, save_evaluation
 from varl.studies.stages import Say, progress_bar
 from varl.studies.study.plan import Job, Study, arm_recipe, main_jobs, samplers_of, tuning_jobs
 from varl.studies.study.results import RunResult, figures_of, load, result_of, save

@@ -72,7 +72,6 @@ def test_serve_lists_its_rewards(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--weights", "none.safetensors"], "--weights: there is no file none.safetensors"),
         (["evaluate", "--recipe", "none.toml"], "--recipe: recipe: there is no file none.toml"),
         (["score", "none.png", "--prompt", "x"], "there is no file none.png"),
-        (["score", "README.md"], "one of --prompt and --target"),
         (
             ["score", "README.md", "--prompt", "x", "--reward", "orc"],
             "--reward: 'orc' is neither ocr nor hpsv3 nor PATH.py:Class",

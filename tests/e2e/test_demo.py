@@ -37,7 +37,7 @@ from varl.studies.demo import (
     stage_seconds,
     within_minutes,
 )
-from varl.studies.report.report import load_evaluation
+from varl.studies.report.readings import load_evaluation
 from varl.studies.stages import StageClock
 from varl.trainer.local_services import local_services
 from varl.trainer.progress.time_left import evaluation_part

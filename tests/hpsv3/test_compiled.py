@@ -17,7 +17,9 @@ MORE = {"num_key_value_heads": 2, "vocab_size": 50, "bos_token_id": None, "eos_t
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.heavy)])
-def test_compiled_layers_answer_as_before(backend: str) -> None:
+def test_compiled_layers_answer_as_before(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test before this one in the process may have imported distutils, of which setuptools would not take the place.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     torch.manual_seed(0)
     config = Qwen2VLConfig(vision_config=VISION, text_config={**TEXT, **MORE}, image_token_id=IMAGE)
     model = RewardModel(config).eval()

@@ -129,7 +129,7 @@ def test_all_that_is_quoted_and_nothing_else_comes_back(
     assert quoted_spans(prompt) == tuple(word for _, word, _ in parts)
 
 
-@given(WORDS, st.sampled_from(PAIRS), st.integers(1, 4))
+@given(WORDS, st.sampled_from(PAIRS), st.integers(1, 9))
 def test_between_letters_without_spaces_quotes_pair_as_well(word: str, pair: str, count: int) -> None:
     prompt = "写着" + "和".join([f"{pair[0]}你{word}好{pair[1]}"] * count) + "的牌子"
     assert quoted_spans(prompt) == (f"你{word}好",) * count

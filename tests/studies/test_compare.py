@@ -11,7 +11,7 @@ import pytest
 from varl.cli.compare import main
 from varl.evaluation.results import Evaluation, PromptResult
 from varl.studies.compare import compare
-from varl.studies.report.report import save_evaluation
+from varl.studies.report.readings import save_evaluation
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
 

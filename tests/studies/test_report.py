@@ -18,15 +18,8 @@ from varl.evaluation.estimates import Estimate
 from varl.evaluation.results import Evaluation, FailedPrompt, Picture, PromptResult, ReadWord, difference
 from varl.launch.machine import describe_machine
 from varl.studies.report.charts import CHARTS, Chart, draw, smooth
-from varl.studies.report.report import (
-    Figure,
-    RunFacts,
-    figures,
-    load_evaluation,
-    save_evaluation,
-    sentence,
-    write_report,
-)
+from varl.studies.report.readings import Figure, load_evaluation, save_evaluation
+from varl.studies.report.report import RunFacts, figures, sentence, write_report
 from varl.studies.report.rows import pairs
 from varl.studies.report.samplers import SamplerPair, best_against_best
 from varl.trainer.disk.metrics_log import METRICS_FILE

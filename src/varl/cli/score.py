@@ -23,8 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.prompt is None and not flags.target:
-        parser.error("one of --prompt and --target says what the images should show")
     try:
         with sigterm_as_exit(), reward_client(parser, flags) as client:
             count, images = len(flags.images), [path.read_bytes() for path in flags.images]
@@ -45,7 +43,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("images", nargs="+", type=_image, metavar="IMAGE", help="PNG, JPEG or WebP files")
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="what all of the images were made from; OCR looks for its quoted words"
+        "--prompt",
+        metavar="TEXT",
+        help="what all of the images were made from, for rewards that judge by it; OCR looks for its quoted words",
     )
     parser.add_argument(
         "--target", action="append", default=[], metavar="WORD", help="a word to look for; may be given several times"
