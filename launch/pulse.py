@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from varl.launch.beside import beside
+
 QUIET_S = 15.0
 LONGEST_CHARS = 200  # of a line that is repeated
 
@@ -36,16 +38,12 @@ def pulse(say: Callable[[str], None], also: Callable[[], None] = lambda: None) -
 
     On a terminal nothing is said. ``also`` is called every 15 s in either case; both are called by another thread.
     """
-    last, over = _LastLine(), threading.Event()
-    root = logging.getLogger()
+    last, root = _LastLine(), logging.getLogger()
     root.addHandler(last)
-    thread = threading.Thread(target=_beat, args=(last, over, say, also), name="pulse", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside("pulse", lambda over: _beat(last, over, say, also)):
+            yield
     finally:
-        over.set()
-        thread.join()
         root.removeHandler(last)
 
 

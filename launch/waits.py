@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 
+from varl.launch.beside import beside
+
 DAY_S = 24 * 3600.0  # the longest time limit that a service or worker takes, in seconds
 FIRST_S, THEN_S = 10.0, 15.0
 TICK_S = 1.0
@@ -64,14 +66,8 @@ class Wait:
     @contextmanager
     def told_aside(self) -> Iterator[None]:
         """Tell from another thread while the block is in a call that cannot: a read, a write, a connection."""
-        over = threading.Event()
-        thread = threading.Thread(target=self._tell_until, args=(over,), name="wait", daemon=True)
-        thread.start()
-        try:
+        with beside("wait", self._tell_until):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def _tell_until(self, over: threading.Event) -> None:
         while not over.wait(max(self._next - time.monotonic(), 0.0)):
