@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -182,7 +182,9 @@ class Worker:
         # One job has the model at a time; its images are scored while the next ones are generated, and while the next
         # job has it.
         turn = Wait(f"the turn of job {job.job_id} at the model", say=_log.info, then_s=IDLE_TOLD_S)
-        async with turn.telling(), self._parts.model.exclusive():
+        async with AsyncExitStack() as own_turn:
+            async with turn.telling():
+                await own_turn.enter_async_context(self._parts.model.exclusive())
             failure = await self._generate(job, sampled, tasks, clock)
         async with Wait(f"the scores of job {job.job_id}", self._settings.score_timeout_s, _log.info).telling():
             batches = await asyncio.gather(*tasks)
