@@ -31,6 +31,7 @@ from varl.studies.report.weighing import masked_sample, scale_shares
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
 from varl.trainer.disk.wandb_run import read_place
+from varl.trainer.objectives.mask_propagation import corners_of
 from varl.trainer.recipe.changes import read_resolved
 from varl.trainer.recipe.config import Recipe
 
@@ -183,7 +184,7 @@ def headlines(measures: Sequence[str]) -> list[str]:
 
 def _points(polygon: Sequence[float]) -> str:
     """Corners as SVG takes them."""
-    return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
+    return " ".join(f"{x:g},{y:g}" for x, y in corners_of(polygon))
 
 
 def _figure_name(measure: str) -> str:

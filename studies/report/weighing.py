@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varl.policy.base import Grid, cells
 from varl.studies.report.rows import Pair, Side
-from varl.trainer.objectives.mask_propagation import MaskPropagation, propagate
+from varl.trainer.objectives.mask_propagation import MaskPropagation, corners_of, propagate
 from varl.trainer.objectives.panw import shares, step_weights
 from varl.trainer.objectives.vmr import Stage, trained_scales
 from varl.trainer.recipe.sections import ObjectiveSettings
@@ -78,7 +78,7 @@ def masked_sample(rows: Sequence[Pair], grids: Sequence[Grid], mode: MaskPropaga
 
 
 def _masks(side: Side, grids: Sequence[Grid], mode: MaskPropagation) -> Iterator[MaskedScale]:
-    polygons = [list(_points(word.polygon)) for word, _ in side.words if word.polygon]
+    polygons = [corners_of(word.polygon) for word, _ in side.words if word.polygon]
     size = (side.height, side.width)
     masks = propagate(polygons, grids, size, mode).split_with_sizes(cells(grids))
     for scale, (grid, mask) in enumerate(zip(grids, masks, strict=True), start=1):
@@ -94,8 +94,3 @@ def _hidden(mask: Tensor, size: tuple[int, int]) -> Iterator[Box]:
             columns = [column for column, _ in run]
             if not kept:
                 yield columns[0] * wide, row * high, len(columns) * wide, high
-
-
-def _points(polygon: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Corners x0 y0 x1 y1 … as points."""
-    return zip(polygon[::2], polygon[1::2], strict=True)

@@ -19,6 +19,11 @@ Polygon = Sequence[tuple[float, float]]  # (x, y) corners in pixels
 MaskPropagation = Literal["chained", "direct", "off"]
 
 
+def corners_of(numbers: Sequence[float]) -> Polygon:
+    """The corners of a polygon that is x0 y0 x1 y1 …; raises ValueError for an odd count."""
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 def rasterise(polygons: Sequence[Polygon], grid: Grid, image_size: tuple[int, int]) -> Tensor:
     """The cells of a grid that any polygon touches: bool [h, w].
 

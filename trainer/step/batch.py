@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import SamplingParams
-from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, merge, propagate
+from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, corners_of, merge, propagate
 from varl.trainer.objectives.rewards import combine, weighted_sum
 from varl.trainer.objectives.vmr import middle_value
 from varl.trainer.recipe.sections import ObjectiveSettings
@@ -99,4 +99,4 @@ def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
 
 
 def _polygons(regions: Iterable[trajectory_pb2.LocatedRegion]) -> list[Polygon]:
-    return [list(zip(region.polygon[::2], region.polygon[1::2], strict=True)) for region in regions if region.polygon]
+    return [corners_of(region.polygon) for region in regions if region.polygon]
