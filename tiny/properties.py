@@ -89,7 +89,7 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
         "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few, samples)),
         "area of the picture within boxes of words": f"{area:.2f}",
         f"mask fraction in the finest {FINEST} scales": " ".join(f"{value:.2f}" for value in masks),
-        f"share of reward variance decided by the prefix (m = {split})": f"{share:.2f}",
+        f"share of reward variance decided by the prefix (m = {split})": f"{max(share, 0.0):.2f}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"| property | {len(specs)} held-out prompts, one image each |\n|---|---|\n{table}\n"
