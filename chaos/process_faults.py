@@ -79,7 +79,7 @@ async def _first_job(rig: Rig, update: int) -> tuple[str, str]:
 
 
 async def _kill_holder(rig: Rig, entry: str) -> bool:
-    """Kill the worker that holds an entry; False where nobody alive does, or where whoever holds it is to bury it.
+    """Kill the worker that holds an entry; False where no live worker does, or only to bury it as delivered too often.
 
     A worker's name ends in its process id and a random part.
     """

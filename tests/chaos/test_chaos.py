@@ -65,9 +65,10 @@ def test_a_job_that_kills_its_workers_is_replaced_and_the_verdicts_excuse_that_a
     assert (status, broken(result)) == (0, {})
     (fault,) = result["faults"]
     letters = [letter for letter in result["dead_letters"] if letter["job_id"] == fault["target"]]
+    # Once more where a busy machine lets a heartbeat come too late.
+    reasons = [f"delivered {times} times without a result" for times in (MAX_DELIVERIES, MAX_DELIVERIES + 1)]
     (letter,) = letters
-    told = re.fullmatch(r"delivered (\d+) times without a result", letter["reason"])
-    assert told and int(told[1]) >= MAX_DELIVERIES  # more where a busy machine lets a heartbeat come too late
+    assert letter["reason"] in reasons
     rows = read_metrics(tmp_path / "chaos" / "runs" / "chaos")
     replaced = [row["update"] for row in rows if row.get("groups/replaced")]
     assert replaced and f"train/{replaced[0]:g}/" in fault["target"]
