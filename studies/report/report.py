@@ -132,7 +132,7 @@ def render(
         "sentence": sentence(found[0], best),
         "extras": extras,
         "APPEARANCE": APPEARANCE,
-        "shares": scale_shares(facts.grids, recipe.objective) if facts.grids else [],
+        "shares": scale_shares(facts.grids, recipe.objective, recipe.run.updates) if facts.grids else [],
         "masked": masked_sample(shown, facts.grids, recipe.objective.mask_propagation),
         "histogram": draw_histogram(before, after),
         "common": difference(before, after).prompts,

@@ -51,10 +51,9 @@ class MaskedSample:
     scales: tuple[MaskedScale, ...]
 
 
-def scale_shares(grids: Sequence[Grid], objective: ObjectiveSettings) -> list[ScaleShare]:
-    """Every scale's share by PANW, from the coarsest; a scale that no update trains is left out."""
-    stages = dict.fromkeys(objective.stage(update) for update in range(objective.prefix_per_suffix + 1))
-    found = [row for stage in stages for row in _stage_shares(grids, objective, stage)]
+def scale_shares(grids: Sequence[Grid], objective: ObjectiveSettings, updates: int) -> list[ScaleShare]:
+    """Every scale's share by PANW, from the coarsest; a scale that none of the run's updates trains is left out."""
+    found = [row for stage in objective.stages_within(updates) for row in _stage_shares(grids, objective, stage)]
     return sorted(found, key=lambda row: row.scale)
 
 

@@ -285,6 +285,10 @@ class ObjectiveSettings(Section):
         """The stage of an update, counted from 0."""
         return stage_of(update, self.stages, self.prefix_per_suffix, self.suffix_in_a_row)
 
+    def stages_within(self, updates: int) -> list[Stage]:
+        """The different stages of the first so many updates."""
+        return list(dict.fromkeys(map(self.stage, range(updates))))
+
     def loss(self) -> LossSettings:
         """The coefficients that the loss takes."""
         return LossSettings(self.kl_beta, self.clip_low, self.clip_high, self.ratio, self.mask_kl)

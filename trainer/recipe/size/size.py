@@ -63,7 +63,7 @@ def _counted(model: ModelSettings) -> Parameters:
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that updates of the recipe have."""
-    return list(dict.fromkeys(recipe.objective.stage(update) for update in range(recipe.run.updates)))
+    return recipe.objective.stages_within(recipe.run.updates)
 
 
 def sequences_of(recipe: Recipe, stage: Stage, sample_batch: int = SAMPLE_BATCH) -> int:
