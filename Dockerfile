@@ -75,7 +75,7 @@ WORKDIR /app
 COPY proto/varl proto/varl
 COPY src src
 COPY services/__init__.py services/
-COPY launch/__init__.py launch/cores.py launch/program.py launch/resources.py launch/streams.py launch/threads.py launch/waits.py launch/
+COPY launch/__init__.py launch/beside.py launch/cores.py launch/program.py launch/resources.py launch/streams.py launch/threads.py launch/waits.py launch/
 
 FROM runtime AS ocr
 COPY --from=ocr-venv /opt/venv /opt/venv
