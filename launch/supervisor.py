@@ -194,14 +194,25 @@ def unhurried_exit() -> Iterator[ExitStack]:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Make SIGTERM leave the block as SystemExit, so that everything is stopped as it is for Ctrl-C."""
+    """Make SIGTERM leave the block as SystemExit, so that everything is stopped as it is for Ctrl-C.
+
+    Code that calls Python from C may turn that exit into an error of its own, as pydantic's serializers do; the block
+    is left as SystemExit all the same.
+    """
+    told = False
 
     def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except Exception as error:
+        if told:
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_serializer
 
 from tests.support.paths import PYTHONPATH
 from varl.launch import supervisor
@@ -168,6 +169,25 @@ def test_a_postponed_signal_comes_after_the_block() -> None:
         reached = True
     assert reached
     assert left.value.code == 143
+
+
+def test_sigterm_inside_a_serializer_of_pydantic_is_an_exit_all_the_same() -> None:
+    class Named(BaseModel):
+        name: str
+
+        @field_serializer("name")
+        def slow(self, value: str) -> str:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return value
+
+    with pytest.raises(SystemExit) as left, sigterm_as_exit():
+        Named(name="a").model_dump_json()
+    assert left.value.code == 143
+
+
+def test_an_error_without_sigterm_stays_itself() -> None:
+    with pytest.raises(ValueError, match="mine"), sigterm_as_exit():
+        raise ValueError("mine")
 
 
 def test_ctrl_c_while_a_child_is_being_started_loses_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
