@@ -29,7 +29,7 @@ def test_the_real_parser_takes_it_and_the_files_that_it_names_are_there(
     command: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True)  # the files of own_reward.md
-    (tmp_path / "cat.png").touch()  # what an earlier command of the page has drawn
+    (tmp_path / "sign.png").touch()  # what an earlier command of the page has drawn
     monkeypatch.chdir(tmp_path)
     assert problem(command) == ""
     recipes = [word for word in command.words if word.endswith(".toml") or word.startswith("examples/")]
@@ -86,9 +86,9 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_the_tutorials_picture_is_drawn_and_scored_by_both_rewards(clone: Path) -> None:
-    assert "cat.png" in pasted(TUTORIAL, ".venv/bin/varl generate", clone)
-    for beginning in (".venv/bin/varl score cat.png --reward ocr", ".venv/bin/varl score cat.png --reward examples"):
-        assert re.search(r"cat\.png.*\d\.\d", pasted(TUTORIAL, beginning, clone))
+    assert "sign.png" in pasted(TUTORIAL, ".venv/bin/varl generate", clone)
+    for beginning in (".venv/bin/varl score sign.png --reward ocr", ".venv/bin/varl score sign.png --reward examples"):
+        assert re.search(r"sign\.png.*\d\.\d", pasted(TUTORIAL, beginning, clone))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_picture_is_drawn_and_scored_as_printed(ocr_service: OCRProcess, tmp_p
     drawing = the_command(".venv/bin/varl generate").replace(
         "runs/demo/weights/final.safetensors", str(ROOT / "checkpoints/tiny_signs/policy.safetensors")
     )
-    assert run(drawing, tmp_path).strip() == "cat.png"
+    assert run(drawing, tmp_path).strip() == "sign.png"
 
     scoring = the_command("curl").replace("localhost:8080", ocr_service.http.removeprefix("http://"))
     (result,) = json.loads(run(scoring, tmp_path))["results"]

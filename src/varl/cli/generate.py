@@ -42,7 +42,7 @@ def _parser() -> Parser:
     parser = Parser(
         "varl.cli.generate", "Draws images of a prompt. A PNG carries the prompt, seed and sampler as text."
     )
-    parser.add_argument("prompt", metavar="PROMPT", help="for example \"a red sign 'CAT' at the middle\"")
+    parser.add_argument("prompt", metavar="PROMPT", help="for example \"a red sign 'STAMP' at the middle\"")
     add_model(parser, Path("checkpoints/tiny_signs"))
     parser.add_argument(
         "-o",
