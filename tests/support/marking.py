@@ -28,13 +28,14 @@ def mark_processes(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
 
 
-# Files of a minute and more, the longest first: the last file of a run is a short one, and no process of tests is idle.
+# Files of half a minute and more, the longest first: the last file of a run is a short one, and no process of tests is idle.
 LONGEST = (
-    "e2e/test_demo.py", "serving/test_lifecycle.py", "chaos/test_chaos.py", "trainer/test_staleness_run.py",
-    "rollout/test_optional_reward.py", "trainer/test_resume_kill.py", "trainer/test_disk.py", "gateway/test_process.py",
-    "rollout/test_missing_weights.py", "cli/test_wheel.py", "studies/test_study.py", "rollout/test_worker.py",
-    "reward/test_own_reward.py", "chaos/test_soak.py", "hpsv3/test_service.py", "trainer/test_run.py",
-    "ocr/test_engine.py", "tiny/test_pretrain.py",
+    "e2e/test_demo.py", "chaos/test_chaos.py", "serving/test_lifecycle.py", "cli/test_wheel.py",
+    "rollout/test_optional_reward.py", "trainer/test_resume_kill.py", "rollout/test_worker.py", "trainer/test_size.py",
+    "trainer/test_disk.py", "studies/test_study.py", "gateway/test_process.py", "trainer/test_staleness_run.py",
+    "rollout/test_missing_weights.py", "trainer/test_run.py", "reward/test_own_reward.py", "chaos/test_soak.py",
+    "trainer/test_published_models.py", "docs/test_commands.py", "trainer/test_recipe.py", "trainer/test_rank_death.py",
+    "evaluation/test_benchmarks.py", "serving/test_grpc_hostile.py", "hpsv3/test_service.py", "ocr/test_engine.py",
 )  # fmt: skip
 
 
