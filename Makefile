@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
-# Bytecode is written as modules are imported: of tens of thousands of files a process loads a tenth.
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile --no-warn-script-location
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-warn-script-location
 # The files name every package with the hashes of its files; PyTorch alone has none (requirements/torch.txt says why).
 CHECKED := --no-deps --require-hashes
 GENERATED := proto/varl/v1
@@ -119,8 +118,8 @@ lock: .venv/.dev ## pin requirements/*.txt to what .venv holds, with hashes, aft
 .venv-hpsv3/.done: requirements/hpsv3-package.txt requirements/torch.txt | .venv/.base
 	@echo "[oracle] virtual environment .venv-hpsv3 with the hpsv3 package"
 	@$(PYTHON) -m venv --clear .venv-hpsv3
-	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet --no-compile $(CHECKED) -r $<
-	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -r requirements/torch.txt
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet $(CHECKED) -r $<
+	@.venv-hpsv3/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/torch.txt
 	@touch $@
 
 # PyTorch apart: it is by far the largest, and where the index has no CPU build it brings several GB of CUDA libraries.
