@@ -11,6 +11,8 @@ GENERATED := proto/varl/v1
 GPU_WHEELS := pydantic|pydantic-core|pydantic_core|pydantic-settings|annotated-types|typing-inspection|typing-extensions|python-dotenv|tokenizers|huggingface-hub|protobuf|starlette|anyio|idna|sniffio|fastapi|annotated-doc|uvicorn|click|h11|prometheus-client|opentelemetry-api|importlib-metadata|zipp|python-multipart|grpcio-health-checking|grpcio-reflection|redis
 
 .DEFAULT_GOAL := help
+# Otherwise every process would compile the project's modules again, and pytest its tests.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup browser demo test check units lint types docs oracle peers e2e-compose bench bench-serving bench-attacks bench-scale bench-gpu gpu-wheels chaos soak lint proto pretrain pretrain-reward lock
 .DELETE_ON_ERROR:
 
