@@ -25,7 +25,8 @@ from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.dry_run import check_files
 from varl.trajectories.queue import RunQueue, connect
 
-pytest.importorskip("wandb", reason="the extra wandb is not installed")
+# Not by importing it: that takes seconds of every run of the tests.
+pytestmark = pytest.mark.skipif(not wandb_run.is_installed(), reason="the extra wandb is not installed")
 BLOCK, WHOLE, LAST = 32768, 1, 4  # of the log format in which wandb keeps records
 
 
