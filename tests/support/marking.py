@@ -28,7 +28,7 @@ def mark_processes(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
 
 
-# Files of half a minute and more, the longest first: the last file of a run is a short one, and no process of tests is idle.
+# Files of half a minute and more, the longest first: the last file of a run is a short one, and no process is idle.
 LONGEST = (
     "e2e/test_demo.py", "chaos/test_chaos.py", "serving/test_lifecycle.py", "cli/test_wheel.py",
     "rollout/test_optional_reward.py", "trainer/test_resume_kill.py", "rollout/test_worker.py", "trainer/test_size.py",
