@@ -71,6 +71,7 @@ def model_dir(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("objective", [VANILLA, METHOD], ids=["vanilla", "method"])
 def test_a_reward_that_can_be_learned_rises_and_first_ratios_are_one(
     objective: dict[str, Any], redis_server: str, run_id: str, tmp_path: Path, model_dir: Path

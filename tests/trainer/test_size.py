@@ -134,6 +134,7 @@ def test_message_bytes_are_nearly_those_of_real_messages(tmp_path: Path, tiny: T
         assert update_bytes(recipe, update, prompts, layout) == pytest.approx(real, rel=0.05)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("config", "parameters"), [(INFINITY_2B, 2_204_564_032), (paper_config(256), 7_746_138_624)], ids=["2B", "7B"]
 )
@@ -157,6 +158,7 @@ def test_large_models_are_measured_without_their_memory(tmp_path: Path, config: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # KiB; most of it is torch's code
 
 
+@pytest.mark.heavy
 def test_what_does_not_fit_is_refused_with_settings_that_would(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, TINY, objective={"stages": "full"}, rollout={"group_size": 16})
     with pytest.raises(DeviceMemoryError) as told:
@@ -176,6 +178,7 @@ def test_what_does_not_fit_is_refused_with_settings_that_would(tmp_path: Path) -
     check_fits(recipe, PROMPT, 80 * 10**9)
 
 
+@pytest.mark.heavy
 def test_a_config_alone_does_and_the_command_refuses_with_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
