@@ -26,7 +26,7 @@ from varl.trainer.recipe.sections import GuardSettings
 from varl.trainer.setup import load_policies
 from varl.trainer.step.batch import GroupBatch
 from varl.trainer.step.update import UpdateOutcome, Updater
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 
 RECIPES = (Path("recipes/tiny_demo.toml"), Path("recipes/tiny_ocr.toml"))
 STAGES = (Stage.PREFIX, Stage.SUFFIX)

@@ -12,30 +12,30 @@ from varl.trajectories.prompts import PromptSpec
 _OWN = ("prompt", "target_words")
 
 
-def csv_prompts(path: Path) -> list[PromptSpec]:
-    """Rows of a CSV file, whose first row names the columns.
+def csv_prompts(path: Path) -> Iterator[tuple[str, PromptSpec]]:
+    """("file:number", prompt) of the rows of a CSV file, whose first row names the columns.
 
     ``prompt`` is needed; ``target_words`` holds words separated by blanks; every other column is metadata, as text, and
     left out of a row where its cell is empty.
 
     Raises:
-        ValueError: the file cannot be read or decoded, or a row is no prompt; the message names file and line.
+        ValueError: the file cannot be decoded, or a row is no prompt; the message names file and line.
+        OSError: it cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_rows(csv.DictReader(file, strict=True), path))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+            yield from _rows(csv.DictReader(file, strict=True), path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8: {error}") from error
 
 
-def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[PromptSpec]:
+def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, PromptSpec]]:
     try:
         if "prompt" not in (names := reader.fieldnames or ()):
             raise ValueError(f"{path}:1: the first row has no column 'prompt', only {', '.join(names)}")
         for row in reader:
-            yield _spec(row, f"{path}:{reader.line_num}")
+            where = f"{path}:{reader.line_num}"
+            yield where, _spec(row, where)
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.reader.line_num}: {error}") from error
 
@@ -54,22 +54,20 @@ def _spec(row: Mapping[str | None, str | list[str] | None], where: str) -> Promp
     return PromptSpec(cells["prompt"], tuple(cells.get("target_words", "").split()), metadata)
 
 
-def folder_prompts(folder: Path) -> list[PromptSpec]:
-    """One prompt for each .txt file of a folder, in the order of their names.
+def folder_prompts(folder: Path) -> Iterator[tuple[str, PromptSpec]]:
+    """("file", prompt) of each .txt file of a folder, in the order of their names.
 
     Raises:
-        ValueError: it is no folder, or one of the files cannot be read, is not UTF-8 or blank.
+        ValueError: a file is not UTF-8, or blank.
+        OSError: a file cannot be read, or there is no such folder.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no folder")
-    return [PromptSpec(_text(path)) for path in sorted(folder.glob("*.txt"))]
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".txt")
+    return ((str(path), PromptSpec(_text(path))) for path in files)
 
 
 def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8: {error}") from error
     if not text:

@@ -18,7 +18,7 @@ from varl.trainer.local_services import local_services
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
 from varl.trajectories.collect import Patience, collect
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 from varl.trajectories.queue import RunQueue, connect
 from varl.v1 import trajectory_pb2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from varl.services.ocr.targets import resolve_targets, words_of_cvtg_2k
-from varl.trajectories.prompts import PromptSpec, load_prompts, numbered_lines
+from varl.trajectories.prompt_files import load_prompts
 
 CVTG_FOLDERS = ("CVTG", "CVTG-Style")
 CVTG_AREAS = (2, 3, 4, 5)
@@ -66,18 +66,15 @@ def hpsv3(folder: Path) -> list[Item]:
 
 
 def prompt_file(path: Path) -> list[Item]:
-    """Any prompt file: .jsonl as recipes have it, else a prompt a line; images are 00000.png and so on, by prompt.
+    """Any prompt file that recipes take, such as flow_grpo's OCR prompts; images are 00000.png and so on, by prompt.
 
-    Targets are the target words given, else the quoted ones. A file of flow_grpo's OCR prompts is of the second kind.
+    Targets are the target words given, else the quoted ones.
 
     Raises:
         ValueError: the file cannot be read as prompts.
     """
     try:
-        if path.suffix == ".jsonl":
-            specs = load_prompts(path)
-        else:
-            specs = [PromptSpec(line) for _, line in numbered_lines(path)]
+        specs = load_prompts(path)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     return [

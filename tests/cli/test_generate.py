@@ -14,7 +14,7 @@ from varl import cli
 from varl.policy.base import SamplingParams
 from varl.policy.generate import arrange, generate, generate_by_scale
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 
 PROMPT = load_prompts(ROOT / "recipes" / "prompts" / "tiny_train.jsonl")[0].prompt
 MODEL = ["--model", str(ROOT / "checkpoints" / "tiny")]

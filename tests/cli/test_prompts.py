@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from varl.cli.prompts import main
-from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.trajectories.prompt_files import load_prompts
+from varl.trajectories.prompts import PromptSpec
 
 
 def converted(kind: str, data: Path, tmp_path: Path) -> list[PromptSpec]:

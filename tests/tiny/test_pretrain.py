@@ -15,7 +15,7 @@ from varl.tiny.pretrain.train_policy import INK_WEIGHT, ink_weights
 from varl.tiny.pretrain.train_tokenizer import cell_letters
 from varl.tiny.render import render, render_batch
 from varl.tiny.words import held_out_words, is_held_out, random_string, training_words
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 
 PROMPTS = Path("recipes/prompts")
 

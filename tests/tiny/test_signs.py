@@ -7,7 +7,7 @@ import pytest
 
 from varl.tiny import signs
 from varl.tiny.sign_words import Split, random_string, split_of, words_of
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 
 PROMPTS = Path("recipes/prompts")
 

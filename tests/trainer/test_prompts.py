@@ -7,20 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.support.trainer_rig import METHOD, make_recipe
+from tests.support.trainer_rig import METHOD, make_model, make_recipe
 from tests.support.trajectory_builders import make_job
 from varl.services.serving.settings import ServingSettings
+from varl.trainer.recipe.changes import inputs
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.recipe.prompts import recipe_prompts
+from varl.trainer.recipe.sections import PromptSettings
 from varl.trainer.rollouts.jobs import PublishedWeights, replacement_job, training_jobs
-from varl.trajectories.prompts import (
-    MAX_PROMPT_CHARS,
-    MAX_TARGET_WORDS,
-    PromptSpec,
-    load_prompts,
-    save_prompts,
-)
+from varl.trajectories.prompt_files import load_prompts, save_prompts
+from varl.trajectories.prompts import MAX_PROMPT_CHARS, MAX_TARGET_WORDS, PromptSpec
 
 LINES = (Path(__file__).parent / "data" / "prompts_refused.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
 GOOD = '{"prompt": "says \'x\'"}'
@@ -118,3 +117,44 @@ def test_a_lone_prompt_is_not_replaced_by_itself(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, "run", objective=METHOD)
     job = make_job(update=0, group=0)
     assert replacement_job(recipe, [PromptSpec(job.prompt)], job, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mine.txt", "says 'a'\n\n  says 'b' \n"),
+        ("mine.CSV", "prompt,tone\nsays 'a',\nsays 'b',\n"),
+        ("mine.jsonl", '{"prompt": "says \'a\'"}\n{"prompt": "says \'b\'"}\n'),
+    ],
+)
+def test_a_file_is_read_by_its_kind(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert recipe_prompts(ocr_recipe(tmp_path), tmp_path / name) == [PromptSpec("says 'a'"), PromptSpec("says 'b'")]
+
+
+def test_a_folder_has_a_prompt_a_file_and_a_digest_of_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "b.txt").write_text("says 'b'")
+    (folder / "a.txt").write_text("says 'a'\n")
+    make_model(tmp_path / "model")
+    recipe = ocr_recipe(tmp_path).model_copy(update={"prompts": PromptSettings(train=folder, held_out=folder)})
+    assert recipe_prompts(recipe, folder) == [PromptSpec("says 'a'"), PromptSpec("says 'b'")]
+    check_files(recipe)
+    model = torch.nn.Linear(1, 1)
+    before = inputs(recipe, model)["prompts"]
+    assert inputs(recipe, model)["prompts"] == before
+    (folder / "a.txt").write_text("says 'c'\n")
+    assert inputs(recipe, model)["prompts"] != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [("x.txt", "says 'a'\nno quotes\n", "x.txt:2: "), ("x.csv", "prompt\nsays 'a'\nno quotes\n", "x.csv:3: ")],
+)
+def test_what_a_reward_refuses_is_named_by_file_and_line_in_every_kind(
+    tmp_path: Path, name: str, text: str, where: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{where}target_words: empty, and prompt: no text in quotes"):
+        recipe_prompts(ocr_recipe(tmp_path), tmp_path / name)

@@ -34,7 +34,8 @@ from varl.trainer.step.gradients import GradientProbe, cosine_with_rest
 from varl.trainer.step.optimizer import build_optimizer
 from varl.trainer.step.update import UpdateOutcome, Updater, learning_rate
 from varl.trajectories.collect import failure_name
-from varl.trajectories.prompts import PromptSpec, draw_prompts, load_prompts
+from varl.trajectories.prompt_files import load_prompts
+from varl.trajectories.prompts import PromptSpec, draw_prompts
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 SPECS = [PromptSpec(f"prompt {index}", (f"word{index}",)) for index in range(7)]

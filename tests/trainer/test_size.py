@@ -35,7 +35,7 @@ from varl.trainer.recipe.size.size import longest, measure_parameters, stages_of
 from varl.trainer.recipe.size.table import describe_size
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
 from varl.trajectories.codec import encode_job, encode_trajectory
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 from varl.v1 import trajectory_pb2
 
 TINY = ROOT / "checkpoints" / "tiny"

@@ -24,7 +24,7 @@ from varl.tiny.pretrain.stage import Stage
 from varl.tiny.pretrain.task import Task, TaskName, task
 from varl.tiny.pretrain.train_policy import train_policy
 from varl.tiny.pretrain.train_tokenizer import train_semantic, train_tokenizer
-from varl.trajectories.prompts import save_prompts
+from varl.trajectories.prompt_files import save_prompts
 
 
 def main() -> None:

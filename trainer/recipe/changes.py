@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,15 @@ def inputs(recipe: Recipe, reference: torch.nn.Module) -> dict[str, str]:
         for reward in recipe.rollout.rewards
         if reward.file is not None
     }
-    return {"model": module_digest(reference), "prompts": file_digest(recipe.prompts.train), **rewards}
+    return {"model": module_digest(reference), "prompts": _prompts_digest(recipe.prompts.train), **rewards}
+
+
+def _prompts_digest(path: Path) -> str:
+    """SHA-256 of a prompt file, or over names and contents of a folder's texts."""
+    if not path.is_dir():
+        return file_digest(path)
+    lines = (f"{file.name} {file_digest(file)}\n" for file in sorted(path.glob("*.txt")))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def recipe_changes(config: Path, recipe: Recipe) -> list[str]:

@@ -77,5 +77,5 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Path]]:
 
 
 def _file(name: str, path: Path) -> Iterator[str]:
-    if not path.is_file():
+    if not path.is_file() and not (name.startswith("prompts.") and path.is_dir()):
         yield f"{name}: there is no file {path}"

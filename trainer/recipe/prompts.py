@@ -7,7 +7,8 @@ from pathlib import Path
 from varl.evaluation.measures.chosen import needs_words
 from varl.services.ocr.targets import resolve_targets
 from varl.trainer.recipe.config import Recipe
-from varl.trajectories.prompts import PromptSpec, load_prompts
+from varl.trajectories.prompt_files import load_prompts
+from varl.trajectories.prompts import PromptSpec
 
 
 def recipe_prompts(recipe: Recipe, path: Path) -> list[PromptSpec]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from varl.cli.parser import Parser
 from varl.policy.infinity.config import InfinityConfig
 from varl.policy.infinity.text import ROWS, StoredRows, T5Rows, encode
-from varl.trajectories.prompts import load_prompts
+from varl.trajectories.prompt_files import load_prompts
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from varl.cli.parser import Parser
-from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
+from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3
 from varl.metadata import MetadataError, check_metadata
+from varl.services.ocr.targets import resolve_targets
+from varl.trajectories.prompt_files import numbered_lines, save_prompts, text_prompts
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
-from varl.trajectories.prompts import PromptSpec, numbered_lines, save_prompts, spec_fault
+from varl.trajectories.prompts import PromptSpec, spec_fault
+
+Reader = Callable[[Path], list[PromptSpec]]  # raises ValueError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,16 +63,29 @@ def _parser() -> Parser:
     return parser
 
 
-def _specs(read: Callable[[Path], list[Item]]) -> Callable[[Path], list[PromptSpec]]:
+def _specs(read: Callable[[Path], list[Item]]) -> Reader:
     return lambda path: [PromptSpec(item.prompt, item.targets) for item in read(path)]
 
 
-def _geneval(path: Path) -> list[PromptSpec]:
+def _read(prompts: Callable[[Path], Iterable[tuple[str, PromptSpec]]]) -> Reader:
+    def read(path: Path) -> list[PromptSpec]:
+        try:
+            return [spec for _, spec in prompts(path)]
+        except OSError as error:
+            raise ValueError(f"{error.filename}: {error.strerror}") from error
+
+    return read
+
+
+def _quoted(path: Path) -> Iterator[tuple[str, PromptSpec]]:
+    """A prompt a line, with its quoted words as target words."""
+    for where, spec in text_prompts(path):
+        yield where, PromptSpec(spec.prompt, resolve_targets(spec.prompt, ()))
+
+
+def _geneval(path: Path) -> Iterator[tuple[str, PromptSpec]]:
     """JSON Lines of objects with a prompt; their other fields are what a reward is told as metadata."""
-    try:
-        return [_with_metadata(line, where) for where, line in numbered_lines(path)]
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+    return ((where, _with_metadata(line, where)) for where, line in numbered_lines(path))
 
 
 def _with_metadata(line: str, where: str) -> PromptSpec:
@@ -83,11 +100,11 @@ def _with_metadata(line: str, where: str) -> PromptSpec:
     return PromptSpec(prompt, (), fields)
 
 
-FORMATS: Mapping[str, Callable[[Path], list[PromptSpec]]] = {
+FORMATS: Mapping[str, Reader] = {
     "cvtg-2k": _specs(cvtg_2k),
     "hpsv3": _specs(hpsv3),
-    "lines": _specs(prompt_file),
-    "geneval": _geneval,
-    "csv": csv_prompts,
-    "folder": folder_prompts,
+    "lines": _read(_quoted),
+    "geneval": _read(_geneval),
+    "csv": _read(csv_prompts),
+    "folder": _read(folder_prompts),
 }

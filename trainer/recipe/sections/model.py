@@ -60,9 +60,9 @@ class ModelSettings(Section):
 
 
 class PromptSettings(Section):
-    """JSON Lines files of prompts.
+    """Files of prompts: JSON Lines, text with a prompt a line (.txt), a table (.csv), or a folder of .txt files.
 
-    Each line is {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it.
+    A JSON line is {"prompt": str}, with "target_words": [str] for OCR and "metadata": {…} for rewards that want it.
     """
 
     train: Path = Field(
