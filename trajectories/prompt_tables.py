@@ -61,8 +61,12 @@ def folder_prompts(folder: Path) -> Iterator[tuple[str, PromptSpec]]:
         ValueError: a file is not UTF-8, or blank.
         OSError: a file cannot be read, or there is no such folder.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix == ".txt")
-    return ((str(path), PromptSpec(_text(path))) for path in files)
+    return ((str(path), PromptSpec(_text(path))) for path in texts_of(folder))
+
+
+def texts_of(folder: Path) -> list[Path]:
+    """The .txt files of a folder in the order of their names; raises OSError where there is no such folder."""
+    return sorted(path for path in folder.iterdir() if path.suffix == ".txt")
 
 
 def _text(path: Path) -> str:

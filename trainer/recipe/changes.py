@@ -12,6 +12,7 @@ import torch
 
 from varl.policy.lora import base_state
 from varl.trainer.recipe.config import Recipe
+from varl.trajectories.prompt_tables import texts_of
 from varl.trajectories.weight_files import file_digest, tensors_digest
 
 # Keys that decide where and how long a run goes and what it leaves behind, but none of its numbers.
@@ -52,7 +53,7 @@ def _prompts_digest(path: Path) -> str:
     """SHA-256 of a prompt file, or over names and contents of a folder's texts."""
     if not path.is_dir():
         return file_digest(path)
-    lines = (f"{file.name} {file_digest(file)}\n" for file in sorted(path.glob("*.txt")))
+    lines = (f"{file.name} {file_digest(file)}\n" for file in texts_of(path))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
