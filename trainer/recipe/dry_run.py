@@ -9,7 +9,7 @@ from varl.launch.resources import MissingFilesError
 from varl.trainer.disk.wandb_run import NOT_INSTALLED, is_installed
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
-from varl.trainer.recipe.sections import ModelSettings
+from varl.trainer.recipe.sections import ModelSettings, PromptSettings
 from varl.trainer.recipe.size.table import describe_size
 
 
@@ -48,7 +48,11 @@ def check_files(recipe: Recipe) -> None:
     Raises:
         MissingFilesError: one of them is absent.
     """
-    problems = [*_model(recipe.model), *(line for name, path in _named(recipe) for line in _file(name, path))]
+    problems = [
+        *_model(recipe.model),
+        *_prompts(recipe.prompts),
+        *(line for name, path in _named(recipe) for line in _file(name, path)),
+    ]
     if recipe.metrics.wandb and not is_installed():
         problems.append(NOT_INSTALLED)
     if problems:
@@ -63,10 +67,14 @@ def _model(model: ModelSettings) -> Iterator[str]:
         yield f"model.dir: {folder} holds no config.json, so it is no model"
 
 
+def _prompts(prompts: PromptSettings) -> Iterator[str]:
+    for name, path in (("train", prompts.train), ("held_out", prompts.held_out)):
+        if not path.is_dir():
+            yield from _file(f"prompts.{name}", path)
+
+
 def _named(recipe: Recipe) -> Iterator[tuple[str, Path]]:
-    """Every file that the recipe names, by its setting."""
-    yield "prompts.train", recipe.prompts.train
-    yield "prompts.held_out", recipe.prompts.held_out
+    """Every other file that the recipe names, by its setting."""
     for index, reward in enumerate(recipe.rollout.rewards):
         if reward.file is not None:
             yield f"rollout.rewards.{index}.serve", reward.file
@@ -77,5 +85,5 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Path]]:
 
 
 def _file(name: str, path: Path) -> Iterator[str]:
-    if not path.is_file() and not (name.startswith("prompts.") and path.is_dir()):
+    if not path.is_file():
         yield f"{name}: there is no file {path}"
