@@ -10,21 +10,26 @@ from varl.metadata import MetadataError, check_metadata
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
 from varl.trajectories.prompts import Check, PromptSpec, spec_fault
 
+Reader = Callable[[Path], Iterator[tuple[str, PromptSpec]]]  # of where each prompt stands, and the prompt
 
-def load_prompts(path: str | Path, check: Check = lambda spec: None) -> list[PromptSpec]:
+
+def load_prompts(
+    path: str | Path, check: Check = lambda spec: None, otherwise: Reader | None = None
+) -> list[PromptSpec]:
     """The prompts of a file, by its kind, or of a folder.
 
-    .txt has a prompt a line, .csv is a table (``csv_prompts``), a folder has a .txt file a prompt, and everything else
-    is JSON Lines of {"prompt": str, "target_words": [str], "metadata": {…}}, the last two where there are any.
+    .txt has a prompt a line, .csv is a table (``csv_prompts``), a folder has a .txt file a prompt, and .jsonl is JSON
+    Lines of {"prompt": str, "target_words": [str], "metadata": {…}}, the last two where there are any.
 
-    check: what a prompt must be beyond what every reward wants of it.
+    check: what a prompt must be beyond what every reward wants of it. otherwise: how a file of another ending is read,
+    by default as JSON Lines.
 
     Raises:
         ValueError: a line is no prompt or breaks a bound, or there is none; the message names file and line.
         OSError: it cannot be read, as where there is no such file.
     """
     prompts = []
-    for where, spec in _read(Path(path)):
+    for where, spec in _reader(Path(path), otherwise or json_prompts)(Path(path)):
         fault = spec_fault(spec) or check(spec)
         if fault:
             raise ValueError(f"{where}: {fault}")
@@ -34,10 +39,8 @@ def load_prompts(path: str | Path, check: Check = lambda spec: None) -> list[Pro
     return prompts
 
 
-def _read(path: Path) -> Iterator[tuple[str, PromptSpec]]:
-    if path.is_dir():
-        return folder_prompts(path)
-    return READERS.get(path.suffix.lower(), json_prompts)(path)
+def _reader(path: Path, otherwise: Reader) -> Reader:
+    return folder_prompts if path.is_dir() else READERS.get(path.suffix.lower(), otherwise)
 
 
 def json_prompts(path: Path) -> Iterator[tuple[str, PromptSpec]]:
@@ -100,4 +103,4 @@ def _parse(line: str, where: str) -> PromptSpec:
     return PromptSpec(prompt, tuple(words), metadata)
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, PromptSpec]]]] = {".txt": text_prompts, ".csv": csv_prompts}
+READERS: Mapping[str, Reader] = {".jsonl": json_prompts, ".txt": text_prompts, ".csv": csv_prompts}

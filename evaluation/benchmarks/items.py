@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from varl.services.ocr.targets import resolve_targets, words_of_cvtg_2k
-from varl.trajectories.prompt_files import load_prompts
+from varl.trajectories.prompt_files import load_prompts, text_prompts
 
 CVTG_FOLDERS = ("CVTG", "CVTG-Style")
 CVTG_AREAS = (2, 3, 4, 5)
@@ -66,7 +66,7 @@ def hpsv3(folder: Path) -> list[Item]:
 
 
 def prompt_file(path: Path) -> list[Item]:
-    """Any prompt file that recipes take, such as flow_grpo's OCR prompts; images are 00000.png and so on, by prompt.
+    """Prompts as recipes take them, a file of another ending as text; images are 00000.png and so on, by prompt.
 
     Targets are the target words given, else the quoted ones.
 
@@ -74,7 +74,7 @@ def prompt_file(path: Path) -> list[Item]:
         ValueError: the file cannot be read as prompts.
     """
     try:
-        specs = load_prompts(path)
+        specs = load_prompts(path, otherwise=text_prompts)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     return [

@@ -101,6 +101,8 @@ def test_a_prompt_file_has_an_image_for_each_line(tmp_path: Path) -> None:
     path.write_text('a sign that says "New York"\n\n')
     (item,) = prompt_file(path)
     assert (item.image, item.targets, item.group) == ("00000.png", ("new", "york"), "")
+    (same,) = prompt_file(path.rename(tmp_path / "prompts"))  # without an ending
+    assert same == item
     assert prompt_file(Path("recipes/prompts/signs_heldout.jsonl"))[0].targets == ("pasta", "song", "flour")
     with pytest.raises(ValueError, match="No such file"):
         prompt_file(tmp_path / "none.txt")
