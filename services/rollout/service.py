@@ -12,7 +12,7 @@ from varl.services.rollout.images import encode_png
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.places import NoPlaceError, Places
 from varl.services.serving.grpc.intake import Intake
-from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.grpc.wire import Context, Requests, answered, parsed, to_bytes
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.trajectories.sampling import sampling_params
 from varl.v1 import rollout_pb2
@@ -50,16 +50,16 @@ class RolloutServicer:
 
     async def generate(self, requests: Requests, context: Context) -> rollout_pb2.GenerateResponse:
         """Draw images for one prompt with the weights that the worker holds now."""
-        try:
-            model = self.model
-            if model is None or not model.weights.loaded:
-                raise RequestRejectedError(RejectionCode.NOT_READY, "no policy is loaded", retry_after=1.0)
-            data = await self._intake.message(requests)
-            if len(data) > MAX_REQUEST_BYTES:
-                raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
-            return await self._admitted(model, parsed(rollout_pb2.GenerateRequest, data))
-        except RequestRejectedError as rejection:
-            await abort(context, rejection)
+        return await answered(context, self._drawn(requests))
+
+    async def _drawn(self, requests: Requests) -> rollout_pb2.GenerateResponse:
+        model = self.model
+        if model is None or not model.weights.loaded:
+            raise RequestRejectedError(RejectionCode.NOT_READY, "no policy is loaded", retry_after=1.0)
+        data = await self._intake.message(requests)
+        if len(data) > MAX_REQUEST_BYTES:
+            raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
+        return await self._admitted(model, parsed(rollout_pb2.GenerateRequest, data))
 
     async def _admitted(self, model: Model, request: rollout_pb2.GenerateRequest) -> rollout_pb2.GenerateResponse:
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,3 +231,33 @@ async def test_messages_without_end_are_no_reason_to_parse() -> None:
     async with serving() as rig:
         assert (await stub(rig.channel).GetInfo(reward_pb2.GetInfoRequest(), timeout=60)).reward == "toy"
         assert await rig.silent("/varl.v1.RewardService/GetInfo").code() is grpc.StatusCode.OK
+
+
+NOISE = b"x" * 2_000_000
+UNREAD = reward_pb2.ScoreRequest(samples=[grpc_sample("a", "x", NOISE)]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"\x0a\x00" * 1_000_000, id="a million samples"),
+        pytest.param(b"\xff" * 2_000_000, id="no message"),
+        pytest.param(UNREAD, id="no image"),
+        pytest.param(UNREAD * 17, id="too large"),
+        pytest.param(reward_pb2.ScoreRequest(formula=NOISE.decode()).SerializeToString(), id="no such formula"),
+    ],
+)
+async def test_a_message_is_forgotten_with_its_call(message: bytes) -> None:
+    """Without the garbage collector, which counts objects: a message of megabytes is a few of them."""
+    async with serving() as rig:
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(8):
+                with suppress(grpc.aio.AioRpcError):
+                    await rig.score(message)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert held < 4 * len(message)  # the last ones may still be on their way out

@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from varl.services.serving.grpc.intake import Intake
-from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.grpc.wire import Context, Requests, answered, parsed, to_bytes
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 _SLOTS = 2  # no probe is slow to come
@@ -34,19 +34,16 @@ class Health:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers),))
 
     async def _check(self, requests: Requests, context: Context) -> health_pb2.HealthCheckResponse:
-        return await self._servicer.Check(await self._request(requests, context), context)
+        return await self._servicer.Check(await answered(context, self._request(requests)), context)
 
     async def _watch(self, requests: Requests, context: Context) -> None:
-        await self._servicer.Watch(await self._request(requests, context), context)
+        await self._servicer.Watch(await answered(context, self._request(requests)), context)
 
-    async def _request(self, requests: Requests, context: Context) -> health_pb2.HealthCheckRequest:
-        try:
-            data = await self._intake.message(requests)
-            if len(data) > _MAX_BYTES:
-                raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {_MAX_BYTES} bytes")
-            return parsed(health_pb2.HealthCheckRequest, data)
-        except RequestRejectedError as rejection:
-            await abort(context, rejection)
+    async def _request(self, requests: Requests) -> health_pb2.HealthCheckRequest:
+        data = await self._intake.message(requests)
+        if len(data) > _MAX_BYTES:
+            raise RequestRejectedError(RejectionCode.REQUEST_TOO_LARGE, f"more than {_MAX_BYTES} bytes")
+        return parsed(health_pb2.HealthCheckRequest, data)
 
     async def set_serving(self, serving: bool) -> None:
         """Say whether requests are taken."""

@@ -7,7 +7,7 @@ it. So methods read their one request themselves, as a stream of one, which clie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.services.serving.ticks import Ticks
@@ -39,9 +39,11 @@ class Intake:
         assert task is not None  # noqa: S101
         self._since[task] = asyncio.get_running_loop().time()
         self._ticks.start()
+        messages = aiter(requests)
         try:
-            async for message in requests:
-                return message
+            return await anext(messages)
+        except StopAsyncIteration:
+            raise RequestRejectedError(RejectionCode.MALFORMED, "the call has no message") from None
         except asyncio.CancelledError:
             if task not in self._refused or task.uncancel():
                 raise
@@ -49,7 +51,8 @@ class Intake:
         finally:
             del self._since[task]
             self._refused.pop(task, None)
-        raise RequestRejectedError(RejectionCode.MALFORMED, "the call has no message")
+            if isinstance(messages, AsyncGenerator):  # else it keeps the message until the garbage collector comes
+                await messages.aclose()
 
     def _look(self, now: float, held_up: float) -> bool:
         for task in self._since:

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from varl.services.serving.grpc.wire import Context, parsed_or_abort, to_bytes
+from varl.services.serving.grpc.wire import Context, parsed_each, to_bytes
 
 
 class Reflection:
@@ -26,8 +26,6 @@ class Reflection:
         server.add_generic_rpc_handlers((methods,))
 
     async def _info(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        asked = (
-            await parsed_or_abort(reflection_pb2.ServerReflectionRequest, data, context) async for data in requests
-        )
+        asked = parsed_each(reflection_pb2.ServerReflectionRequest, requests, context)
         async for answer in self._servicer.ServerReflectionInfo(asked, context):
             yield answer

@@ -15,7 +15,7 @@ from varl.metadata import Metadata, MetadataError, from_struct
 from varl.services.serving.grpc.counts import check_counts
 from varl.services.serving.grpc.intake import Intake
 from varl.services.serving.grpc.reflection import Reflection
-from varl.services.serving.grpc.wire import Context, Requests, abort, parsed, to_bytes
+from varl.services.serving.grpc.wire import Context, Requests, answered, parsed, to_bytes
 from varl.services.serving.http.guard import connections_within
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import ScoringService, check_number
@@ -70,13 +70,13 @@ class RewardServicer:
 
     async def score(self, requests: Requests, context: Context) -> reward_pb2.ScoreResponse:
         """Score a batch."""
-        try:
-            with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
-                request = self._parsed(await self._intake.message(requests))
-                batch = await _batch(request, context.time_remaining())
-                return _response(await self._service.score(batch), self._service.scorer.reward)
-        except RequestRejectedError as rejection:
-            await abort(context, rejection)
+        return await answered(context, self._scored(requests, context))
+
+    async def _scored(self, requests: Requests, context: Context) -> reward_pb2.ScoreResponse:
+        with self._service.counted("grpc"), server_span("RewardService/Score", context.invocation_metadata):
+            request = self._parsed(await self._intake.message(requests))
+            batch = await _batch(request, context.time_remaining())
+            return _response(await self._service.score(batch), self._service.scorer.reward)
 
     def _parsed(self, data: bytes) -> reward_pb2.ScoreRequest:
         settings = self._service.settings

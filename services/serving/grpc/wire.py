@@ -6,8 +6,8 @@ caller's mistake: INVALID_ARGUMENT.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -32,18 +32,36 @@ def parsed(shape: type[M], data: bytes) -> M:
         raise RequestRejectedError(RejectionCode.MALFORMED, f"not a {shape.DESCRIPTOR.full_name}: {error}") from error
 
 
-async def parsed_or_abort(shape: type[M], data: bytes, context: Context) -> M:
-    """``parsed``; ends the call where that is refused."""
+async def answered(context: Context, answer: Awaitable[M]) -> M:
+    """What ``answer`` gives; ends the call where that is refused.
+
+    grpcio keeps the exception that ends a call until the garbage collector comes, which counts objects and not bytes:
+    with the frames of ``answer`` in its traceback, a few hundred refused messages would be gigabytes.
+    """
     try:
-        return parsed(shape, data)
+        return await answer
     except RequestRejectedError as rejection:
-        await abort(context, rejection)
-
-
-async def abort(context: Context, rejection: RequestRejectedError) -> NoReturn:
-    """End the call with the status of a rejection."""
-    metadata = (
-        () if rejection.retry_after is None else (("grpc-retry-pushback-ms", str(round(1000 * rejection.retry_after))),)
-    )
-    await context.abort(STATUS[rejection.code].grpc, rejection.detail, metadata)
+        refusal = _refusal(rejection)
+    await context.abort(*refusal)
     raise AssertionError  # abort raises
+
+
+async def parsed_each(shape: type[M], requests: Requests, context: Context) -> AsyncIterator[M]:
+    """The messages of a stream; the first that does not parse ends the call."""
+    async for data in requests:
+        try:
+            message = parsed(shape, data)
+        except RequestRejectedError as rejection:
+            refusal = _refusal(rejection)
+        else:
+            yield message
+            continue
+        del data  # see ``answered``
+        await context.abort(*refusal)
+
+
+def _refusal(rejection: RequestRejectedError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Code, detail and trailing metadata of a rejection."""
+    wait = rejection.retry_after
+    metadata = () if wait is None else (("grpc-retry-pushback-ms", str(round(1000 * wait))),)
+    return STATUS[rejection.code].grpc, rejection.detail, metadata
