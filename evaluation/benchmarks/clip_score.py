@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import unescape
 
+from ftfy import fix_text
 from PIL import Image
 
 from varl.services.clip.model import MEAN, STD, Clip, preprocess
@@ -27,5 +29,10 @@ class ClipScorer:
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """A score in [0, 2.5] for each image and its prompt, which is cut to CLIP's 77 tokens."""
-        vectors, texts = self._clip.embed(images, [PREFIX + prompt for prompt in prompts])
+        vectors, texts = self._clip.embed(images, [_clean(PREFIX + prompt) for prompt in prompts])
         return [clip_score(cosine) for cosine in (vectors * texts).sum(1).tolist()]
+
+
+def _clean(text: str) -> str:
+    """What OpenAI's tokenizer does to a text first and that of transformers does not: ’ becomes ', &amp; becomes &."""
+    return unescape(unescape(fix_text(text))).strip()
