@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ Figures = dict[str, float | int | None]
 def results(pictures: Sequence[Picture], verdicts: Sequence[Verdict], groups: str) -> dict[str, Any]:
     """Figures by the names of CVTG-2K's script.
 
-    groups: the key of the figures by group, ``area_results`` there. Several folders, one a seed, have figures of their
+    groups: the key of the figures by group. Several folders, one a seed, have figures of their
     own in ``seed_results``; all the others are over all of them.
     """
     pairs = list(zip(pictures, verdicts, strict=True))
@@ -31,6 +32,17 @@ def results(pictures: Sequence[Picture], verdicts: Sequence[Verdict], groups: st
             str(folder): summary([pair for pair in pairs if pair[0].folder == folder]) for folder in folders
         }
     return record | {"failed": {verdict.image: verdict.error for verdict in verdicts if verdict.error}}
+
+
+def area_results(pictures: Sequence[Picture], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """CVTG-2K's figures as its script lists them: of each folder and number of text areas."""
+    parts = dict[str, list[tuple[Picture, Verdict]]]()
+    for picture, verdict in zip(pictures, verdicts, strict=True):
+        parts.setdefault(str(Path(picture.item.image).parent), []).append((picture, verdict))
+    return [
+        {"area": int(area), "benchmark_type": folder} | summary(pairs)
+        for (folder, area), pairs in ((Path(part).parts, pairs) for part, pairs in parts.items())
+    ]
 
 
 def summary(pairs: Sequence[tuple[Picture, Verdict]]) -> Figures:

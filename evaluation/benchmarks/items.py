@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from varl.services.ocr.targets import resolve_targets, words_of_cvtg_2k
 from varl.trajectories.prompt_files import load_prompts, text_prompts
 
 CVTG_FOLDERS = ("CVTG", "CVTG-Style")
 CVTG_AREAS = (2, 3, 4, 5)
+PLAIN_PROMPTS = TypeAdapter(dict[int, str])
 
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt. image: its file below a folder of images; group: what figures are also given by, "" for nothing."""
+    """One prompt.
+
+    image: its file below a folder of images, or one of another ending there; group: what figures are also given by, ""
+    for nothing.
+    """
 
     image: str
     prompt: str
@@ -26,7 +33,7 @@ class Item:
 
 
 def cvtg_2k(folder: Path) -> list[Item]:
-    """CVTG-2K from its published folder: FOLDER/{CVTG,CVTG-Style}/{2,3,4,5}_combined.json.
+    """CVTG-2K from its published folder: FOLDER/{CVTG,CVTG-Style}/{2,3,4,5}.json, or _combined.json where that is all.
 
     Images are CVTG/2/INDEX.png and so on; the group is the number of text areas. Targets are what stands between single
     quotes, by the regular expression of its script, so that an apostrophe ends a span.
@@ -43,7 +50,7 @@ def cvtg_2k(folder: Path) -> list[Item]:
         )
         for name in CVTG_FOLDERS
         for area in CVTG_AREAS
-        for entry in _entries(_cvtg_file(folder, name, area), "data_list", ("prompt",), ("index",))
+        for entry in _cvtg_entries(_cvtg_file(folder, name, area))
     ]
 
 
@@ -95,7 +102,17 @@ def _cvtg_file(folder: Path, name: str, area: int) -> Path:
     parts = [one for one in folder.iterdir() if one.name.lower() == name.lower()] if folder.is_dir() else []
     if not parts:
         raise ValueError(f"{folder}: there is no folder {name} in it")
-    return parts[0] / f"{area}_combined.json"
+    whole, plain = (parts[0] / f"{area}{ending}.json" for ending in ("", "_combined"))
+    return plain if plain.exists() and not whole.exists() else whole
+
+
+def _cvtg_entries(path: Path) -> list[dict[str, Any]]:
+    """Index and prompt of each entry, which a file of prompts alone may also have as ``{"0": "a street …"}``."""
+    try:
+        plain = PLAIN_PROMPTS.validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # said below
+        return _entries(path, "data_list", ("prompt",), ("index",))
+    return [{"index": index, "prompt": prompt} for index, prompt in plain.items()]
 
 
 def _entries(path: Path, inside: str | None, texts: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from varl.services.ocr.metrics import ned_values, word_accuracy_counts
 
 BATCH = 16
 MAX_PIXELS = 2**26
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Picture:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
-        return self.folder / self.item.image
+        """Where it is, as .png where it has none of the endings yet."""
+        path = self.folder / self.item.image
+        return next((one for one in map(path.with_suffix, ENDINGS) if one.exists()), path)
 
 
 class Verdict(BaseModel):

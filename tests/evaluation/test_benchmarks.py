@@ -47,7 +47,7 @@ PROMPTS = {
 
 def publish(folder: Path) -> Path:
     for (name, area), prompts in PROMPTS.items():
-        path = folder / name / f"{area}_combined.json"
+        path = folder / name / f"{area}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         entries = [{"index": index, "prompt": prompt} for index, prompt in enumerate(prompts)]
         path.write_text(json.dumps({"data_list": entries}))
@@ -86,14 +86,31 @@ def test_the_published_folder_is_read_with_the_target_rule_of_its_script(data: P
 def test_a_folder_that_is_not_as_published_is_named(data: Path, tmp_path: Path) -> None:
     (data / "CVTG-Style").rename(data / "CVTG-style")  # its other spelling
     assert len(cvtg_2k(data)) == 4
-    (data / "CVTG" / "3_combined.json").write_text('{"data_list": [{"index": 1}]}')
-    with pytest.raises(ValueError, match=r"3_combined.json: want data_list of entries with index and prompt"):
+    (data / "CVTG" / "3.json").write_text('{"data_list": [{"index": 1}]}')
+    with pytest.raises(ValueError, match=r"3.json: want data_list of entries with index and prompt"):
         cvtg_2k(data)
-    (data / "CVTG" / "3_combined.json").unlink()
-    with pytest.raises(ValueError, match=r"3_combined.json: No such file"):
+    (data / "CVTG" / "3.json").unlink()
+    with pytest.raises(ValueError, match=r"3.json: No such file"):
         cvtg_2k(data)
     with pytest.raises(ValueError, match="there is no folder CVTG in it"):
         cvtg_2k(tmp_path / "nothing")
+
+
+def test_files_of_prompts_alone_and_images_of_other_endings_will_do(data: Path, images: Path, tmp_path: Path) -> None:
+    whole = cvtg_2k(data)
+    for path in data.rglob("*.json"):
+        entries = json.loads(path.read_text())["data_list"]
+        plain = {str(entry["index"]): entry["prompt"] for entry in entries}
+        path.with_stem(f"{path.stem}_combined").write_text(json.dumps(plain))
+        path.unlink()
+    assert cvtg_2k(data) == whole
+    (data / "CVTG" / "2_combined.json").write_text('{"first": "A cup"}')
+    with pytest.raises(ValueError, match=r"2_combined.json: want data_list of entries"):
+        cvtg_2k(data)
+    path = images / "CVTG/2/0.png"
+    path.rename(path.with_suffix(".jpeg"))
+    assert pictures_of(whole, [images])[0].path == path.with_suffix(".jpeg")
+    assert pictures_of(whole, [tmp_path / "none"])[0].path.suffix == ".png"
 
 
 def test_a_prompt_file_has_an_image_for_each_line(tmp_path: Path) -> None:
@@ -139,8 +156,8 @@ def judged(data: Path, images: Path, engine: OcrEngine, log: Path, min_confidenc
     return found
 
 
-def area_results(data: Path, images: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    return results(pictures_of(cvtg_2k(data), [images]), verdicts, "area_results")
+def region_results(data: Path, images: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    return results(pictures_of(cvtg_2k(data), [images]), verdicts, "region_results")
 
 
 def test_figures_are_those_of_the_script(data: Path, images: Path, tmp_path: Path) -> None:
@@ -148,16 +165,16 @@ def test_figures_are_those_of_the_script(data: Path, images: Path, tmp_path: Pat
     verdicts = judged(data, images, Reader([words(*one) for one in lines]), tmp_path / "log.jsonl")
     items = cvtg_2k(data)
     expected = [script(item.prompt, read) for item, read in zip(items, lines, strict=True)]
-    found = area_results(data, images, verdicts)
+    found = region_results(data, images, verdicts)
     total, correct = sum(one[0] for one in expected), sum(one[1] for one in expected)
     assert found["overall_results"]["word_accuracy"] == pytest.approx(correct / total, abs=1e-9)
     assert found["overall_results"]["ned"] == pytest.approx(sum(sum(one[2]) for one in expected) / total, abs=1e-9)
     assert (found["overall_results"]["total_words"], found["overall_results"]["correct_words"]) == (total, correct)
     area = [one for item, one in zip(items, expected, strict=True) if item.group == "2"]
-    assert found["area_results"]["2"]["word_accuracy"] == pytest.approx(
+    assert found["region_results"]["2"]["word_accuracy"] == pytest.approx(
         sum(one[1] for one in area) / sum(one[0] for one in area)
     )
-    assert found["area_results"].keys() == {"2", "3"}
+    assert found["region_results"].keys() == {"2", "3"}
 
 
 def test_lines_of_little_confidence_are_dropped(data: Path, images: Path, tmp_path: Path) -> None:
@@ -172,12 +189,12 @@ def test_what_cannot_be_judged_is_an_error_and_in_no_figure(data: Path, images: 
     (images / "CVTG/2/1.png").write_bytes(b"no image")
     log = tmp_path / "log.jsonl"
     verdicts = judged(data, images, Reader([EngineFailure("out of memory"), words("red", "blue")]), log)
-    found = area_results(data, images, verdicts)
+    found = region_results(data, images, verdicts)
     assert found["failed"][str(images / "CVTG/2/0.png")] == "there is no such image"
     assert found["failed"][str(images / "CVTG/2/1.png")].startswith("UnidentifiedImageError")
     assert found["failed"][str(images / "CVTG/3/0.png")] == "out of memory"
     assert found["overall_results"]["total_images"] == 1 and found["overall_results"]["word_accuracy"] == 1.0
-    assert found["area_results"]["3"]["word_accuracy"] is None
+    assert found["region_results"]["3"]["word_accuracy"] is None
 
 
 def test_a_run_that_was_cut_off_asks_for_the_rest_alone(data: Path, images: Path, tmp_path: Path) -> None:
@@ -191,11 +208,12 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(data: Path, images: Path
 
 def test_clip_score_is_that_of_the_model_on_the_transform_of_openai(clip_folder: Path) -> None:
     images = [Image.fromarray(render(["TEA"], size)) for size in ((64, 64), (90, 40), (33, 70))]
-    prompts = ["the tea", "a wall " * 60, ""]
+    prompts = ["the tea", "a wall " * 60, "the owner’s &amp; his"]
+    cleaned = [*prompts[:2], "the owner's & his"]  # as OpenAI's tokenizer begins
     model: Any = CLIPModel.from_pretrained(clip_folder)
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     expected = []
-    for image, prompt in zip(images, prompts, strict=True):
+    for image, prompt in zip(images, cleaned, strict=True):
         ids = tokenizer(PREFIX + prompt)["input_ids"]
         ids = [*ids[:76], ids[-1]]
         values = np.asarray(resized(image, 32), np.float32) / 255
@@ -325,7 +343,9 @@ def test_the_command_reads_a_folder_and_writes_the_keys_of_the_script(
     record = json.loads((tmp_path / "out.json").read_text())
     overall = record["overall_results"]
     keys = {"word_accuracy", "ned", "clipscore", "total_images", "total_words", "correct_words"}
-    assert keys <= overall.keys() and record["area_results"].keys() == {"2", "3"}
+    assert keys <= overall.keys() and record["region_results"].keys() == {"2", "3"}
+    areas = [(one["area"], one["benchmark_type"], one["total_images"]) for one in record["area_results"]]
+    assert areas == [(2, "CVTG", 2), (3, "CVTG", 1), (2, "CVTG-Style", 1)]
     assert (overall["correct_words"], overall["total_words"]) == (
         3,
         11,

@@ -15,7 +15,7 @@ from varl.cli.parser import Parser, add_sampling, count, number
 from varl.cli.rewards import add_service, reward_client
 from varl.client import RewardError
 from varl.evaluation.benchmarks.draw import draw
-from varl.evaluation.benchmarks.figures import as_json, results
+from varl.evaluation.benchmarks.figures import area_results, as_json, results
 from varl.evaluation.benchmarks.items import BENCHMARKS, Item
 from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
 from varl.evaluation.benchmarks.published import TABLES, beside_published
@@ -25,7 +25,7 @@ from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
 from varl.services.ocr.engines.looks import CVTG_2K
 from varl.studies.stages import progress_bar
 
-GROUPS = {"cvtg-2k": "area_results", "hpsv3": "category_results", "prompts": "group_results"}
+GROUPS = {"cvtg-2k": "region_results", "hpsv3": "category_results", "prompts": "group_results"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 1
     record = results(pictures, verdicts, GROUPS[flags.benchmark]) | _settings(flags, engine)
+    if flags.benchmark == "cvtg-2k":
+        record["area_results"] = area_results(pictures, verdicts)
     flags.out.write_text(as_json(record), encoding="utf-8")
     sys.stdout.write(_words(flags, record))
     return 1 if record["failed"] else 0
