@@ -34,7 +34,7 @@ def build_onnx(
         engine_config={
             "intra_op_num_threads": threads,
             "inter_op_num_threads": 1,
-            # ONNX Runtime's arena keeps what its largest picture took: 1.3 GiB after one of 2048 pixels full of letters.
+            # ONNX Runtime's arena keeps what its largest picture took: 1.3 GiB after one full of letters.
             "enable_cpu_mem_arena": False,
         },
     )
