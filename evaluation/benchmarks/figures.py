@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,48 +13,49 @@ from varl.evaluation.benchmarks.judge import Picture, Verdict
 from varl.evaluation.estimates import Estimate, pooled_ratio
 
 Figures = dict[str, float | int | None]
+Pair = tuple[Picture, Verdict]
+K = TypeVar("K")
 
 
 def results(pictures: Sequence[Picture], verdicts: Sequence[Verdict], groups: str) -> dict[str, Any]:
     """Figures by the names of CVTG-2K's script.
 
-    groups: the key of the figures by group. Several folders, one a seed, have figures of their
-    own in ``seed_results``; all the others are over all of them.
+    groups: the key of the figures by group. Several folders, one a seed, have figures of their own in
+    ``seed_results``; all the others are over all of them.
     """
     pairs = list(zip(pictures, verdicts, strict=True))
-    names = dict.fromkeys(picture.item.group for picture in pictures if picture.item.group)
-    folders = dict.fromkeys(picture.folder for picture in pictures)
+    by_group = _grouped([pair for pair in pairs if pair[0].item.group], lambda picture: picture.item.group)
+    by_folder = _grouped(pairs, lambda picture: str(picture.folder))
     record: dict[str, Any] = {"overall_results": summary(pairs)}
-    if names:
-        record[groups] = {name: summary([pair for pair in pairs if pair[0].item.group == name]) for name in names}
-    if len(folders) > 1:
-        record["seed_results"] = {
-            str(folder): summary([pair for pair in pairs if pair[0].folder == folder]) for folder in folders
-        }
+    if by_group:
+        record[groups] = {name: summary(some) for name, some in by_group.items()}
+    if len(by_folder) > 1:
+        record["seed_results"] = {folder: summary(some) for folder, some in by_folder.items()}
     return record | {"failed": {verdict.image: verdict.error for verdict in verdicts if verdict.error}}
 
 
 def area_results(pictures: Sequence[Picture], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """CVTG-2K's figures as its script lists them: of each folder and number of text areas."""
-    parts = dict[str, list[tuple[Picture, Verdict]]]()
-    for picture, verdict in zip(pictures, verdicts, strict=True):
-        parts.setdefault(str(Path(picture.item.image).parent), []).append((picture, verdict))
-    return [
-        {"area": int(area), "benchmark_type": folder} | summary(pairs)
-        for (folder, area), pairs in ((Path(part).parts, pairs) for part, pairs in parts.items())
-    ]
+    pairs = list(zip(pictures, verdicts, strict=True))
+    parts = _grouped(pairs, lambda picture: Path(picture.item.image).parts[:2])
+    return [{"area": int(area), "benchmark_type": folder} | summary(some) for (folder, area), some in parts.items()]
 
 
-def summary(pairs: Sequence[tuple[Picture, Verdict]]) -> Figures:
+def _grouped(pairs: Sequence[Pair], key: Callable[[Picture], K]) -> dict[K, list[Pair]]:
+    """By a picture's key, in the order in which keys first come."""
+    groups = dict[K, list[Pair]]()
+    for pair in pairs:
+        groups.setdefault(key(pair[0]), []).append(pair)
+    return groups
+
+
+def summary(pairs: Sequence[Pair]) -> Figures:
     """Word Accuracy and NED pooled over target words, scores over images; None where nothing was judged.
 
     The prompt is the sampling unit of the standard errors, NAME_se: images of one prompt are not independent.
     """
-    by_prompt = dict[int, list[Verdict]]()
-    for picture, verdict in pairs:
-        if not verdict.error:
-            by_prompt.setdefault(picture.index, []).append(verdict)
-    rows = list(by_prompt.values())
+    by_prompt = _grouped([pair for pair in pairs if not pair[1].error], lambda picture: picture.index)
+    rows = [[verdict for _, verdict in some] for some in by_prompt.values()]
     judged = [verdict for row in rows for verdict in row]
     found = {
         "word_accuracy": _ratio([(sum(v.correct for v in row), sum(v.words for v in row)) for row in rows]),

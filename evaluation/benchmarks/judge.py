@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class Picture:
     folder: Path
     index: int
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """Where it is, as .png where it has none of the endings yet."""
         path = self.folder / self.item.image
