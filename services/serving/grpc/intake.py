@@ -7,8 +7,9 @@ it. So methods read their one request themselves, as a stream of one, which clie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
+from varl.services.serving.grpc.wire import forgetting
 from varl.services.serving.memory import give_back
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.services.serving.ticks import Ticks
@@ -42,9 +43,9 @@ class Intake:
         assert task is not None  # noqa: S101
         self._since[task] = asyncio.get_running_loop().time()
         self._ticks.start()
-        messages = aiter(requests)
         try:
-            message = await anext(messages)
+            async with forgetting(requests) as messages:
+                message = await anext(messages)
             self._kept |= len(message) > _LARGE
             return message
         except StopAsyncIteration:
@@ -56,8 +57,6 @@ class Intake:
         finally:
             del self._since[task]
             self._refused.pop(task, None)
-            if isinstance(messages, AsyncGenerator):  # else it keeps the message until the garbage collector comes
-                await messages.aclose()
 
     def _look(self, now: float, held_up: float) -> bool:
         for task in self._since:

@@ -6,7 +6,8 @@ caller's mistake: INVALID_ARGUMENT.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import grpc
@@ -48,16 +49,32 @@ async def answered(context: Context, answer: Awaitable[M]) -> M:
 
 async def parsed_each(shape: type[M], requests: Requests, context: Context) -> AsyncIterator[M]:
     """The messages of a stream; the first that does not parse ends the call."""
-    async for data in requests:
-        try:
-            message = parsed(shape, data)
-        except RequestRejectedError as rejection:
-            refusal = _refusal(rejection)
-        else:
+    async with forgetting(requests) as messages:
+        async for data in messages:
+            try:
+                message = parsed(shape, data)
+            except RequestRejectedError as rejection:
+                refusal = _refusal(rejection)
+                break
             yield message
-            continue
-        del data  # see ``answered``
-        await context.abort(*refusal)
+        else:
+            return
+    del data  # see ``answered``
+    await context.abort(*refusal)
+
+
+@asynccontextmanager
+async def forgetting(requests: Requests) -> AsyncIterator[Requests]:
+    """The messages of a call, whose last one goes with this context.
+
+    What iterates over them is part of a cycle: unfinished, it keeps the last one until the garbage collector comes.
+    """
+    messages = aiter(requests)
+    try:
+        yield messages
+    finally:
+        if isinstance(messages, AsyncGenerator):
+            await messages.aclose()
 
 
 def _refusal(rejection: RequestRejectedError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
