@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -95,6 +96,16 @@ async def test_what_fits_into_memory_is_remembered() -> None:
     again = [Thing(number) for number in range(32, 64)]
     assert await submit_all(batcher, again) == list(map(right, again))
     assert [len(forward) for forward in rig.forwards] == [16, 16]  # nothing is tried that failed before
+    await batcher.close()
+
+
+async def test_an_idle_batcher_keeps_nothing_of_its_last_batch() -> None:
+    batcher = await started(Rig(open=True), BatchLimits(4))
+    thing = Thing(5)
+    held = weakref.ref(thing)
+    assert await batcher.submit(thing) == right(thing)
+    del thing
+    await until(lambda: held() is None)
     await batcher.close()
 
 

@@ -167,9 +167,16 @@ class Batcher(Generic[Item, Answer]):
             self._post(_set_built, built, error)
         else:
             self._post(_set_built, built, None)
-            while (batch := self._next()) is not None:
-                self._execute(model, batch)
+            while self._turn(model):
+                pass
         self._post(self._lane_ended)
+
+    def _turn(self, model: Model[Item, Answer]) -> bool:
+        """One batch, nothing of which is kept while the lane waits for the next; False at the end."""
+        batch = self._next()
+        if batch is not None:
+            self._execute(model, batch)
+        return batch is not None
 
     def _next(self) -> Batch[Item, Answer] | None:
         """Wait for a batch; None once closed and nothing is left."""
