@@ -45,6 +45,7 @@ from varl.services.serving.http.guard import ConnectionLimits, connections_withi
 from varl.services.serving.http.metrics_app import metrics_app
 from varl.services.serving.http.server import HttpServer, ServerFace, listen
 from varl.services.serving.logs import configure_logs
+from varl.services.serving.memory import giving_back
 from varl.trajectories.access import require_usable
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.redis_retry import is_passing
@@ -108,7 +109,8 @@ class Service:
             await self._health.set_serving(True)
             sys.stdout.write(json.dumps({"event": "ready", **ports}) + "\n")
             sys.stdout.flush()
-            return await self._work(parts)
+            async with giving_back():
+                return await self._work(parts)
 
     async def _work(self, parts: Parts | None) -> int:
         """Take jobs until told to stop; without ``parts`` there are none. The exit code."""

@@ -21,6 +21,7 @@ from varl.services.serving.access import Tokens
 from varl.services.serving.http.guard import ConnectionLimits, connections_within
 from varl.services.serving.http.server import HttpMetrics, HttpServer, ServerFace
 from varl.services.serving.logs import configure_logs
+from varl.services.serving.memory import giving_back
 from varl.services.serving.settings import HttpSettings
 from varl.services.serving.status import RejectionCode
 from varl.services.serving.tracing import configure_tracing
@@ -93,7 +94,8 @@ async def live(
         gc.collect()
         gc.freeze()  # startup objects live to the end: collecting over them took a tenth of the loop's time
         await serving()
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        async with giving_back():
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     return max(code for task, code in ends.items() if task.done())
 
 

@@ -10,12 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from varl.services.serving.grpc.wire import forgetting
-from varl.services.serving.memory import give_back
 from varl.services.serving.status import RejectionCode, RequestRejectedError
 from varl.services.serving.ticks import Ticks
 
 _TICK = 0.25  # seconds between two looks at all calls
-_LARGE = 2**20  # bytes of a message whose memory is given back
 _QUICK = 0.5  # seconds in which a message may come in whatever the others do
 
 
@@ -29,7 +27,6 @@ class Intake:
         self._slots, self._seconds = slots, seconds
         self._since: dict[asyncio.Task[object], float] = {}  # in the order in which they began
         self._refused: dict[asyncio.Task[object], RequestRejectedError] = {}
-        self._kept = False  # memory of large messages, by glibc
         self._ticks = Ticks(_TICK, self._look)
 
     async def message(self, requests: AsyncIterator[bytes]) -> bytes:
@@ -45,9 +42,7 @@ class Intake:
         self._ticks.start()
         try:
             async with forgetting(requests) as messages:
-                message = await anext(messages)
-            self._kept |= len(message) > _LARGE
-            return message
+                return await anext(messages)
         except StopAsyncIteration:
             raise RequestRejectedError(RejectionCode.MALFORMED, "the call has no message") from None
         except asyncio.CancelledError:
@@ -68,9 +63,6 @@ class Intake:
             self._refuse(task, RejectionCode.DEADLINE_EXCEEDED, f"no message within {self._seconds:g} s")
         for task in slow[self._slots :]:
             self._refuse(task, RejectionCode.OVERLOADED, "too many messages come in slowly", 1.0)
-        if self._kept and not self._since:
-            self._kept = False
-            asyncio.get_running_loop().run_in_executor(None, give_back)
         return bool(self._since)
 
     def _refuse(

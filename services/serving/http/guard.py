@@ -5,7 +5,6 @@ uvicorn bounds none of these, and reads a request's head, whatever its size, bef
 
 from __future__ import annotations
 
-import asyncio
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,12 +12,10 @@ from http import HTTPStatus
 from typing import Protocol
 
 from varl.services.serving.http.problems import problem
-from varl.services.serving.memory import give_back
 from varl.services.serving.ticks import Ticks
 
 _TICK = 0.5  # seconds between two looks at all connections
 _SETTLED = 1.0  # seconds after which an upload makes room for others where room is short
-_BURST = 32 * 2**20  # bytes of bodies after which memory is given back
 _KEPT_FILES = 64  # descriptors that are not for connections: logs, model files, the event loop
 Closed = Callable[[str], None]
 
@@ -98,7 +95,7 @@ class Guard:
 
     def __init__(self, limits: ConnectionLimits, closed: Closed) -> None:
         self.limits, self.closed = limits, closed
-        self.bytes = self._most_bytes = 0
+        self.bytes = 0
         self._connections: dict[Guarded, None] = {}
         self._ticks = Ticks(_TICK, self._look)
 
@@ -126,7 +123,6 @@ class Guard:
         """Hold bytes of a body. Where there is no room, uploads make it that have taken longest, else this one ends."""
         connection.held += size
         self.bytes += size
-        self._most_bytes = max(self._most_bytes, self.bytes)
         while self.bytes > self.limits.body_bytes:
             slow = _oldest(each for each in self._connections if each.uploading and now - each.since > _SETTLED)
             (slow or connection).refuse(CROWDED)
@@ -142,10 +138,7 @@ class Guard:
         for connection in tuple(self._connections):
             connection.since += held_up
             connection.look(now)
-        if self._most_bytes > _BURST > self.bytes:
-            self._most_bytes = 0
-            asyncio.get_running_loop().run_in_executor(None, give_back)
-        return bool(self._connections) or self._most_bytes > _BURST
+        return bool(self._connections)
 
 
 def _oldest(connections: Iterable[Guarded]) -> Guarded | None:
