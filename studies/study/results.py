@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ def curve_of(recipe: Recipe) -> list[Point]:
     for row in rows:
         kept = {name: value for name, value in row.items() if _is_kept(name) and isinstance(value, float)}
         points.append(Point(update=row["update"], images=scored[row["update"]], seconds=seconds, metrics=kept))
-        seconds += row.get("timing/total", 0.0) - sum(row.get(name, 0.0) for name in ASIDE)
+        seconds += training_seconds(row)
     return points
+
+
+def training_seconds(row: Mapping[str, Any]) -> float:
+    """Of an update, from its metrics."""
+    return float(row.get("timing/total", 0.0) - sum(row.get(name, 0.0) for name in ASIDE))
 
 
 def result_of(job: Job, recipe: Recipe, readings: dict[str, Evaluation]) -> RunResult:

@@ -15,6 +15,7 @@ from varl.evaluation.samplers import Sampler, name_of, parse_sampler
 from varl.policy.base import layout_of
 from varl.studies.report.readings import evaluation_file, load_evaluation, save_evaluation
 from varl.studies.stages import Say, progress_bar
+from varl.studies.study.pace import Pace, load_pace, measure_pace
 from varl.studies.study.plan import Job, Study, arm_recipe, main_jobs, samplers_of, tuning_jobs
 from varl.studies.study.results import RunResult, figures_of, load, result_of, save
 from varl.trainer.disk.atomic import write_durably
@@ -38,6 +39,7 @@ class Findings:
     controls: dict[str, dict[str, float]] = field(default_factory=dict)  # sampler -> measure -> figure of the base
     rates: dict[str, float] = field(default_factory=dict)  # arm -> learning rate
     failures: dict[str, str] = field(default_factory=dict)  # arm/run -> why it is missing
+    pace: Pace | None = None  # by which all runs are timed alike
 
 
 @dataclass
@@ -55,7 +57,12 @@ class Runner:
         found.rates = chosen_rates(self.study, found.tuning)
         self._each(self._chosen(_with_rates(self.study, found.rates), only), found.runs, found.failures)
         found.controls = self._controls()
+        found.pace = load_pace(self.folder)
         return found
+
+    def measure_pace(self, rounds: int, only: Sequence[str] = ()) -> None:
+        """Time all arms, or ``only`` these, side by side; what was measured before is replaced."""
+        measure_pace(self.study, self.folder, only or list(self.study.arms), rounds, self._queue, self.say)
 
     def finished(self, only: Sequence[str] = ()) -> Findings:
         """What has a result already, of the arms ``only`` if any; nothing is trained or read."""
@@ -63,6 +70,7 @@ class Runner:
         found.rates = chosen_rates(self.study, found.tuning)
         found.runs = self._loaded(self._chosen(_with_rates(self.study, found.rates), only))
         found.controls = self._kept_controls()
+        found.pace = load_pace(self.folder)
         return found
 
     def _loaded(self, jobs: Sequence[Job]) -> list[RunResult]:

@@ -43,6 +43,7 @@ def study_record(study: Study, found: Findings, tested: Sequence[Contrast]) -> d
         "controls": found.controls,
         "contrasts": [vars(one) | {"difference": vars(one.difference)} for one in tested],
         "failures": found.failures,
+        "seconds_an_image": found.pace and found.pace.seconds_an_image,
     }
 
 
@@ -56,7 +57,7 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
         f"![{study.measure} by scored images]({CHART_FILE})",
         "## Arms",
         arms_table(study, found),
-        f"± is the half-width of a 95 % interval over seeds (Student's t). {wall_time_note(study, found)}",
+        f"± is the half-width of a 95 % interval over seeds (Student's t). {wall_time_note(found)}",
     ]
     if tested:
         parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
@@ -81,13 +82,14 @@ CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a ga
 
 def arms_table(study: Study, found: Findings) -> str:
     """A row for each arm that has a run."""
-    equal = equal_seconds(found.runs)
+    timed_runs = timed(found)
+    equal = equal_seconds(timed_runs)
     head = ["arm", "seeds", "learning rate", study.measure, "at equal time", *study.samplers, "minutes"]
     rows = []
     for name, arm in study.arms.items():
-        runs = [result for result in found.runs if result.arm == name]
+        runs = [result for result in timed_runs if result.arm == name]
         if runs:
-            timed = [value for run in runs if (value := at_seconds(run, study.measure, equal)) is not None]
+            after = [value for run in runs if (value := at_seconds(run, study.measure, equal)) is not None]
             others = [by_arm(runs, study.measure, sampler).get(name, {}) for sampler in study.samplers]
             rows.append(
                 [
@@ -95,7 +97,7 @@ def arms_table(study: Study, found: Findings) -> str:
                     str(len(runs)),
                     f"{runs[0].learning_rate:g}",
                     _mean([run.figure(study.measure) for run in runs]),
-                    _mean(timed),
+                    _mean(after),
                     *(_mean(list(values.values())) for values in others),
                     f"{fmean(run.seconds for run in runs) / 60:.1f}",
                 ]
@@ -103,17 +105,27 @@ def arms_table(study: Study, found: Findings) -> str:
     return table(head, rows)
 
 
+def timed(found: Findings) -> list[RunResult]:
+    """The runs by the arms' measured pace, or by their own clocks where it is not known."""
+    return found.pace.retimed(found.runs) if found.pace else found.runs
+
+
 def equal_seconds(runs: Sequence[RunResult]) -> float:
     """Seconds of training that every run has had: those of the shortest."""
     return min((run.seconds for run in runs), default=0.0)
 
 
-def wall_time_note(study: Study, found: Findings) -> str:
+def wall_time_note(found: Findings) -> str:
     """What "at equal time" means."""
+    equal = in_words(equal_seconds(timed(found)))
     return (
-        f"Equal time: after {in_words(equal_seconds(found.runs))} of training, what the shortest run took, between "
-        "two evaluations while training, which are on fewer prompts."
+        f"Equal time: after {equal} of training, what the shortest run took, between two evaluations while training, "
+        f"which are on fewer prompts. {PACE_NOTE if timed(found) != found.runs else CLOCK_NOTE}"
     )
+
+
+PACE_NOTE = "Minutes are by what an image costs each arm, timed side by side on one machine (pace.json)."
+CLOCK_NOTE = "Minutes are each run's own, on a machine whose speed may have changed between runs."
 
 
 def contrast_table(study: Study, tested: Sequence[Contrast]) -> str:

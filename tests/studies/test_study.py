@@ -15,7 +15,9 @@ import pytest
 
 from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.trainer_rig import make_model
+from varl.launch.machine import describe_machine
 from varl.studies.study.gradients import noise_table, scale_means, scale_shares, signal_to_noise
+from varl.studies.study.pace import Pace
 from varl.studies.study.plan import (
     Job,
     Study,
@@ -123,6 +125,25 @@ def test_a_study_from_nothing_to_its_page_and_again(folder: Path) -> None:
     assert so_far.returncode == 0 and not so_far.stderr, so_far.stderr  # the broken arm was not tried again
     assert "Arms: 2 of 3. Seeds: 1." in so_far.stdout
     assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
+
+    paced = varl_study(folder, "--pace", "2", "--only", "slow", "--only", "fast")
+    assert paced.returncode == 0, paced.stderr
+    assert "round 2 of 2: fast" in paced.stderr and "timed side by side" in paced.stdout
+    seconds = json.loads((out / "study.json").read_text())["seconds_an_image"]
+    assert {arm: len(rounds) for arm, rounds in seconds.items()} == {"slow": 2, "fast": 2}
+    assert min(map(min, seconds.values())) > 0
+    assert "timed side by side" in varl_study(folder, "--so-far").stdout
+
+
+def test_runs_are_timed_alike_once_every_arm_has_a_pace() -> None:
+    machine = describe_machine("cpu")
+    runs = [result("a", 0, 0.5), result("b", 0, 0.7)]
+    pace = Pace(seconds_an_image={"a": (1.0, 2.0, 9.0), "b": (0.5,)}, machine=machine)
+    first, second = pace.retimed(runs)
+    assert (first.seconds, second.seconds) == (2.0 * runs[0].images, 0.5 * runs[1].images)
+    assert [point.seconds for point in first.curve] == [2.0 * point.images for point in runs[0].curve]
+    assert first.figures == runs[0].figures
+    assert Pace(seconds_an_image={"a": (1.0,)}, machine=machine).retimed(runs) == runs
 
 
 def test_a_study_that_has_not_begun_has_no_page(folder: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from varl.cli.parser import Parser
+from varl.cli.parser import Parser, count
 from varl.launch.machine import describe_machine
 from varl.launch.supervisor import sigterm_as_exit
 from varl.studies.study.plan import Study, arm_recipe, load_study, main_jobs, tuning_jobs
@@ -30,6 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", action="append", metavar="ARM", help="run this arm alone; may be given several times")
     parser.add_argument("--so-far", action="store_true", help="train nothing: write the page of the finished runs")
+    parser.add_argument(
+        "--pace",
+        type=count(1),
+        metavar="ROUNDS",
+        help="finish no run: train each arm for a few updates, in so many rounds, to time them side by side",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their sizes, then stop")
     flags = parser.parse_args(arguments)
     try:
@@ -43,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.dry_run:
         sys.stdout.write(_plan(study, folder))
         return 0
-    runner, only = Runner(study, folder, _say), flags.only or ()
-    found = runner.finished(only) if flags.so_far else _run(parser, runner, only)
+    found = _found(parser, Runner(study, folder, _say), flags)
     if isinstance(found, int):
         return found
     if flags.so_far and not found.runs:
@@ -54,11 +60,14 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found.failures else 0
 
 
-def _run(parser: Parser, runner: Runner, only: Sequence[str]) -> Findings | int:
+def _found(parser: Parser, runner: Runner, flags: Namespace) -> Findings | int:
     """What the study found, or the exit status where it was stopped."""
+    only: Sequence[str] = flags.only or ()
     try:
         with sigterm_as_exit():
-            return runner.run(only)
+            if flags.pace:
+                runner.measure_pace(flags.pace, only)
+            return runner.finished(only) if flags.pace or flags.so_far else runner.run(only)
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted; the same command goes on where it was\n")
         return 130
