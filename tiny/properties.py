@@ -72,25 +72,26 @@ def covered(policy: NextFlowPolicy, engine: OcrEngine, samples: Sequence[Tensor]
     return list(totals / len(samples))
 
 
-def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], split: int) -> str:
-    """The table in Markdown."""
+def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], splits: Sequence[int]) -> str:
+    """The table in Markdown; the suffix that it counts is that of the first split."""
     samplers = [Sampler(PLAIN, SamplingParams()), *(parse_sampler(text, SamplingParams()) for text in OTHERS)]
     accuracy = {one.name: check_policy(policy, engine, specs, one.params, 0).word_accuracy for one in samplers}
     best = max(accuracy, key=lambda name: accuracy[name])
     few = specs[: max(2, len(specs) // 4)]
     samples = [sample(policy, spec.prompt, [mix(7, index)], SamplingParams()) for index, spec in enumerate(few)]
     *masks, area = covered(policy, engine, samples, [*policy.grids[-FINEST:], policy.image_size])
-    share = prefix_share(rewards_by_prefix(policy, engine, few, split, (4, 4)))
+    shares = {split: prefix_share(rewards_by_prefix(policy, engine, few, split, (4, 4))) for split in splits}
     rows = {
         "word accuracy at temperature 1": f"{accuracy[PLAIN]:.3f}",
         f"best untrained sampler ({best})": f"{accuracy[best]:.3f}, {accuracy[best] - accuracy[PLAIN]:+.3f}",
         "all samplers": ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
-        "scales; of them in the suffix": f"{len(policy.grids)}; {len(policy.grids) - split}",
+        "scales; of them in the suffix": f"{len(policy.grids)}; {len(policy.grids) - splits[0]}",
         "entropy by scale, nats a token": " ".join(f"{value:.2f}" for value in entropies(policy, few, samples)),
         "area of the picture within boxes of words": f"{area:.2f}",
         f"mask fraction in the finest {FINEST} scales": " ".join(f"{value:.2f}" for value in masks),
-        f"share of reward variance decided by the prefix (m = {split})": f"{max(share, 0.0):.2f}",
     }
+    for split, share in shares.items():
+        rows[f"share of reward variance decided by the prefix (m = {split})"] = f"{max(share, 0.0):.2f}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"| property | {len(specs)} held-out prompts, one image each |\n|---|---|\n{table}\n"
 
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--task", choices=get_args(TaskName), default="signs", help="whose held-out prompts are read")
     parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny_signs"), help="folder of the model")
     parser.add_argument("--prompts", type=int, default=256, help="held-out prompts")
-    parser.add_argument("--split", type=int, default=5, help="scales of the prefix")
+    parser.add_argument("--split", type=int, nargs="+", default=[5], help="scales of the prefix; may be several")
     flags = parser.parse_args(arguments)
     specs = task(flags.task).held_out_prompts()[: flags.prompts]
     sys.stdout.write(report(load(flags.model), build_onnx(), specs, flags.split))
