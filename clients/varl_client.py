@@ -226,8 +226,18 @@ class _Budget:
         return seconds
 
 
-def _is_loopback(url: str) -> bool:
-    host = httpx.URL(url).host
+def _address(url: str) -> httpx.URL:
+    """The service's address; raises ValueError, which says what is wrong, where it can be none."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url: {url!r}: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"url: {url!r} does not begin with http:// or https:// and a host")
+    return parsed
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -263,6 +273,9 @@ class _Core(Generic[Http]):
             batch_bytes: bytes of the images of one request.
             concurrency: requests of one call that are in flight together.
 
+        Raises:
+            ValueError: no service can be asked so, by the argument that is wrong.
+
         """
         if min(attempts, batch_samples, concurrency) < 1 or deadline <= 0:
             raise ValueError("attempts, batch_samples and concurrency must be at least 1, deadline above 0")
@@ -270,11 +283,12 @@ class _Core(Generic[Http]):
         self._batch_samples, self._batch_bytes = batch_samples, batch_bytes
         self._info: Info | None = None
         verify: bool | ssl.SSLContext = ssl.create_default_context(cafile=ca_file) if ca_file else True
+        address = _address(url)
         self._http: Http = self._kind(
-            base_url=url,
+            base_url=address,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             verify=verify,
-            trust_env=not _is_loopback(url),  # what stays on this machine goes through no proxy
+            trust_env=not _is_loopback(address.host),  # what stays on this machine goes through no proxy
         )
         self._url = url
 

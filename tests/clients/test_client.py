@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fastapi import FastAPI, Response
 
 from clients.varl_client import (
+    AsyncRewardClient,
     BadAnswerError,
     MissingScoreError,
     Model,
@@ -133,6 +135,15 @@ def test_calls_that_make_no_sense_are_refused_before_they_are_sent(scores: Scori
         big, small = scores(url, [read_image(tmp_path / "a.png"), b"z"])["size"].outcomes
     assert big == ScoreError("image_too_large", "image: at most 10000 bytes are taken")
     assert small == Score(1, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8080", "localhost:8080", "gateway", "ftp://host:21", "http://", "http://[::1"]
+)
+@pytest.mark.parametrize("client", [RewardClient, AsyncRewardClient])
+def test_an_address_that_can_be_none_is_named(client: type[RewardClient | AsyncRewardClient], url: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"url: {url!r}")):
+        client(url)
 
 
 @both
