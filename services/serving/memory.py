@@ -15,10 +15,11 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
-_LOOK = 5.0  # seconds between two looks at the process
+_LOOK = 2.0  # seconds between two looks at the process
 _IDLE = 0.5  # share of a core below which the process has time for this
 _MOST = 60.0  # seconds after which a process that is never idle gives back all the same
-_GROWN = 1.05  # memory over that after the last time, from which on it is worth it
+_GROWN = 1.05  # memory over the least so far, from which on it is worth it
+_WORKED = 0.05  # seconds of work since the last time, without which there is nothing new to give back
 
 
 @cache
@@ -48,11 +49,13 @@ async def giving_back(look: float = _LOOK, most: float = _MOST) -> AsyncIterator
 
 
 async def _watch(trim: Callable[[int], int], look: float, most: float) -> None:
-    held, since = resident(), time.monotonic()
+    least, since, worked = resident(), time.monotonic(), 0.0
     while True:
-        worked = time.process_time()
+        before = time.process_time()
         await asyncio.sleep(look)
-        idle = time.process_time() - worked < _IDLE * look
-        if resident() > _GROWN * held and (idle or time.monotonic() - since > most):
+        now, held = time.process_time(), resident()
+        idle = now - before < _IDLE * look or time.monotonic() - since > most
+        if idle and held > _GROWN * least and now - worked > _WORKED:
             await asyncio.to_thread(trim, 0)  # some milliseconds
-            held, since = resident(), time.monotonic()
+            held, since, worked = resident(), time.monotonic(), time.process_time()
+        least = min(least, held)

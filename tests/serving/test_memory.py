@@ -62,6 +62,19 @@ async def test_a_process_that_idles_gives_back_what_a_burst_took() -> None:
         assert await given_back(highest, looks=200)
 
 
+async def test_what_was_in_use_the_last_time_is_given_back_the_next_time() -> None:
+    async with giving_back(look=0.1):
+        await asyncio.sleep(0)
+        blocks = [b"x" * _SIZE for _ in range(_COUNT)]
+        await asyncio.sleep(1)  # it looks, and finds nothing to give back
+        highest, kept = resident(), blocks[::100]
+        blocks.clear()
+        async with work():
+            await asyncio.sleep(0.1)
+        assert await given_back(highest, looks=200)
+        assert len(kept) == 100
+
+
 async def test_a_process_that_works_keeps_it_at_hand() -> None:
     async with work(), burst(look=0.1) as highest:
         assert not await given_back(highest, looks=20)
