@@ -28,6 +28,7 @@ _PARTNERS = {
 # Costs. A mark that stands alone for no reason is what a reading must avoid, the more so where it could play one part
 # only; an apostrophe is a good reason.
 UNEXPLAINED, EITHER, UNUSUAL, FLOATING, APOSTROPHE, TWOFOLD, MISPLACED = 1.1, 1.0, 0.3, 0.4, 0.1, 0.15, 0.8
+NUMBER = 0.055  # beside a figure: twice it, or it and TWOFOLD within a pair, are less than two apostrophes there
 WITHIN = 1.05  # times the cost of a mark that stands alone within a pair
 _LATER = 1e-6  # a character: of marks that could go either way, the last is the likeliest to lack its partner
 
@@ -43,7 +44,8 @@ _NO_APOSTROPHE = re.compile(
 )
 _HEBREW = re.compile("[\u05d0-\u05f2]")
 _STARTS_SHORT = re.compile(
-    r"(?:n|til|till|em|cause|coz|cuz|tis|twas|twere|bout|round|neath|sup|\d\ds?)(?!\w)", re.IGNORECASE
+    r"(?:n|til|till|em|cause|coz|cuz|tis|twas|twere|bout|round|neath|sup|(?P<number>\d\d(?=\S))|\d\ds?)(?!\w)",
+    re.IGNORECASE,
 )
 _DROPS_G = re.compile(r"\w\win\Z", re.IGNORECASE)  # keepin'
 _ENDS_SHORT = re.compile(r"(?<!\w)(?:n|o|ol|lil|an|th|wit|mo|po|fo|al)\Z", re.IGNORECASE)
@@ -127,9 +129,10 @@ def _single(text: str, start: int, end: int) -> Mark | None:
         return mark
     if before.isdigit() and _MEASURED.match(text[end : end + 8]):  # feet
         return replace(mark, opens=None, closes=None, alone=APOSTROPHE)
-    if mark.opens is not None and not _in_word(before) and _STARTS_SHORT.match(text[end : end + 8]):
-        return replace(mark, opens=mark.opens + TWOFOLD, alone=APOSTROPHE)
-    doubt = _doubt(text, start, end)
+    short = _STARTS_SHORT.match(text[end : end + 8])
+    if mark.opens is not None and not _in_word(before) and short:
+        return replace(mark, opens=mark.opens + (NUMBER if short["number"] else TWOFOLD), alone=APOSTROPHE)
+    doubt = 0.0 if char == "‘" and before.isdigit() else _doubt(text, start, end)
     return replace(mark, closes=mark.closes + doubt, alone=APOSTROPHE) if doubt and mark.closes is not None else mark
 
 
@@ -139,7 +142,9 @@ def _doubt(text: str, start: int, end: int) -> float:
     if _ENDS_SHORT.search(word):
         return 2 * TWOFOLD
     possessive = word[-1:] in ("s", "S", "z", "Z", "x", "X") and _POSSESSED.match(text[end : end + 16])
-    return TWOFOLD if possessive or word[-1:].isdigit() or _DROPS_G.search(word) else 0.0
+    if possessive or _DROPS_G.search(word):
+        return TWOFOLD
+    return NUMBER if word[-1:].isdigit() else 0.0
 
 
 def _plain(char: str, start: int, end: int, before: str, after: str) -> Mark:

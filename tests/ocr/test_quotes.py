@@ -84,6 +84,10 @@ APOSTROPHES = [
     ("a shirt saying '90s Kids' in red", ["90s Kids"]),
     ("'Guns N' Roses' shirt, 'Fish 'n Chips'", ["Guns N' Roses", "Fish 'n Chips"]),
     ("‘Rock ’n’ Roll’, “Rock 'n' Roll”", ["Rock ’n’ Roll", "Rock 'n' Roll"]),
+    ("a clock reads '12:00', a bus '15' and a jersey '23'.", ["12:00", "15", "23"]),
+    ("'Route 5' in blue, '50 percent Off' on it, and 'Seat 12'", ["Route 5", "50 percent Off", "Seat 12"]),
+    ("a jacket with 'Summer of '69', class of '98 and '99", ["Summer of '69"]),
+    ("a '69 Mustang beside a 6' wall, a '98 car and a 20' boat", []),
     ("'Livin' on a Prayer' and 'Berlin' on a sign", ["Livin' on a Prayer", "Berlin"]),
     ("a mug with 'Til Death'", ["Til Death"]),
     ("the baker's sign reads “Joe's Bread”, 'O'Brien's Pub'", ["Joe's Bread", "O'Brien's Pub"]),
@@ -117,10 +121,13 @@ def test_quoted_spans(prompt: str, spans: list[str]) -> None:
 
 PAIRS = '\'\' "" ‘’ “” „“ „” ‚‘ ”” «» »« ‹› 「」 『』 《》 ＂＂ ＇＇ “" "”'.split()  # noqa: SIM905
 WORDS = st.text(alphabet="ABCXYZ019éЖ你好", min_size=1, max_size=8).filter(lambda word: not word[0].isdigit())
+FIGURES = st.sampled_from(
+    ["15", "7", "12:00", "19,999", "2.50", "555-1234", "100%", "24/7", "50% Off", "20 kg", "Route 5", "12:30 PM"]
+)
 OUTSIDE = st.lists(st.sampled_from(["a sign", "the dog's bowl", "don't", "with", "and", "in red,", "6' tall", "(big)"]))
 
 
-@given(st.lists(st.tuples(OUTSIDE, WORDS, st.sampled_from(PAIRS)), max_size=5), OUTSIDE)
+@given(st.lists(st.tuples(OUTSIDE, WORDS | FIGURES, st.sampled_from(PAIRS)), max_size=5), OUTSIDE)
 def test_all_that_is_quoted_and_nothing_else_comes_back(
     parts: list[tuple[list[str], str, str]], end: list[str]
 ) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,6 +29,8 @@ from varl.evaluation.benchmarks.scorers import Named
 from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.engines.looks import CVTG_2K
 from varl.services.ocr.engines.onnx import build_onnx
+from varl.services.ocr.folding import same_form
+from varl.services.ocr.targets import words_in_quotes
 
 pytestmark = pytest.mark.skipif("VARL_PEERS" not in os.environ, reason="make peers PEERS=FOLDER")
 EVERY = 10  # of the 2,000 prompts
@@ -93,6 +95,15 @@ def test_all_prompts_have_the_scripts_targets(script: ModuleType, items: list[It
     assert len(items) == 2000
     words = script.UnifiedMetricsEvaluator.extract_words_from_prompt
     assert [list(item.targets) for item in items] == [words(None, item.prompt) for item in items]
+
+
+def test_the_default_rule_finds_the_same_words(items: list[Item]) -> None:
+    found = [words_in_quotes(item.prompt) for item in items]
+    assert [_bare(words) for words in found] == [_bare(item.targets) for item in items]
+
+
+def _bare(words: Sequence[str]) -> list[str]:
+    return [same_form(word).strip(".,") for word in words]
 
 
 def test_word_accuracy_and_ned_are_the_scripts(
