@@ -168,11 +168,12 @@ def _directions(char: str, before: str, after: str) -> tuple[float | None, float
     can_close = not space_before and not (_is_punctuation(before) and not space_after and not _is_punctuation(after))
     if char == "'":  # no letter before what it opens, none after what it closes
         can_open, can_close = can_open and not _in_word(before), can_close and not _in_word(after)
+    slipped = char in "\"'" and before in ":：" and space_after  # reads:" HELLO"
     # A mark with a direction keeps it whatever stands beside it.
     opens_anyway = MISPLACED if _in_word(before) else TWOFOLD
     closes_anyway = MISPLACED if _in_word(after) else TWOFOLD
     return (
-        opens if can_open else opens_anyway if char in _OPENING else None,
+        opens if can_open else opens_anyway if char in _OPENING or slipped else None,
         None if char in _ONLY_OPENING else closes if can_close else closes_anyway if char in _CLOSING else None,
     )
 

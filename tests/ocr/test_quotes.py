@@ -61,6 +61,7 @@ TYPED = [
     ('poster reading “HELLO" and "WORLD”', ["HELLO", "WORLD"]),
     ("‘HELLO' and 'WORLD’", ["HELLO", "WORLD"]),
     ("“A“ next to “B“", ["A", "B"]),
+    ('the title "A", then it reads:" IN 2147, WE ROSE." on top', ["A", "IN 2147, WE ROSE."]),
     ("``Hello'' and ''World'' and `Code`", ["Hello", "World", "Code"]),
     ('""OPEN"" out of a table', ["OPEN"]),
     ("＂TEA＂ and ＇COFFEE＇", ["TEA", "COFFEE"]),
