@@ -72,6 +72,7 @@ def test_a_folder_has_a_prompt_a_file(tmp_path: Path) -> None:
     [
         ("csv", "x.csv", b"text\na\n", "x.csv:1: the first row has no column 'prompt', only text"),
         ("csv", "x.csv", b"prompt\na\n \n", "x.csv:3: prompt is blank"),
+        ("lines", "x.txt", b"a\n\n" + b"b" * 5000, "x.txt:3: prompt: 5000 characters"),
         ("csv", "x.csv", b"prompt,tone\na\n", "x.csv:2: the row has another number of cells"),
         ("csv", "x.csv", b"prompt\na,b\n", "x.csv:2: the row has another number of cells"),
         ("csv", "x.csv", b'prompt\n"a\n', "x.csv:2"),

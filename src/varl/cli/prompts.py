@@ -15,7 +15,8 @@ from varl.trajectories.prompt_files import numbered_lines, save_prompts, text_pr
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
 from varl.trajectories.prompts import PromptSpec, spec_fault
 
-Reader = Callable[[Path], list[PromptSpec]]  # raises ValueError
+Located = tuple[str, PromptSpec]  # a prompt, and where it stands
+Reader = Callable[[Path], Iterable[Located]]  # raises OSError, ValueError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,8 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
-        specs = FORMATS[flags.format](flags.data)
-        _refuse_faults(specs)
+        specs = [_sound(where, spec) for where, spec in FORMATS[flags.format](flags.data)]
+    except OSError as error:
+        parser.error(f"argument --data: {error.filename}: {error.strerror}")
     except ValueError as error:
         parser.error(f"argument --data: {error}")
     if not specs:
@@ -42,12 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _refuse_faults(specs: Sequence[PromptSpec]) -> None:
-    """Write no file that a run refuses to load."""
-    for number, spec in enumerate(specs, 1):
-        fault = spec_fault(spec)
-        if fault:
-            raise ValueError(f"prompt {number}: {fault}")
+def _sound(where: str, spec: PromptSpec) -> PromptSpec:
+    """The prompt, unless a run would refuse to load it."""
+    fault = spec_fault(spec)
+    if fault:
+        raise ValueError(f"{where}: {fault}")
+    return spec
 
 
 def _parser() -> Parser:
@@ -64,26 +66,16 @@ def _parser() -> Parser:
 
 
 def _specs(read: Callable[[Path], list[Item]]) -> Reader:
-    return lambda path: [PromptSpec(item.prompt, item.targets) for item in read(path)]
+    return lambda path: [(f"prompt of {item.image}", PromptSpec(item.prompt, item.targets)) for item in read(path)]
 
 
-def _read(prompts: Callable[[Path], Iterable[tuple[str, PromptSpec]]]) -> Reader:
-    def read(path: Path) -> list[PromptSpec]:
-        try:
-            return [spec for _, spec in prompts(path)]
-        except OSError as error:
-            raise ValueError(f"{error.filename}: {error.strerror}") from error
-
-    return read
-
-
-def _quoted(path: Path) -> Iterator[tuple[str, PromptSpec]]:
+def _quoted(path: Path) -> Iterator[Located]:
     """A prompt a line, with its quoted words as target words."""
     for where, spec in text_prompts(path):
         yield where, PromptSpec(spec.prompt, resolve_targets(spec.prompt, ()))
 
 
-def _geneval(path: Path) -> Iterator[tuple[str, PromptSpec]]:
+def _geneval(path: Path) -> Iterator[Located]:
     """JSON Lines of objects with a prompt; their other fields are what a reward is told as metadata."""
     return ((where, _with_metadata(line, where)) for where, line in numbered_lines(path))
 
@@ -103,8 +95,8 @@ def _with_metadata(line: str, where: str) -> PromptSpec:
 FORMATS: Mapping[str, Reader] = {
     "cvtg-2k": _specs(cvtg_2k),
     "hpsv3": _specs(hpsv3),
-    "lines": _read(_quoted),
-    "geneval": _read(_geneval),
-    "csv": _read(csv_prompts),
-    "folder": _read(folder_prompts),
+    "lines": _quoted,
+    "geneval": _geneval,
+    "csv": csv_prompts,
+    "folder": folder_prompts,
 }
