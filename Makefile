@@ -53,7 +53,7 @@ e2e-compose: .venv/.dev ## build the images, run the Compose file for real and b
 bench: .venv/.dev ## measure the services on this machine
 	@for file in benchmarks/*.py; do echo "$(PY) $$file"; $(PY) "$$file" || exit 1; done
 
-bench-serving: .venv/.bench ## measure the serving under load beside other servers (10 minutes); flags in ARGS
+bench-serving: .venv/.bench ## measure the serving under load beside other servers (20 minutes); flags in ARGS
 	$(PY) -m benchmarks.serving $(ARGS)
 
 bench-attacks: .venv/.dev ## measure probes, memory and honest requests under attack (15 minutes); flags in ARGS, e.g. ARGS="--seconds 10"
