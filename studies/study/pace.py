@@ -48,8 +48,11 @@ def load_pace(folder: Path) -> Pace | None:
     return Pace.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
-def measure_pace(study: Study, folder: Path, arms: Sequence[str], rounds: int, queue: Queue, say: Say) -> Pace:
-    """Train each arm for a few updates, in turns, and keep what an image cost; raises as ``train`` does."""
+def measure_pace(study: Study, folder: Path, arms: Sequence[str], rounds: int, queue: Queue, say: Say) -> None:
+    """Train each arm for a few updates, in turns, and keep after every round what an image cost.
+
+    Raises as ``train`` does.
+    """
     found: Mapping[str, list[float]] = {arm: [] for arm in arms}
     for number in range(rounds):
         for arm in arms:
@@ -57,9 +60,9 @@ def measure_pace(study: Study, folder: Path, arms: Sequence[str], rounds: int, q
             with TemporaryDirectory(prefix="varl-pace-") as directory:
                 found[arm].append(_timed(_short(study, arm, Path(directory)), queue))
             say(f"{arm}: {found[arm][-1]:.3f} s an image")
-    pace = Pace(seconds_an_image={arm: tuple(values) for arm, values in found.items()}, machine=describe_machine("cpu"))
-    write_durably(folder / PACE_FILE, pace.model_dump_json(indent=1) + "\n")
-    return pace
+        seconds = {arm: tuple(values) for arm, values in found.items()}
+        pace = Pace(seconds_an_image=seconds, machine=describe_machine("cpu"))
+        write_durably(folder / PACE_FILE, pace.model_dump_json(indent=1) + "\n")
 
 
 def _short(study: Study, arm: str, directory: Path) -> Recipe:
