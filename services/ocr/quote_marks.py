@@ -132,7 +132,7 @@ def _single(text: str, start: int, end: int) -> Mark | None:
     short = _STARTS_SHORT.match(text[end : end + 8])
     if mark.opens is not None and not _in_word(before) and short:
         return replace(mark, opens=mark.opens + (NUMBER if short["number"] else TWOFOLD), alone=APOSTROPHE)
-    doubt = 0.0 if char == "‘" and before.isdigit() else _doubt(text, start, end)
+    doubt = _doubt(text, start, end)
     return replace(mark, closes=mark.closes + doubt, alone=APOSTROPHE) if doubt and mark.closes is not None else mark
 
 
@@ -144,7 +144,7 @@ def _doubt(text: str, start: int, end: int) -> float:
     possessive = word[-1:] in ("s", "S", "z", "Z", "x", "X") and _POSSESSED.match(text[end : end + 16])
     if possessive or _DROPS_G.search(word):
         return TWOFOLD
-    return NUMBER if word[-1:].isdigit() else 0.0
+    return NUMBER if word[-1:].isdigit() and text[start] != "‘" else 0.0
 
 
 def _plain(char: str, start: int, end: int, before: str, after: str) -> Mark:

@@ -117,10 +117,11 @@ def equal_seconds(runs: Sequence[RunResult]) -> float:
 
 def wall_time_note(found: Findings) -> str:
     """What "at equal time" means."""
-    equal = in_words(equal_seconds(timed(found)))
+    runs = timed(found)
     return (
-        f"Equal time: after {equal} of training, what the shortest run took, between two evaluations while training, "
-        f"which are on fewer prompts. {PACE_NOTE if timed(found) != found.runs else CLOCK_NOTE}"
+        f"Equal time: after {in_words(equal_seconds(runs))} of training, what the shortest run took, between two "
+        "evaluations while training, which are on fewer prompts. "
+        f"{PACE_NOTE if runs != found.runs else CLOCK_NOTE}"
     )
 
 
