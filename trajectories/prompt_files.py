@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from varl.metadata import MetadataError, check_metadata
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
 from varl.trajectories.prompts import Check, PromptSpec, spec_fault
 
-Reader = Callable[[Path], Iterator[tuple[str, PromptSpec]]]  # of where each prompt stands, and the prompt
+Located = tuple[str, PromptSpec]  # where a prompt stands, and the prompt
+Reader = Callable[[Path], Iterable[Located]]
 
 
 def load_prompts(
@@ -28,14 +29,20 @@ def load_prompts(
         ValueError: a line is no prompt or breaks a bound, or there is none; the message names file and line.
         OSError: it cannot be read, as where there is no such file.
     """
+    prompts = sound_prompts(_reader(Path(path), otherwise or json_prompts)(Path(path)), check)
+    if not prompts:
+        raise ValueError(f"{path}: no prompts")
+    return prompts
+
+
+def sound_prompts(located: Iterable[Located], check: Check = lambda spec: None) -> list[PromptSpec]:
+    """The prompts; raises ValueError with the place of the first that a run would refuse."""
     prompts = []
-    for where, spec in _reader(Path(path), otherwise or json_prompts)(Path(path)):
+    for where, spec in located:
         fault = spec_fault(spec) or check(spec)
         if fault:
             raise ValueError(f"{where}: {fault}")
         prompts.append(spec)
-    if not prompts:
-        raise ValueError(f"{path}: no prompts")
     return prompts
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from varl.cli.parser import Parser
 from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3
 from varl.metadata import MetadataError, check_metadata
 from varl.services.ocr.targets import resolve_targets
-from varl.trajectories.prompt_files import numbered_lines, save_prompts, text_prompts
+from varl.trajectories.prompt_files import Located, Reader, numbered_lines, save_prompts, sound_prompts, text_prompts
 from varl.trajectories.prompt_tables import csv_prompts, folder_prompts
-from varl.trajectories.prompts import PromptSpec, spec_fault
-
-Located = tuple[str, PromptSpec]  # a prompt, and where it stands
-Reader = Callable[[Path], Iterable[Located]]  # raises OSError, ValueError
+from varl.trajectories.prompts import PromptSpec
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
-        specs = [_sound(where, spec) for where, spec in FORMATS[flags.format](flags.data)]
+        specs = sound_prompts(FORMATS[flags.format](flags.data))
     except OSError as error:
         parser.error(f"argument --data: {error.filename}: {error.strerror}")
     except ValueError as error:
@@ -42,14 +39,6 @@ def main(arguments: Sequence[str]) -> int:
     bare = sum(not spec.target_words for spec in specs)
     sys.stdout.write(f"{flags.output}: {len(specs)} prompts, {bare} of them without target words\n")
     return 0
-
-
-def _sound(where: str, spec: PromptSpec) -> PromptSpec:
-    """The prompt, unless a run would refuse to load it."""
-    fault = spec_fault(spec)
-    if fault:
-        raise ValueError(f"{where}: {fault}")
-    return spec
 
 
 def _parser() -> Parser:
