@@ -8,7 +8,7 @@ CHECKED := --no-deps --require-hashes
 GENERATED := proto/varl/v1
 
 # What bench-gpu needs beside PyTorch, transformers, safetensors, grpcio and Pillow.
-GPU_WHEELS := pydantic|pydantic-core|pydantic_core|pydantic-settings|annotated-types|typing-inspection|typing-extensions|python-dotenv|tokenizers|huggingface-hub|protobuf|starlette|anyio|idna|sniffio|fastapi|annotated-doc|uvicorn|click|h11|prometheus-client|opentelemetry-api|importlib-metadata|zipp|python-multipart|grpcio-health-checking|grpcio-reflection|redis
+GPU_WHEELS := pydantic|pydantic-core|pydantic_core|pydantic-settings|annotated-types|typing-inspection|typing-extensions|python-dotenv|tokenizers|huggingface-hub|protobuf|starlette|anyio|idna|sniffio|fastapi|annotated-doc|uvicorn|click|h11|prometheus-client|opentelemetry-api|importlib-metadata|zipp|python-multipart|pybase64|grpcio-health-checking|grpcio-reflection|redis
 
 .DEFAULT_GOAL := help
 # Otherwise every process would compile the project's modules again, and pytest its tests.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode
 from urllib.parse import unquote
+
+from pybase64 import b64decode  # 20 to 40 times as fast as base64's, which holds the event loop 3 ms a megabyte
 
 from varl.services.serving.scoring import ErrorCode, SampleError
 
@@ -29,7 +29,7 @@ def image_file(text: str, name: str) -> bytes | SampleError:
         text = unquote(text) if "%" in text else text
     try:
         return b64decode(text, validate=True)
-    except (binascii.Error, ValueError):  # the common form came first: it is the only one that costs no copy
+    except ValueError:  # the common form came first: it is the only one that costs no copy
         return _other_base64(text, name)
 
 
@@ -37,7 +37,7 @@ def _other_base64(text: str, name: str) -> bytes | SampleError:
     plain = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     try:
         return b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         return SampleError(ErrorCode.BAD_IMAGE, f"{name}: no Base64: {error}")
 
 
