@@ -11,11 +11,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from varl.services.serving.http.app import json_response
-from varl.services.serving.http.bodies import media_type, read_json
+from varl.services.serving.http.bodies import media_type, read_json_as
 from varl.services.serving.http.models import JsonSample, JsonSamples, ModelBody, Strict, model_body
 from varl.services.serving.http.openapi import SCORE_STATUSES, BareRoute, problem_responses
 from varl.services.serving.http.problems import problem
-from varl.services.serving.scoring import MODEL_FAULTS, BatchResult, SampleError, ScoreBatch
+from varl.services.serving.scoring import MODEL_FAULTS, BatchResult, RawSample, SampleError, ScoreBatch
 from varl.services.serving.service import ScoringService
 from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
 
@@ -79,13 +79,15 @@ def routes(service: ScoringService) -> APIRouter:
         with service.counted("http"):
             if media_type(request) != "application/json":
                 raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, "content-type: application/json is taken")
-            body = await read_json(request, CompareRequest, service.settings.max_request_bytes)
-            samples = [
-                JsonSample(id=side, prompt=body.prompt, image=image) for side, image in (("a", body.a), ("b", body.b))
-            ]
-            return _answer(await service.score(ScoreBatch(JsonSamples(samples=samples).raw())))
+            samples = await read_json_as(request, CompareRequest, _samples, service.settings.max_request_bytes)
+            return _answer(await service.score(ScoreBatch(samples)))
 
     return router
+
+
+def _samples(body: CompareRequest) -> tuple[RawSample, ...]:
+    sides = (("a", body.a), ("b", body.b))
+    return JsonSamples(samples=[JsonSample(id=side, prompt=body.prompt, image=image) for side, image in sides]).raw()
 
 
 def _answer(result: BatchResult) -> Response:

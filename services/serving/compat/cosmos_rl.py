@@ -27,7 +27,7 @@ from varl.services.serving.compat.peer import (
     scores_of,
 )
 from varl.services.serving.compat.schema import body_of, inlined, refusals
-from varl.services.serving.http.bodies import parse_json, read_bytes, read_form
+from varl.services.serving.http.bodies import aside, parse_json, read_bytes, read_form
 from varl.services.serving.http.openapi import problem_responses
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore, ScoreBatch
@@ -123,7 +123,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         """Take a batch in; everything that can be told from the request alone is refused here."""
         scope = scope_of(source, request)
         body = await read_bytes(request, settings.max_request_bytes)
-        head, images = _read(source, scope, body, settings.max_samples)
+        head, images = await aside(len(body), lambda: _read(source, scope, body, settings.max_samples))
         jobs.reserve(len(body))
         work = _run(source, head, scope.formula, images)
         return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), work))

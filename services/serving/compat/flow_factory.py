@@ -15,7 +15,7 @@ from varl.services.serving.compat.peer import (
     score_all,
 )
 from varl.services.serving.compat.schema import json_body, refusals
-from varl.services.serving.http.bodies import read_json
+from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import image_file
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample
@@ -65,13 +65,16 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-async def _compute(source: RewardSource, settings: CompatSettings, request: Request) -> Rewards | Failure:
-    choice = chosen(source, request)
-    body = await read_json(request, ComputeBody, settings.max_request_bytes)
+def _samples(body: ComputeBody) -> list[RawSample]:
     images = body.image or []
     check_lengths(prompt=body.prompt, image=images)
     pairs = enumerate(zip(body.prompt, images, strict=True))
-    samples = [RawSample(str(i), prompt, image_file(image, f"image[{i}]")) for i, (prompt, image) in pairs]
+    return [RawSample(str(i), prompt, image_file(image, f"image[{i}]")) for i, (prompt, image) in pairs]
+
+
+async def _compute(source: RewardSource, settings: CompatSettings, request: Request) -> Rewards | Failure:
+    choice = chosen(source, request)
+    samples = await read_json_as(request, ComputeBody, _samples, settings.max_request_bytes)
     try:
         return Rewards(rewards=[score.value for score in await score_all(source, choice, samples)])
     except (

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from varl.services.serving.compat.choice import chosen, serve
 from varl.services.serving.compat.peer import CompatSettings, check_lengths, peer_router, score_all
 from varl.services.serving.compat.schema import json_body, refusals
-from varl.services.serving.http.bodies import read_json
+from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import last_image
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore
@@ -56,8 +56,8 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     async def get_reward(request: Request) -> RewardAnswer:
         """Score a shard of a batch, which may be empty; a failed sample fails the request."""
         choice = chosen(source, request)
-        body = await read_json(request, RewardBody, settings.max_request_bytes)
-        scores = await score_all(source, choice, _samples(body))
+        samples = await read_json_as(request, RewardBody, _samples, settings.max_request_bytes)
+        scores = await score_all(source, choice, samples)
         return _answer(scores) if scores else RewardAnswer(rewards=[])
 
     return router

@@ -11,7 +11,7 @@ from varl.services.serving.compat.choice import chosen, serve
 from varl.services.serving.compat.openrlhf import target_words
 from varl.services.serving.compat.peer import CompatSettings, peer_router, score_all
 from varl.services.serving.compat.schema import json_body, refusals
-from varl.services.serving.http.bodies import read_json
+from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import last_image
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample
@@ -57,11 +57,14 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     async def score(request: Request) -> float:
         """Score one image."""
         choice = chosen(source, request)
-        body = await read_json(request, SampleBody, settings.max_request_bytes)
-        sample = RawSample("0", _prompt(body.prompt), last_image(body.response, "response"), target_words(body.label))
+        sample = await read_json_as(request, SampleBody, _sample, settings.max_request_bytes)
         return (await score_all(source, choice, [sample]))[0].value
 
     return router
+
+
+def _sample(body: SampleBody) -> RawSample:
+    return RawSample("0", _prompt(body.prompt), last_image(body.response, "response"), target_words(body.label))
 
 
 def _prompt(prompt: str | list[Message]) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from varl.services.serving.compat.choice import Scope, scope_of, serve
 from varl.services.serving.compat.peer import CompatSettings, peer_router
 from varl.services.serving.compat.schema import json_body, refusals
-from varl.services.serving.http.bodies import read_json
+from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.http.problems import problem
 from varl.services.serving.image_text import image_file
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
@@ -76,13 +76,13 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     async def score(request: Request) -> ScoreAnswer | JSONResponse:
         """Score a list of requests; a reward that failed is left out of its result and named in its errors."""
         scope = scope_of(source, request)
-        items = (await read_json(request, ScoreBody, settings.max_request_bytes)).requests
+        items, samples = await read_json_as(request, ScoreBody, _items, settings.max_request_bytes)
         unknown = sorted({name for item in items for name in item.required_rewards} - set(scope.rewards))
         if unknown:  # this peer expects 400 here
             names = ", ".join(map(shown, unknown[:MAX_FAULTS]))
             detail = f"unknown rewards: {names}; on offer: {', '.join(scope.rewards)}"
             return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
-        return await _score(source, scope, items)
+        return await _score(source, scope, items, samples)
 
     @serve(router, "GET", "/health", responses=_LOOKS)
     async def health(request: Request) -> HealthAnswer:
@@ -98,12 +98,18 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     return router
 
 
-async def _score(source: RewardSource, scope: Scope, items: Sequence[ScoreItem]) -> ScoreAnswer:
+def _items(body: ScoreBody) -> tuple[Sequence[ScoreItem], Sequence[RawSample]]:
+    return body.requests, [_sample(index, item) for index, item in enumerate(body.requests)]
+
+
+async def _score(
+    source: RewardSource, scope: Scope, items: Sequence[ScoreItem], samples: Sequence[RawSample]
+) -> ScoreAnswer:
     answer = ScoreAnswer(results=[{} for _ in items], errors=[{} for _ in items])
     wanted = {name: [i for i, item in enumerate(items) if name in item.required_rewards] for name in scope.rewards}
     asked = {name: rows for name, rows in wanted.items() if rows}
     found = await asyncio.gather(
-        *(_ask(source, name, scope.formula, [(i, items[i]) for i in rows]) for name, rows in asked.items())
+        *(_ask(source, name, scope.formula, [samples[i] for i in rows]) for name, rows in asked.items())
     )
     rejections = [each for each in found if isinstance(each, RequestRejectedError)]
     if rejections and len(rejections) == len(
@@ -115,9 +121,8 @@ async def _score(source: RewardSource, scope: Scope, items: Sequence[ScoreItem])
     return answer
 
 
-async def _ask(source: RewardSource, name: str, formula: str, items: Sequence[tuple[int, ScoreItem]]) -> RewardAnswer:
-    batch = ScoreBatch(tuple(_sample(index, item) for index, item in items), formula)
-    return (await source.score_rewards(batch, (name,)))[name]
+async def _ask(source: RewardSource, name: str, formula: str, samples: Sequence[RawSample]) -> RewardAnswer:
+    return (await source.score_rewards(ScoreBatch(tuple(samples), formula), (name,)))[name]
 
 
 def _sample(index: int, item: ScoreItem) -> RawSample:

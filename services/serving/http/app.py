@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from varl.services.serving.compat.mount import mount_compat
 from varl.services.serving.http import problems
-from varl.services.serving.http.bodies import check_query, media_type, parse_json, read_json, read_multipart
+from varl.services.serving.http.bodies import check_query, media_type, parse_json, read_json_as, read_multipart
 from varl.services.serving.http.models import (
     FormSamples,
     InfoBody,
@@ -130,8 +130,8 @@ async def read_samples(
     check_query(request)
     match media_type(request):
         case "application/json":
-            body = await read_json(request, json, settings.max_request_bytes, settings.max_samples)
-            return body, body.raw()
+            most = settings.max_request_bytes, settings.max_samples
+            return await read_json_as(request, json, lambda body: (body, body.raw()), *most)
         case "multipart/form-data":
             text, files = await read_multipart(request, settings.max_request_bytes, settings.max_samples)
             head = parse_json(form, text, settings.max_samples)

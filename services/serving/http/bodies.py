@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import TypeVar
 from urllib.parse import parse_qsl
-from weakref import WeakKeyDictionary
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -26,9 +26,10 @@ from varl.services.serving.status import (
 )
 
 T = TypeVar("T", bound=BaseModel)
-_LARGE = 256 * 2**10  # bytes of JSON, which take about a millisecond to parse
+R = TypeVar("R")
+_LARGE = 256 * 2**10  # bytes, which take about a millisecond to parse
 _MAX_FORM = 64 * 2**10  # bytes of a form of a few short fields
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_large = ThreadPoolExecutor(1, "large bodies")  # one at a time: each becomes new memory several times its size
 
 
 def media_type(request: Request) -> str:
@@ -55,26 +56,36 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in _limited(request, max_bytes)])
 
 
-async def read_json(request: Request, shape: type[T], max_bytes: int, max_items: int = MAX_ITEMS) -> T:
-    """The body as JSON of one shape, in which no list is longer than ``max_items``.
+async def aside(size: int, function: Callable[[], R]) -> R:
+    """What ``function`` makes of so many bytes: of many on a thread, so that probes and small requests are served."""
+    if size < _LARGE:
+        return function()
+    return await asyncio.get_running_loop().run_in_executor(_large, function)
 
-    It must not say that it is something else, which is what a page of another site may send without asking.
+
+async def read_json(request: Request, shape: type[T], max_bytes: int, max_items: int = MAX_ITEMS) -> T:
+    """The body as JSON of one shape; raises RequestRejectedError as ``read_json_as`` does."""
+    return await read_json_as(request, shape, lambda body: body, max_bytes, max_items)
+
+
+async def read_json_as(
+    request: Request, shape: type[T], convert: Callable[[T], R], max_bytes: int, max_items: int = MAX_ITEMS
+) -> R:
+    """What ``convert`` makes of a body that is JSON of one shape, in which no list is longer than ``max_items``.
+
+    A large body is parsed and converted on a thread. It must not say that it is something else than JSON, which is what
+    a page of another site may send without asking.
 
     Raises:
-        RequestRejectedError: UNSUPPORTED_TYPE for another content type, and as ``parse_json`` does.
+        RequestRejectedError: UNSUPPORTED_TYPE for another content type, and as ``parse_json`` and ``convert`` do.
 
     """
     declared = media_type(request)
     if "content-type" in request.headers and declared != "application/json" and not declared.endswith("+json"):
         detail = f"content-type: {shown(declared)}; application/json is taken"
         raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, detail)
-    text = await read_bytes(request, max_bytes)
-    if len(text) < _LARGE:
-        return parse_json(shape, text, max_items)
-    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-        parsed = parse_json(shape, text, max_items)
-        await asyncio.sleep(0)  # probes and small requests are served between two large bodies
-        return parsed
+    pieces = [piece async for piece in _limited(request, max_bytes)]
+    return await aside(sum(map(len, pieces)), lambda: convert(parse_json(shape, b"".join(pieces), max_items)))
 
 
 async def read_form(request: Request, max_bytes: int) -> dict[str, str]:
@@ -93,7 +104,8 @@ async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tu
     """
     body = await read_bytes(request, max_bytes)
     try:
-        parts = parts_of(body, boundary_of(request.headers.get("content-type", "")), max_files + 1)
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        parts = await aside(len(body), lambda: parts_of(body, boundary, max_files + 1))
     except ValueError as error:  # UnicodeDecodeError, for a name, is one
         raise RequestRejectedError(RejectionCode.MALFORMED, f"multipart/form-data: {error}") from error
     text = next((part.data for part in parts if part.name == "request"), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from pydantic_core import from_json
 
 from varl.services.serving.status import FieldFault, invalid, shown
@@ -12,7 +11,8 @@ MAX_KEYS = 64  # of an object, apart from what may hold anything
 MAX_VALUES = 256 * 2**10  # commas and opening brackets of a body, those in its texts included
 _FREE = frozenset(("metadata",))  # has bounds of its own: varl.metadata
 _SMALL = 8 * 2**10  # bytes that cannot become much
-_SIGNS = tuple(map(ord, ",[{"))
+_PIECE = 64 * 2**10  # bytes, which stay in a core's cache and are no new memory
+_SIGNS = b",[{"
 
 
 def check_json(text: bytes, max_items: int) -> None:
@@ -26,8 +26,8 @@ def check_json(text: bytes, max_items: int) -> None:
     """
     if len(text) <= _SMALL:
         return
-    signs = np.frombuffer(text, np.uint8)
-    values = sum(int(np.count_nonzero(signs == sign)) for sign in _SIGNS)
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    values = sum(len(piece) - len(piece.translate(None, _SIGNS)) for piece in pieces)
     if values > MAX_VALUES:
         raise invalid(FieldFault("body", f"{values} values, at most {MAX_VALUES} are taken"))
     try:
