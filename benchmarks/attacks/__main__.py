@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from benchmarks.attacks import http_attacks, other_attacks
 from benchmarks.attacks.http_attacks import Attack, again, picture
@@ -59,24 +60,18 @@ def main() -> None:
         for name, attack in attacks().items():
             if arguments.only in name:
                 with running(_OCR if name.startswith("A5") else _TOY) as server:
-                    rows += asyncio.run(_measure(name, attack, server, arguments.seconds))
+                    rows += _measure(name, attack, server, arguments.seconds)
     cores = f"{SERVER_CORE} server, {CLIENT_CORE} clients"
     report("attacks", {"cores": cores, "seconds": arguments.seconds, "load average before": load}, rows)
 
 
-async def _measure(name: str, attack: Attack, server: Server, seconds: float) -> list[Row]:
+def _measure(name: str, attack: Attack, server: Server, seconds: float) -> list[Row]:
     honest = picture(pictures(64, 1)[0][1])
-    for _ in range(3):
-        await http_load.once(server.http_port, honest)
+    asyncio.run(_warmed(server, honest))
     before = server.rss_mib()
-    attacking = asyncio.create_task(_run(attack, server))
-    end = time.monotonic() + seconds
-    highest, probes, answers = await asyncio.gather(
-        _highest(server, end), _probe(server, end), _ask(server, honest, end)
-    )
-    attacking.cancel()
-    await asyncio.gather(attacking, return_exceptions=True)
-    await asyncio.sleep(_REST)
+    with _attacking(attack, server):
+        highest, probes, answers = asyncio.run(_watched(server, honest, time.monotonic() + seconds))
+    time.sleep(_REST)
     after = server.rss_mib()
     served = [seconds for seconds in answers if seconds <= _PATIENCE]
     return [
@@ -89,9 +84,30 @@ async def _measure(name: str, attack: Attack, server: Server, seconds: float) ->
     ]
 
 
-async def _run(attack: Attack, server: Server) -> None:
+async def _warmed(server: Server, request: bytes) -> None:
+    for _ in range(3):
+        await http_load.once(server.http_port, request)
+
+
+@contextmanager
+def _attacking(attack: Attack, server: Server) -> Iterator[None]:
+    """In a process of its own: copying bodies of 10 MB keeps an event loop, on which a probe would be timed, busy."""
+    process = multiprocessing.get_context("fork").Process(target=_attack, args=(attack, server), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _attack(attack: Attack, server: Server) -> None:
     with suppress(ExceptionGroup):
-        await attack(server)
+        asyncio.run(attack(server))
+
+
+async def _watched(server: Server, honest: bytes, end: float) -> tuple[float, list[float], list[float]]:
+    return await asyncio.gather(_highest(server, end), _probe(server, end), _ask(server, honest, end))
 
 
 async def _probe(server: Server, end: float) -> list[float]:

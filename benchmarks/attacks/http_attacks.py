@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 
 from benchmarks.serving.http_load import post
 from benchmarks.serving.processes import Server
 
-Attack = Callable[[Server], Awaitable[None]]
+Attack = Callable[[Server], Coroutine[None, None, None]]
 _PAUSE = 0.05  # seconds, where the server ends a connection at once
 
 
