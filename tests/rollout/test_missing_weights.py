@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -71,31 +72,38 @@ def wait_until_left(worker: RolloutProcess) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lacking", ["nothing is there", "other bytes are there"])
-def test_a_worker_without_the_weights_leaves_all_jobs_to_the_one_that_has_them(
+def test_workers_without_the_weights_leave_all_jobs_to_the_one_that_has_them(
     redis_server: str,
     redis_client: redis.Redis,
     run_id: str,
     tmp_path: Path,
     reward: RunningReward,
     whole: Path,
-    lacking: str,
 ) -> None:
-    store, seen = tmp_path / "store", tmp_path / "seen"
+    store, empty, other = tmp_path / "store", tmp_path / "empty", damaged(whole / "store", tmp_path / "other")
+    empty.mkdir()
     model = make_model(tmp_path / "model")
     file, recipe = recipe_of(tmp_path, run_id, store)
-    damaged(whole / "store", seen) if lacking == "other bytes are there" else seen.mkdir()
-    if subprocess.run([*seeing(seen, store), "true"], capture_output=True).returncode:
+    if subprocess.run([*seeing(empty, store), "true"], capture_output=True).returncode:
         pytest.skip("this user may not show a process another folder")
     rewards = {"bright": reward.target}
-    with rollout_process(redis_server, run_id, model, rewards, *FLAGS, prefix=seeing(seen, store)) as poor:
+    with ExitStack() as stack:
+        poor = [
+            stack.enter_context(
+                rollout_process(redis_server, run_id, model, rewards, *FLAGS, prefix=seeing(seen, store))
+            )
+            for seen in (empty, other)
+        ]
         with trainer_process(file, redis_server, tmp_path / "log") as trainer:
-            wait_until_left(poor)
+            for worker in poor:
+                wait_until_left(worker)
             with rollout_process(redis_server, run_id, model, rewards, *FLAGS) as rich:
                 trainer.finishes()
                 assert rich.metric('varl_rollout_groups_total{outcome="ok"}') == 2 * UPDATES
-        assert poor.metric('varl_rollout_groups_total{outcome="left_to_others"}') >= 1
-        assert poor.metric('varl_rollout_groups_total{outcome="ok"}') == poor.metric("varl_rollout_images_total") == 0
+        for worker in poor:
+            assert worker.metric('varl_rollout_groups_total{outcome="left_to_others"}') >= 1
+            assert worker.metric('varl_rollout_groups_total{outcome="ok"}') == 0
+            assert worker.metric("varl_rollout_images_total") == 0
     assert_same_run(whole / "runs" / "weights-whole", recipe.run.dir / run_id)
     assert not any(name.startswith("failures/") for row in read_metrics(recipe.run.dir / run_id) for name in row)
     for stream in ("jobs", "trajectories", "dead"):
