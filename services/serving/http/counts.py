@@ -34,7 +34,7 @@ def check_json(text: bytes, max_items: int) -> None:
     """Check that a body has no more values, items of a list, and keys of an object, than a request may have.
 
     Nothing is made of the body, which may be long: only what stands between its strings is looked at. What is no JSON
-    passes or is refused; validating it says so.
+    may pass: validating it says so.
 
     Raises:
         RequestRejectedError: INVALID_REQUEST, naming what there is too much of.
