@@ -31,11 +31,11 @@ def reward() -> Iterator[RunningReward]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("staleness", [1, 2])
 def test_a_killed_run_that_overlaps_equals_an_undisturbed_one(
-    redis_server: str, run_id: str, tmp_path: Path, reward: RunningReward
+    redis_server: str, run_id: str, tmp_path: Path, reward: RunningReward, staleness: int
 ) -> None:
     make_model(tmp_path / "model")
-    staleness = 2  # one update ahead is a stage of it
     rollout = {"prompts_per_update": 2, "group_size": 4, "rewards": [{"name": "bright"}], "max_staleness": staleness}
     runs = []
     for name, deaths in ((f"{run_id}-whole", []), (run_id, DEATHS)):
