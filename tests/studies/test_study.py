@@ -7,10 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -35,6 +35,7 @@ from varl.studies.study.results import Point, RunResult, at_seconds, row_of
 from varl.studies.study.run import chosen_rates
 from varl.trainer.recipe.dry_run import check_files
 
+Here = Callable[..., subprocess.CompletedProcess[str]]
 STUDY = """
 name = "small"
 recipe = "recipe.toml"
@@ -92,14 +93,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Finished(NamedTuple):
-    """What came of a call."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def varl_study(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from varl.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "study", "study.toml", "--dir", "out", *flags]
@@ -107,22 +100,24 @@ def varl_study(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *flags: str) -> Finished:
-    """The same in this process, which has PyTorch already: for what trains nothing."""
+@pytest.fixture
+def study_here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """``varl study`` in this process, which has PyTorch already: for what trains nothing."""
     monkeypatch.chdir(folder)
-    capsys.readouterr()
-    try:
-        status = main(["study", "study.toml", "--dir", "out", *flags])
-    except SystemExit as refused:  # by the parser of flags
-        assert isinstance(refused.code, int)
-        status = refused.code
-    return Finished(status, *capsys.readouterr())
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        try:
+            status = main(["study", "study.toml", "--dir", "out", *flags])
+        except SystemExit as refused:  # by the parser of flags
+            assert isinstance(refused.code, int)
+            status = refused.code
+        return subprocess.CompletedProcess(flags, status, *capsys.readouterr())
+
+    return run
 
 
-def test_a_study_from_nothing_to_its_page_and_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    again_here = partial(here, folder, monkeypatch, capsys)
+def test_a_study_from_nothing_to_its_page_and_again(folder: Path, study_here: Here) -> None:
     first = varl_study(folder)
     assert first.returncode == 1  # for the broken arm
     out = folder / "out" / "small"
@@ -142,22 +137,22 @@ def test_a_study_from_nothing_to_its_page_and_again(
     assert text in first.stdout
     assert "<svg" in (out / "study.svg").read_text()
 
-    again = again_here("--only", "slow", "--only", "fast")
+    again = study_here("--only", "slow", "--only", "fast")
     assert again.returncode == 0 and "gRPC" not in again.stderr, again.stderr  # nothing was started
     assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
 
-    so_far = again_here("--so-far")
+    so_far = study_here("--so-far")
     assert so_far.returncode == 0 and not so_far.stderr, so_far.stderr  # the broken arm was not tried again
     assert "Arms: 2 of 3. Seeds: 1." in so_far.stdout
     assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
 
-    paced = varl_study(folder, "--pace", "1", "--only", "slow", "--only", "fast")
+    paced = varl_study(folder, "--pace", "2", "--only", "slow", "--only", "fast")
     assert paced.returncode == 0, paced.stderr
-    assert "round 1 of 1: fast" in paced.stderr and "timed side by side" in paced.stdout
+    assert "round 2 of 2: fast" in paced.stderr and "timed side by side" in paced.stdout
     seconds = json.loads((out / "study.json").read_text())["seconds_an_image"]
-    assert {arm: len(rounds) for arm, rounds in seconds.items()} == {"slow": 1, "fast": 1}
+    assert {arm: len(rounds) for arm, rounds in seconds.items()} == {"slow": 2, "fast": 2}
     assert min(map(min, seconds.values())) > 0
-    assert "timed side by side" in again_here("--so-far").stdout
+    assert "timed side by side" in study_here("--so-far").stdout
 
 
 def test_runs_are_timed_alike_once_every_arm_has_a_pace() -> None:
@@ -171,18 +166,14 @@ def test_runs_are_timed_alike_once_every_arm_has_a_pace() -> None:
     assert Pace(seconds_an_image={"a": (1.0,)}, machine=machine).retimed(runs) == runs
 
 
-def test_a_study_that_has_not_begun_has_no_page(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = here(folder, monkeypatch, capsys, "--so-far")
+def test_a_study_that_has_not_begun_has_no_page(folder: Path, study_here: Here) -> None:
+    result = study_here("--so-far")
     assert result.returncode == 2 and "no run of it is finished" in result.stderr
     assert not (folder / "out").exists()
 
 
-def test_dry_run_says_what_would_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = here(folder, monkeypatch, capsys, "--dry-run")
+def test_dry_run_says_what_would_run(folder: Path, study_here: Here) -> None:
+    result = study_here("--dry-run")
     assert result.returncode == 0, result.stderr
     assert "slow/seed-0: 3 updates" in result.stdout and "3 runs" in result.stdout
     assert not (folder / "out").exists()
