@@ -45,8 +45,8 @@ def too_long(value: object) -> Iterator[None]:
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1]))
-def test_a_text_is_refused_exactly_if_its_value_has_too_long_a_list(value: object, ascii: bool, indent: int) -> None:  # noqa: A002
-    text = json.dumps(value, ensure_ascii=ascii, indent=indent).encode()
+def test_a_text_is_refused_exactly_if_its_value_has_too_long_a_list(value: object, escaped: bool, indent: int) -> None:
+    text = json.dumps(value, ensure_ascii=escaped, indent=indent).encode()
     assert (refused(text) is not None) == any(True for _ in too_long(value))
 
 
