@@ -43,18 +43,18 @@ def check_json(text: bytes, max_items: int) -> None:
     if len(text) <= _SMALL:
         return
     if text.count(_QUOTE) > MAX_QUOTES:
-        raise invalid(FieldFault("body", f"more than {MAX_QUOTES} quotes, at most so many are taken"))
+        raise invalid(_too_many("body", MAX_QUOTES, "quotes"))
     levels, values = list[_Level](), 0
     for sign, key in _signs(text):
         values += sign not in b"]}"
         if values > MAX_VALUES:
-            raise invalid(FieldFault("body", f"more than {MAX_VALUES} values, at most so many are taken"))
+            raise invalid(_too_many("body", MAX_VALUES, "values"))
         if sign in b"[{":
             levels.append(_level(levels, sign == b"[", text[key], max_items))
         elif levels and sign == b",":
             levels[-1].values += 1
             if levels[-1].values > levels[-1].most:
-                raise invalid(_too_much(levels))
+                raise invalid(_too_many(_path(levels), levels[-1].most, "items" if levels[-1].is_list else "fields"))
         elif levels:
             levels.pop()
 
@@ -91,10 +91,12 @@ def _level(outer: Sequence[_Level], is_list: bool, key: bytes, max_items: int) -
     return _Level(place, max_items if is_list else MAX_KEYS, is_list)
 
 
-def _too_much(levels: Sequence[_Level]) -> FieldFault:
-    path = "".join(_step(level.place) for level in levels[1:]).removeprefix(".")
-    what = "items" if levels[-1].is_list else "fields"
-    return FieldFault(path or "body", f"more than {levels[-1].most} {what}, at most so many are taken")
+def _too_many(path: str, most: float, what: str) -> FieldFault:
+    return FieldFault(path, f"more than {most} {what}, at most so many are taken")
+
+
+def _path(levels: Sequence[_Level]) -> str:
+    return "".join(_step(level.place) for level in levels[1:]).removeprefix(".") or "body"
 
 
 def _step(place: int | bytes) -> str:
