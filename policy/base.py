@@ -130,7 +130,7 @@ class SamplerState(Protocol):
 
 
 class Policy(Protocol):
-    """A next-scale text-to-image policy. Candidates of one call share one prompt."""
+    """A next-scale text-to-image policy. Candidates of one call share one prompt, or see ``SeveralPrompts``."""
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -190,6 +190,14 @@ class Policy(Protocol):
 
         The file may hold adapters alone (varl.policy.lora), which are then attached.
         """
+
+
+@runtime_checkable
+class SeveralPrompts(Protocol):
+    """A policy that samples several prompts in one call; of another one each prompt has calls of its own."""
+
+    def prefill_all(self, prompts: Sequence[str], guided: bool) -> SamplerState:
+        """Read several prompts; the state's batch is their number, and each candidate continues its own, in order."""
 
 
 def layout_of(policy: Policy) -> Layout:

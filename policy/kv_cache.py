@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 KeyValue = tuple[Tensor, Tensor]  # each [B or 1, heads, N, head size]
 Segment = list[KeyValue]  # (keys, values) of one stretch of the sequence, a pair per layer
 CACHED = 512  # places whose activations a CPU's second-level cache holds
@@ -85,7 +87,7 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Lane:
-    """A layer's keys and values of what one branch has seen, for some of its candidates, each [rows, heads, N, size].
+    """A layer's keys and values of what a prompt's branch has seen, for some candidates, each [rows, heads, N, size].
 
     new: how many of the last places are those of the scale that is sampled now; 0 where its keys are not kept.
     """
@@ -104,14 +106,36 @@ class Lane:
 
 
 def lanes(caches: Sequence[KVCache], layer: int, rows: slice, new: int) -> list[Lane]:
-    """A layer's lane of every cache, each with the same candidates."""
+    """A layer's lane of every cache, each with the same rows."""
     return [Lane(*cache.layer(layer, rows), new) for cache in caches]
 
 
-def slices(batch: int, places: int, device: torch.device) -> list[slice]:
-    """Candidates of ``places`` places each that go through a model together: on a CPU what its caches hold.
+@dataclass(frozen=True)
+class Slice:
+    """What goes through a model together: some prompts, and of each the same rows of its candidates."""
 
-    There the activations of a few hundred places stay in the second-level cache from one operation to the next.
+    prompts: slice
+    rows: slice
+
+    def of(self, lanes: Sequence[T], prompts: int) -> list[T]:
+        """Those of lanes that belong to its prompts; a branch's ``prompts`` lanes stand next to each other."""
+        return [
+            lane for first in range(0, len(lanes), prompts) for lane in lanes[first : first + prompts][self.prompts]
+        ]
+
+
+def slices(prompts: int, batch: int, places: int, device: torch.device) -> list[Slice]:
+    """All of ``batch`` candidates of each of ``prompts`` prompts, in order: on a CPU in parts that its caches hold.
+
+    places: those of one candidate. The activations of a few hundred stay in a CPU's second-level cache from one
+    operation to the next.
     """
-    size = max(1, CACHED // places) if device.type == "cpu" else batch
-    return [slice(first, min(first + size, batch)) for first in range(0, batch, size)]
+    if device.type != "cpu":
+        return [Slice(slice(0, prompts), slice(0, batch))]
+    size = max(1, CACHED // places)
+    together = max(1, size // batch)
+    return [
+        Slice(slice(prompt, min(prompt + together, prompts)), slice(row, min(row + size, batch)))
+        for prompt in range(0, prompts, together)
+        for row in range(0, batch, size)
+    ]

@@ -91,16 +91,21 @@ class InfinityPolicy(TrainedModule):
         """The linear layers of the blocks, and the two of the same names in the prompt's pooling."""
         return "mat_qkv", "mat_q", "mat_kv", "proj", "fc1", "fc2"
 
-    @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> InfinityState:
         """Read the prompt and, if ``guided``, as many unconditional rows as it has; the state has batch 1.
 
         Raises:
             MissingPromptError: there are no rows of the prompt.
         """
-        rows = self._rows(prompt)
-        texts: list[Tensor | int] = [rows, len(rows)] if guided else [rows]
-        return InfinityState(tuple(Branch(self.module.read(text), self.module.empty) for text in texts))
+        return self.prefill_all([prompt], guided)
+
+    @torch.no_grad()
+    def prefill_all(self, prompts: Sequence[str], guided: bool) -> InfinityState:
+        """Read several prompts (see varl.policy.base.SeveralPrompts); raises what ``prefill`` does."""
+        rows = [self._rows(prompt) for prompt in prompts]
+        texts: list[Tensor | int] = [*rows, *map(len, rows)] if guided else [*rows]
+        branches = tuple(Branch(self.module.read(text), self.module.empty) for text in texts)
+        return InfinityState(branches, len(prompts))
 
     @torch.no_grad()
     def sample(
@@ -119,8 +124,8 @@ class InfinityPolicy(TrainedModule):
         """
         if not isinstance(state, InfinityState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
-        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > 1)
-        state = replace(state, branches=state.branches[: 1 + (params.cfg > 0)])
+        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > state.prompts)
+        state = replace(state, branches=state.branches[: state.prompts * (1 + (params.cfg > 0))])
         scales = []
         for scale in range(state.next_scale, to_scale):
             state, odds = self._advance(state, scale, to_scale)
@@ -189,10 +194,12 @@ class InfinityPolicy(TrainedModule):
         """
         counts, keep = cells(self.grids), scale + 1 < len(self.grids)
         room = sum(counts[scale : min(to_scale, len(counts) - 1)])
-        branches = [self._continued(branch, state.batch, keep * counts[scale], room) for branch in state.branches]
+        each = state.batch // state.prompts
+        branches = [self._continued(branch, each, keep * counts[scale], room) for branch in state.branches]
         inputs = None if state.canvas is None else self.tokenizer.quantizer.inputs(state.canvas, scale)
         run = self._scales(scale, scale + 1, inputs, keep)
-        logits = self.module.sample([one.prompt for one in branches], run, [one.cache for one in branches])
+        prompts, caches = [one.prompt for one in branches], [one.cache for one in branches]
+        logits = self.module.sample(prompts, run, caches, state.prompts)
         return replace(state, branches=tuple(branches)), logits[..., 1] - logits[..., 0]
 
     def _continued(self, branch: Branch, batch: int, places: int, room: int) -> Branch:

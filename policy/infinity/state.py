@@ -12,9 +12,9 @@ from varl.policy.kv_cache import KVCache, repeat
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch: its prompt, shared by every candidate, and keys and values of each scale but the last.
+    """One branch of one prompt: the prompt, shared by its candidates, and keys and values of each scale but the last.
 
-    cache: of fewer candidates than the state has, dividing them in order, where some share all that it holds.
+    cache: of fewer candidates than the prompt has, dividing them in order, where some share all that it holds.
     """
 
     prompt: Prompt
@@ -23,16 +23,20 @@ class Branch:
 
 @dataclass(frozen=True)
 class InfinityState:
-    """The conditional and, with guidance, the unconditional branch, and the sum of codes float32 [B, bits, H, W]."""
+    """Every prompt's conditional and then, with guidance, every one's unconditional branch, and the sum of codes.
+
+    prompts: how many there are; they divide the candidates in order. canvas: the sum, float32 [B, bits, H, W].
+    """
 
     branches: tuple[Branch, ...]
+    prompts: int = 1
     canvas: Tensor | None = None
     next_scale: int = 0
 
     @property
     def batch(self) -> int:
-        """Number of candidates; 1 before the first scale."""
-        return 1 if self.canvas is None else len(self.canvas)
+        """Number of candidates; before the first scale one a prompt."""
+        return self.prompts if self.canvas is None else len(self.canvas)
 
     def fork(self, copies: int) -> InfinityState:
         """Every candidate ``copies`` times, next to each other; nothing is recomputed.

@@ -8,7 +8,7 @@ random loss of the prompt in training are left out: what is trained here is a po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -142,26 +142,35 @@ class InfinityTransformer(nn.Module):
         found = self._read(text)
         return Prompt(found, [block.ca.read(found.memory) for block in self.blocks])
 
-    def sample(self, prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache]) -> Tensor:
-        """Logits float32 [prompts, B, n, bits, 2] of one scale of B candidates in every branch, a cache each.
+    def sample(self, prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache], count: int = 1) -> Tensor:
+        """Logits float32 [branches, P * B, n, bits, 2] of one scale of B candidates of each of P prompts.
 
-        run: inputs [B, n, bits], the same in all branches; the first scale has none, and one candidate. keep: whether
+        prompts, caches: one for every branch of every prompt, those of a branch next to each other. run: inputs
+        [P * B, n, bits], the same in all branches; the first scale has none, and one candidate a prompt. keep: whether
         the last n places of the caches are the scale's, to be written; else it sees all of them.
         """
-        lanes_of, texts = len(prompts), [prompt.text for prompt in prompts]
-        x = torch.stack([self._embed(run, text) for text in texts])
-        pooled, modulation = (torch.cat([getattr(text, name) for text in texts]) for name in ("pooled", "modulation"))
-        batch, n, outputs = x.shape[1], x.shape[2], []
-        for rows in slices(batch, n * lanes_of, x.device):
-            part = x[:, rows].flatten(0, 1)
-            count = len(part) // lanes_of
-            by_row = modulation.repeat_interleave(count, 0)
+        x = self._lanes_in(run, prompts, count)
+        batch, n, outputs = x.shape[2], x.shape[3], []
+        for some in slices(count, batch, n * len(x), x.device):
+            part = x[:, some.prompts, some.rows].flatten(0, 2)
+            chosen, read = some.of(caches, count), some.of(prompts, count)
+            pooled, modulation = (
+                torch.cat([getattr(one.text, name) for one in read]).repeat_interleave(len(part) // len(read), 0)
+                for name in ("pooled", "modulation")
+            )
             for index, block in enumerate(self.blocks):
-                seen = lanes(caches, index, rows, n * run.keep)
-                part = block.sample(part, by_row, run.turn, seen, [prompt.pairs[index] for prompt in prompts])
-            logits = self._logits(self.head_nm(part, pooled.repeat_interleave(count, 0)))
-            outputs.append(logits.view(lanes_of, count, *logits.shape[1:]))
+                seen = lanes(chosen, index, some.rows, n * run.keep)
+                part = block.sample(part, modulation, run.turn, seen, [one.pairs[index] for one in read])
+            logits = self._logits(self.head_nm(part, pooled))
+            outputs.append(logits.view(len(x), -1, *logits.shape[1:]))
         return concatenated(outputs, 1)
+
+    def _lanes_in(self, run: Scales, prompts: Sequence[Prompt], count: int) -> Tensor:
+        """[branches, P, B, n, width]: what a scale begins with, of P = ``count`` prompts."""
+        parts = [run.inputs] * count if run.inputs is None else run.inputs.chunk(count)
+        given = [replace(run, inputs=parts[index % count]) for index in range(len(prompts))]
+        x = torch.stack([self._embed(one, prompt.text) for one, prompt in zip(given, prompts, strict=True)])
+        return x.view(-1, count, *x.shape[1:])
 
     def _read(self, text: Tensor | int) -> Text:
         rows = self.cfg_uncond[:text] if isinstance(text, int) else text

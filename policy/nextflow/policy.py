@@ -100,10 +100,17 @@ class NextFlowPolicy(TrainedModule):
         """The linear layers of the blocks."""
         return "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
 
-    @torch.no_grad()
     def prefill(self, prompt: str, guided: bool) -> NextFlowState:
         """Read the prompt, and the empty prompt if ``guided``; the state has batch 1."""
-        return NextFlowState(tuple(self._read_text(text) for text in (prompt, "")[: 1 + guided]))
+        return self.prefill_all([prompt], guided)
+
+    @torch.no_grad()
+    def prefill_all(self, prompts: Sequence[str], guided: bool) -> NextFlowState:
+        """Read several prompts (see varl.policy.base.SeveralPrompts), and the empty one once for all of them."""
+        branches = [self._read_text(prompt) for prompt in prompts]
+        if guided:
+            branches += [self._read_text("")] * len(prompts)
+        return NextFlowState(tuple(branches), len(prompts))
 
     @torch.no_grad()
     def sample(
@@ -122,8 +129,8 @@ class NextFlowPolicy(TrainedModule):
         """
         if not isinstance(state, NextFlowState):
             raise TypeError(f"the state of another policy: {type(state).__name__}")
-        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > 1)
-        state = replace(state, branches=state.branches[: 1 + (params.cfg > 0)])
+        check_request(state, to_scale, len(self.grids), seeds, params, len(state.branches) > state.prompts)
+        state = replace(state, branches=state.branches[: state.prompts * (1 + (params.cfg > 0))])
         scales = []
         for scale in range(state.next_scale, to_scale):
             state, hidden = self._advance(state, scale, to_scale)
@@ -194,14 +201,18 @@ class NextFlowPolicy(TrainedModule):
         to_scale: up to which the caches are given room. The last scale is seen by none, so its inputs are not kept.
         """
         if state.last is None:
-            return state, torch.stack([branch.hidden[:, None] for branch in state.branches])
+            hidden = torch.stack([branch.hidden for branch in state.branches])
+            return state, hidden.view(-1, state.prompts, *hidden.shape[1:])
         grid, keep = self.grids[scale], scale + 1 < len(self.grids)
         room = sum(cells(self.grids[scale : min(to_scale, len(self.grids) - 1)]))
-        branches = [self._continued(branch, state.batch, keep * cells([grid])[0], room) for branch in state.branches]
+        each = state.batch // state.prompts
+        branches = [self._continued(branch, each, keep * cells([grid])[0], room) for branch in state.branches]
         vectors = upsample(self.tokenizer.quantizer.lookup(state.last), grid).flatten(2).transpose(1, 2)
         turns = zip(*(self._turn((grid,), scale, branch.counter) for branch in branches), strict=True)
         cos, sin = (torch.stack(turn)[:, None, None] for turn in turns)
-        codes = Codes(vectors, self._scale_index((grid,), scale), (cos, sin))
+        codes = Codes(
+            vectors.reshape(state.prompts, each, *vectors.shape[1:]), self._scale_index((grid,), scale), (cos, sin)
+        )
         hidden = self.module.sample(codes, [branch.cache for branch in branches], keep)
         return replace(state, branches=tuple(branches)), hidden
 

@@ -11,9 +11,9 @@ from varl.policy.kv_cache import KVCache, repeat
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch: keys and values of its text and of the scales but the last.
+    """One branch of one prompt: keys and values of its text and of the scales but the last.
 
-    cache: of fewer candidates than the state has, dividing them in order, where some share all that it holds. hidden:
+    cache: of fewer candidates than the prompt has, dividing them in order, where some share all that it holds. hidden:
     [1, dim] at <boi>; counter: position of <boi>.
     """
 
@@ -24,16 +24,20 @@ class Branch:
 
 @dataclass(frozen=True)
 class NextFlowState:
-    """The conditional and, with guidance, the unconditional branch, and the last sampled scale's codes."""
+    """Every prompt's conditional and then, with guidance, every one's unconditional branch, and the last scale's codes.
+
+    prompts: how many there are; they divide the candidates in order.
+    """
 
     branches: tuple[Branch, ...]
+    prompts: int = 1
     last: Tensor | None = None  # int64 [B, h, w]
     next_scale: int = 0
 
     @property
     def batch(self) -> int:
-        """Number of candidates; 1 before the first scale."""
-        return 1 if self.last is None else int(self.last.shape[0])
+        """Number of candidates; before the first scale one a prompt."""
+        return self.prompts if self.last is None else int(self.last.shape[0])
 
     def fork(self, copies: int) -> NextFlowState:
         """Every candidate ``copies`` times, next to each other; nothing is recomputed.

@@ -27,7 +27,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Codes:
-    """A run of scales: upsampled code vectors, float [B, N, C], and the scale index of each, int64 [N]."""
+    """A run of scales: upsampled code vectors, float [..., N, C], and the scale index of each, int64 [N]."""
 
     vectors: Tensor
     scale: Tensor
@@ -174,7 +174,7 @@ class NextFlowTransformer(nn.Module):
         return self.embed_tokens(tokens) + boi * (self.scale_embedding.weight[0] + self.scale_count)  # type: ignore[no-any-return, operator]
 
     def embed_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """Float [B, N, dim] of upsampled code vectors [B, N, C] and the scale index of each, int64 [N]."""
+        """Float [..., N, dim] of upsampled code vectors [..., N, C] and the scale index of each, int64 [N]."""
         vectors = codes.to(self.scale_embedding.weight.dtype)  # the tokenizer's are float32
         return self.adapter(vectors) + self.scale_embedding(scale) + self.scale_count  # type: ignore[no-any-return]
 
@@ -211,19 +211,24 @@ class NextFlowTransformer(nn.Module):
         return self.norm(x), cache
 
     def sample(self, codes: Codes, caches: Sequence[KVCache], keep: bool) -> Tensor:
-        """Normalised outputs [caches, B, n, dim] of one scale of B candidates in every branch, a cache each.
+        """Normalised outputs [branches, P * B, n, dim] of one scale of B candidates of each of P prompts.
 
-        codes: vectors [B, n, C], the same in all branches; rotations [caches, 1, 1, n, head size], as their texts
-        differ in length. keep: whether the last n places of the caches are the scale's, to be written; else it sees
-        all of them.
+        caches: one for every branch of every prompt, those of a branch next to each other. codes: vectors
+        [P, B, n, C], the same in all branches; rotations [1, 1, n, head size] for each cache, stacked, as texts differ
+        in length. keep: whether the last n places of the caches are the scale's, to be written; else it sees all.
         """
         x, outputs = self.embed_codes(codes.vectors, codes.scale), []
-        batch, n, _ = x.shape
-        for rows in slices(batch, n * len(caches), x.device):
-            part = x[rows].repeat(len(caches), 1, 1)
+        prompts, batch, n, _ = x.shape
+        branches = len(caches) // prompts
+        for some in slices(prompts, batch, n * branches, x.device):
+            part = x[some.prompts, some.rows].flatten(0, 1).repeat(branches, 1, 1)
+            chosen = some.of(caches, prompts)
+            cos, sin = (
+                one.view(branches, prompts, *one.shape[1:])[:, some.prompts].flatten(0, 1) for one in codes.turn
+            )
             for index, layer in enumerate(self.layers):
-                part = layer.sample(part, codes.turn, lanes(caches, index, rows, n * keep))  # type: ignore[operator]
-            outputs.append(self.norm(part).unflatten(0, (len(caches), -1)))
+                part = layer.sample(part, (cos, sin), lanes(chosen, index, some.rows, n * keep))  # type: ignore[operator]
+            outputs.append(self.norm(part).unflatten(0, (branches, -1)))
         return concatenated(outputs, 1)
 
     def visual_head(self) -> Tensor:

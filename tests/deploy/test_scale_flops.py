@@ -52,7 +52,8 @@ def recorded(policy: NextFlowPolicy) -> Iterator[Counter[tuple[str | int, ...]]]
         return run(x, turn, past, mask)  # type: ignore[no-any-return]
 
     def spy_sample(codes: Codes, caches: Sequence[KVCache], keep: bool) -> torch.Tensor:
-        rows, new, _ = codes.vectors.shape
+        prompts, rows, new, _ = codes.vectors.shape
+        assert prompts == 1
         for cache in caches:
             seen["run", rows, new, cache.length - new * keep] += 1
         return draw(codes, caches, keep)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from varl.policy import lora
-from varl.policy.base import LogProbs, Sampled, SamplerState, SamplingParams, TrainablePolicy, cells
+from varl.policy.base import LogProbs, Sampled, SamplerState, SamplingParams, SeveralPrompts, TrainablePolicy, cells
 
 PROMPT = "a red sign that says 'BREAD'"
 PLAIN = SamplingParams()
@@ -83,6 +83,26 @@ class PolicyConformance:
         tokens = sample(policy, [1, 2, 3], PLAIN).tokens
         alone = torch.cat([score(policy, tokens[row : row + 1], HOT) for row in range(3)])
         assert (score(policy, tokens, HOT) - alone).abs().max() <= self.float32_tolerance
+
+    @pytest.mark.parametrize("params", [PLAIN, HOT], ids=["plain", "guided"])
+    def test_prompts_that_are_sampled_together_are_sampled_as_alone(
+        self, policy: TrainablePolicy, params: SamplingParams
+    ) -> None:
+        if not isinstance(policy, SeveralPrompts):
+            pytest.skip("it samples a prompt at a time")
+        last, split, prompts = len(policy.grids), len(policy.grids) // 2, [PROMPT, "a dog", PROMPT + " and more"]
+        state, first = policy.sample(policy.prefill_all(prompts, params.cfg > 0), split, range(6), params)
+        assert state.batch == 6
+        _, rest = policy.sample(state, last, range(100, 112), params)
+        for index, prompt in enumerate(prompts):
+            alone, begun = policy.sample(
+                policy.prefill(prompt, params.cfg > 0), split, [2 * index, 2 * index + 1], params
+            )
+            ended = policy.sample(alone, last, range(100 + 4 * index, 104 + 4 * index), params)[1]
+            for together, apart, each in ((first, begun, 2), (rest, ended, 4)):
+                mine = slice(each * index, each * (index + 1))
+                assert torch.equal(together.tokens[mine], apart.tokens)
+                assert (together.log_probs[mine] - apart.log_probs).abs().max() <= self.float32_tolerance
 
     @pytest.mark.parametrize("params", [PLAIN, HOT], ids=["plain", "guided"])
     def test_a_fork_continues_every_prefix(self, policy: TrainablePolicy, params: SamplingParams) -> None:

@@ -189,9 +189,9 @@ def test_the_cache_never_holds_the_last_scale_and_a_fork_is_copied_when_it_is_co
     assert after.fork(3).branches[0].cache is after.branches[0].cache
     counts, rows, seen = cells(policy.grids), [], policy.module.sample
 
-    def spy(prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache]) -> Tensor:
+    def spy(prompts: Sequence[Prompt], run: Scales, caches: Sequence[KVCache], count: int) -> Tensor:
         rows.append(len(run.inputs) if run.inputs is not None else 1)
-        return seen(prompts, run, caches)
+        return seen(prompts, run, caches, count)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy.module, "sample", spy)
