@@ -1,5 +1,7 @@
 """The sampler on the demo's model: a group of 16 with two continuations, as many whole images, and a former tree.
 
+Also one image each of 16 prompts, in 16 calls and in one.
+
 ``--former`` names a checkout of another commit (git worktree add /tmp/former 1334b15): its code runs in a process of
 its own, turn by turn with this one's, so that both meet the same machine. Processor time on one thread, medians of the
 turns; the FLOPs that forking saves are counted by PyTorch.
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -80,9 +83,19 @@ def _turn(policy: Any, saved: float | None) -> Figures:  # noqa: ANN401 - a poli
 
     forked_s, tokens = _clock(forked)
     whole_s, _ = _clock(whole)
+    prompts = [f"{PROMPT} {index}" for index in range(GROUP)]
+
+    def apart() -> Any:  # noqa: ANN401
+        return [policy.sample(policy.prefill(prompt, False), last, [mix(7, 0)], params) for prompt in prompts]
+
+    def together() -> Any:  # noqa: ANN401
+        return policy.sample(policy.prefill_all(prompts, False), last, [mix(7, 0)] * GROUP, params)
+
+    apart_s = _clock(apart)[0]
+    together_s = _clock(together)[0] if hasattr(policy, "prefill_all") else math.nan  # a former tree may have none
     decode_s, _ = _clock(lambda: [policy.decode(tokens[first : first + 8]) for first in range(0, len(tokens), 8)])
     return {
-        "forked": forked_s, "whole": whole_s, "decode": decode_s,
+        "forked": forked_s, "whole": whole_s, "decode": decode_s, "apart": apart_s, "together": together_s,
         "flops saved": saved or 1 - _flops(forked) / _flops(whole),
         "tokens": hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:12],
     }  # fmt: skip
@@ -130,6 +143,8 @@ def _report(turns: list[dict[str, Figures]], count: int) -> None:
                 "group s": median(one["forked"] for one in found),
                 "whole images s": median(one["whole"] for one in found),
                 "decode s": median(one["decode"] for one in found),
+                "16 prompts, 16 calls s": median(one["apart"] for one in found),
+                "one call, of that": median(one["together"] / one["apart"] for one in found),
                 "forking saves": saved,
                 "of the FLOPs": found[0]["flops saved"],
                 "group, former / this": median(

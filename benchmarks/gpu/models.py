@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.setting import Figures, Setting, counted, materialised
-from varl.policy.base import Sampled, SamplingParams, TrainablePolicy, cells
+from varl.policy.base import Sampled, SamplingParams, SeveralPrompts, TrainablePolicy, cells
 from varl.policy.infinity import InfinityConfig, InfinityPolicy
 from varl.policy.infinity import TokenizerConfig as InfinityTokenizerConfig
 from varl.policy.infinity.config import PRESETS
@@ -26,6 +26,7 @@ PROMPT = (
     "a wooden sign at a country road that says 'FRESH BREAD' in white letters, a windmill behind it, late afternoon"
 )
 GROUP, CONTINUATIONS = 16, 2  # arXiv 2601.02256, section 4.1
+PROMPTS = 8
 NEXTFLOW = SamplingParams(top_k=2, top_p=0.9, cfg=5.0)  # the same
 INFINITY = SamplingParams(cfg=3.0, cfg_constant=True)  # guidance 4 in the published code's terms, temperature 1
 
@@ -96,11 +97,19 @@ def sampled(setting: Setting, policy: TrainablePolicy, params: SamplingParams, s
         "group_gib": setting.peak_gib(),
         "forked_saving": 1 - seconds / setting.seconds(partial(whole, policy, params, images), 1),
     }
+    prompts = [f"{PROMPT} {index}" for index in range(PROMPTS)]
+    yield {"prompts_images_s": PROMPTS / setting.seconds(partial(each, policy, params, prompts), 1)}
 
 
 def whole(policy: TrainablePolicy, params: SamplingParams, images: int) -> Sampled:
     """As many images, none of which shares a prefix with another."""
     return policy.sample(policy.prefill(PROMPT, params.cfg > 0), len(policy.grids), range(images), params)[1]
+
+
+def each(policy: TrainablePolicy, params: SamplingParams, prompts: Sequence[str]) -> Sampled:
+    """An image of each prompt, in one call."""
+    assert isinstance(policy, SeveralPrompts)
+    return policy.sample(policy.prefill_all(prompts, params.cfg > 0), len(policy.grids), range(len(prompts)), params)[1]
 
 
 def updated(setting: Setting, policy: TrainablePolicy, split: int, trainable: str, rows: int) -> Iterator[Figures]:

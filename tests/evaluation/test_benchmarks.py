@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import re
 import subprocess
@@ -23,14 +22,11 @@ from tests.support.ocr_builders import render
 from tests.support.tiny_clip import make_clip
 from varl.cli.benchmark import main
 from varl.evaluation.benchmarks.clip_score import MEAN, PREFIX, STD, ClipScorer, preprocess
-from varl.evaluation.benchmarks.draw import draw
 from varl.evaluation.benchmarks.figures import results, summary
 from varl.evaluation.benchmarks.items import Item, cvtg_2k, hpsv3, prompt_file
 from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
 from varl.evaluation.benchmarks.published import CVTG_2K, HPSV3, beside_published
 from varl.evaluation.benchmarks.scorers import Scored
-from varl.policy.base import SamplingParams
-from varl.policy.load import load
 from varl.services.ocr.engines.base import EngineFailure, EngineModel, OcrEngine, Reading, ReadWord
 
 PROMPTS = {
@@ -309,27 +305,6 @@ def test_several_seeds_of_a_prompt_are_one_draw_of_it() -> None:
     )
     assert found["word_accuracy"] == 5 / 8
     assert found["word_accuracy_se"] == pytest.approx(once["word_accuracy_se"])
-
-
-def test_a_policy_draws_what_is_missing_and_the_same_again(tmp_path: Path) -> None:
-    policy = load(Path("checkpoints/tiny"))
-    items = [
-        Item(f"{index}.png", f"a red sign that says '{word}'", (word.lower(),), "")
-        for index, word in enumerate(("CAT", "DOG"))
-    ]
-    seeds = {tmp_path / "seed-0": 0, tmp_path / "seed-1": 1}
-    pictures, told = pictures_of(items, list(seeds)), list[int]()
-    draw(policy, pictures, seeds, SamplingParams(), told.append)
-    assert told == [2, 4]
-    first = {picture: picture.path.read_bytes() for picture in pictures}
-    assert len(set(first.values())) == 4
-    kept, gone = pictures[0], pictures[3]
-    kept.path.write_bytes(b"as it was")
-    gone.path.unlink()
-    draw(policy, pictures, seeds, SamplingParams(), told.append)
-    assert kept.path.read_bytes() == b"as it was"
-    before, after = (np.asarray(Image.open(io.BytesIO(data)), int) for data in (first[gone], gone.path.read_bytes()))
-    assert abs(after - before).max() <= 1  # the rounding of another number of images at a time
 
 
 def test_the_command_reads_a_folder_and_writes_the_keys_of_the_script(

@@ -18,6 +18,8 @@ from varl.tiny.pretrain.train_tokenizer import to_images
 from varl.tiny.render import Pixels, Rendered
 from varl.trajectories.prompts import PromptSpec
 
+TOGETHER = 16  # prompts that are sampled in one call
+
 
 @dataclass(frozen=True)
 class ReadCheck:
@@ -67,9 +69,12 @@ def check_policy(
     policy: NextFlowPolicy, engine: OcrEngine, prompts: Sequence[PromptSpec], params: SamplingParams, seed: int
 ) -> ReadCheck:
     """One sample a prompt."""
-    images = policy.decode(
-        torch.cat([sample(policy, spec.prompt, [mix(seed, i)], params) for i, spec in enumerate(prompts)])
-    )
+    seeds, last, parts = [mix(seed, index) for index in range(len(prompts))], len(policy.grids), list[Tensor]()
+    for first in range(0, len(prompts), TOGETHER):
+        some = [spec.prompt for spec in prompts[first : first + TOGETHER]]
+        state = policy.prefill_all(some, params.cfg > 0)
+        parts.append(policy.sample(state, last, seeds[first : first + TOGETHER], params)[1].tokens)
+    images = policy.decode(torch.cat(parts))
     return read_check(engine, list(images), [spec.target_words for spec in prompts])
 
 

@@ -20,9 +20,12 @@ from varl.evaluation.benchmarks.items import BENCHMARKS, Item
 from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
 from varl.evaluation.benchmarks.published import TABLES, beside_published
 from varl.evaluation.benchmarks.scorers import Named, RewardScorer, Scorer
+from varl.launch.resources import find
 from varl.launch.supervisor import ChildDiedError, sigterm_as_exit
+from varl.policy.load import BLANK, architecture
 from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
 from varl.services.ocr.engines.looks import CVTG_2K
+from varl.services.rollout.capacity import capacity, usable_memory
 from varl.studies.stages import progress_bar
 
 GROUPS = {"cvtg-2k": "region_results", "hpsv3": "category_results", "prompts": "group_results"}
@@ -82,6 +85,13 @@ def _parser() -> Parser:
     add_model(parser, None)
     parser.add_argument("--seeds", type=count(1), default=1, metavar="N", help="with --model: images of every prompt")
     parser.add_argument("--seed", type=count(0), default=0, help="the first of the seeds")
+    parser.add_argument(
+        "--batch",
+        type=count(1),
+        default=16,
+        metavar="N",
+        help="with --model: images drawn together; fewer where a GPU has no room",
+    )
     add_sampling(parser, 1.0, 0, 1.0, 0.0)
     parser.add_argument("--device", default="cpu", help="torch device of the model and of CLIP")
     return parser
@@ -138,7 +148,17 @@ def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]
     policy = the_policy(parser, flags)
     seeds = dict(zip(dict.fromkeys(picture.folder for picture in pictures), _seeds(flags), strict=True))
     with progress_bar(len(pictures), "image drawn") as progress:
-        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)))
+        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)), _batch(flags))
+
+
+def _batch(flags: argparse.Namespace) -> int:
+    """Images that are drawn together: fewer where a GPU has no room for them."""
+    wanted: int = flags.batch
+    folder, room = find(flags.model), usable_memory(flags.device, 1.0)
+    if room is None or architecture(folder) not in BLANK:
+        return wanted
+    fitting = capacity(folder, "float32", room)
+    return max(1, min(wanted, fitting.guided if flags.guidance > 0 else fitting.plain))
 
 
 def _engine(flags: argparse.Namespace) -> OcrEngine:
