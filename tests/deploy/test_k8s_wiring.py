@@ -34,7 +34,7 @@ from tests.support.k8s_rig import (
 from tests.support.k8s_settings import environment_of, settings_of, unknown_variables
 from tests.support.paths import ROOT
 from varl.services.rollout.settings import RolloutServiceSettings
-from varl.studies.demo import DemoSettings, demo_recipe
+from varl.studies.demo_settings import DemoSettings, demo_recipe
 from varl.trainer.recipe.config import Recipe
 from varl.trajectories.queue import RunQueue
 

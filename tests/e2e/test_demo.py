@@ -23,20 +23,9 @@ from safetensors.torch import load_file
 import varl.policy.nextflow
 from tests.support.paths import PYTHONPATH
 from tests.support.trainer_rig import make_model
-from varl.studies.demo import (
-    AFTER,
-    BEFORE,
-    OTHERS,
-    REPORT,
-    START,
-    TRAIN,
-    DemoSettings,
-    demo_recipe,
-    main,
-    move_aside,
-    stage_seconds,
-    within_minutes,
-)
+from varl.studies.demo import main, move_aside
+from varl.studies.demo_settings import DemoSettings, demo_recipe
+from varl.studies.demo_stages import AFTER, BEFORE, OTHERS, REPORT, START, TRAIN, stage_seconds, within_minutes
 from varl.studies.report.readings import load_evaluation
 from varl.studies.stages import StageClock
 from varl.trainer.local_services import local_services

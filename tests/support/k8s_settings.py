@@ -19,7 +19,7 @@ from varl.services.gateway.settings import GatewaySettings
 from varl.services.hpsv3.settings import HPSv3Settings
 from varl.services.ocr.settings import OCRSettings
 from varl.services.rollout.settings import RolloutServiceSettings
-from varl.studies.demo import DemoSettings
+from varl.studies.demo_settings import DemoSettings
 from varl.trainer.recipe.config import Command
 
 SETTINGS: Mapping[str, tuple[type[BaseSettings], ...]] = {

@@ -16,7 +16,7 @@ from varl.services.judge.settings import JudgeSettings
 from varl.services.ocr.settings import OCRSettings
 from varl.services.reward.settings import RewardSettings
 from varl.services.rollout.settings import RolloutServiceSettings
-from varl.studies.demo import DemoSettings
+from varl.studies.demo_settings import DemoSettings
 from varl.studies.study.plan import Study
 from varl.trainer.recipe.config import Command
 
