@@ -22,13 +22,14 @@ from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import local_services
-from varl.trainer.loop import train, trained_state
+from varl.trainer.loop import train
 from varl.trainer.parallel.launch import LaunchError, this_run
 from varl.trainer.parallel.ranks import Ranks
 from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import BadRecipeError, Recipe, parse_command
 from varl.trainer.recipe.dry_run import check_files, dry_run_with_sizes
 from varl.trainer.recipe.size.fit import DeviceMemoryError
+from varl.trainer.run import trained_state
 from varl.trainer.setup import PROBLEMS, given_redis, load_policies, open_queue
 from varl.trainer.step.guards import GuardError
 

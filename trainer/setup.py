@@ -21,10 +21,10 @@ from varl.launch.waits import Wait
 from varl.policy.base import TrainablePolicy
 from varl.policy.load import load
 from varl.trainer.disk.retry import StorageError
-from varl.trainer.loop import RolloutFailedError, RunInUseError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.trained import choose_trained
+from varl.trainer.run import RolloutFailedError, RunInUseError
 from varl.trajectories.access import RedisAccess, require_usable
 from varl.trajectories.collect import RolloutTimeoutError
 from varl.trajectories.lease import Lease, RunHeldError, held

@@ -32,7 +32,7 @@ DEATHS = {
     "while a checkpoint is deleted": "shutil:rmtree:1:before",
     "after them": "varl.trainer.disk.metrics_log:RunLog.write:1:after",
     "between an evaluation and its verdict": "varl.trainer.checkpoints.manager:CheckpointManager.judge:1:before",
-    "at the very end": "varl.trainer.loop:keep_final:1:before",
+    "at the very end": "varl.trainer.run:keep_final:1:before",
 }
 
 

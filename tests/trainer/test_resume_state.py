@@ -25,11 +25,11 @@ from varl.trainer.checkpoints.checkpoint import (
 from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import COMPLETE, damage
 from varl.trainer.disk.retry import Storage
-from varl.trainer.loop import Run
 from varl.trainer.recipe.changes import RecipeChangedError, module_digest, recipe_changes
 from varl.trainer.recipe.config import Recipe, parse_command
 from varl.trainer.recipe.describe import to_toml
 from varl.trainer.recipe.sections import CheckpointSettings
+from varl.trainer.run import Run
 from varl.trainer.step.update import Updater
 from varl.trajectories.queue import RunQueue
 

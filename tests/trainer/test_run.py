@@ -34,9 +34,10 @@ from tests.support.trainer_rig import (
 from tests.support.trajectory_builders import LAYOUT, make_job, make_trajectory
 from varl.launch.supervisor import sigterm_as_exit
 from varl.trainer.checkpoints.checkpoint import checkpoints
-from varl.trainer.loop import Evaluate, RolloutFailedError, Run, RunInUseError, train
+from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.rollouts.jobs import PublishedWeights
+from varl.trainer.run import Evaluate, RolloutFailedError, Run, RunInUseError
 from varl.trainer.step.batch import GroupBatch
 from varl.trainer.step.update import Updater
 from varl.trajectories.collect import Patience, RolloutTimeoutError, collect

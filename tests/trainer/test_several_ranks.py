@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.ranks_rig import MODELS, RECIPE, resumed, script
 from varl.trainer.disk.atomic import damage
-from varl.trainer.loop import trained_state
+from varl.trainer.run import trained_state
 
 CLOSE = 1e-5  # float32 sums in another order, after three steps of 1e-3
 FOLDERS = ("trained", "resumed")
