@@ -16,6 +16,7 @@ from varl.policy.base import Policy, SamplerState, SamplingParams, SeveralPrompt
 from varl.policy.sampling import mix
 
 T = TypeVar("T")
+DECODED = 8  # images that are decoded together, each of which takes more memory than its tokens did
 
 
 def draw(
@@ -39,9 +40,10 @@ def draw(
         wanted = [picture for prompt in together for picture in prompt]
         numbers = [mix(seeds[picture.folder], picture.index, 0) for picture in wanted]
         state = _prefill(policy, [prompt[0].item.prompt for prompt in together], params.cfg > 0)
-        images = policy.decode(policy.sample(state, len(policy.grids), numbers, params)[1].tokens)
-        for picture, image in zip(wanted, images, strict=True):
-            _save(image, picture.path)
+        tokens = policy.sample(state, len(policy.grids), numbers, params)[1].tokens
+        for some, part in zip(_parts(wanted, DECODED), tokens.split(DECODED), strict=True):
+            for picture, image in zip(some, policy.decode(part), strict=True):
+                _save(image, picture.path)
         done += len(wanted)
         progress(done)
 
