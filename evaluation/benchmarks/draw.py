@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from varl.evaluation.benchmarks.judge import Picture
@@ -41,7 +42,7 @@ def draw(
         numbers = [mix(seeds[picture.folder], picture.index, 0) for picture in wanted]
         state = _prefill(policy, [prompt[0].item.prompt for prompt in together], params.cfg > 0)
         tokens = policy.sample(state, len(policy.grids), numbers, params)[1].tokens
-        for some, part in zip(_parts(wanted, DECODED), tokens.split(DECODED), strict=True):
+        for some, part in zip(_parts(wanted, DECODED), torch.split(tokens, DECODED), strict=True):
             for picture, image in zip(some, policy.decode(part), strict=True):
                 _save(image, picture.path)
         done += len(wanted)
