@@ -8,7 +8,7 @@ random loss of the prompt in training are left out: what is trained here is a po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -167,10 +167,11 @@ class InfinityTransformer(nn.Module):
 
     def _lanes_in(self, run: Scales, prompts: Sequence[Prompt], count: int) -> Tensor:
         """[branches, P, B, n, width]: what a scale begins with, of P = ``count`` prompts."""
-        parts = [run.inputs] * count if run.inputs is None else run.inputs.chunk(count)
-        given = [replace(run, inputs=parts[index % count]) for index in range(len(prompts))]
-        x = torch.stack([self._embed(one, prompt.text) for one, prompt in zip(given, prompts, strict=True)])
-        return x.view(-1, count, *x.shape[1:])
+        if run.inputs is None:  # the first scale begins with the prompts themselves
+            x = torch.stack([self._embed(run, prompt.text) for prompt in prompts])
+            return x.view(-1, count, *x.shape[1:])
+        x = self._embed(run, prompts[0].text)  # of later scales the text is no part
+        return x.view(1, count, -1, *x.shape[1:]).expand(len(prompts) // count, -1, -1, -1, -1)
 
     def _read(self, text: Tensor | int) -> Text:
         rows = self.cfg_uncond[:text] if isinstance(text, int) else text

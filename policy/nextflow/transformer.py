@@ -227,7 +227,8 @@ class NextFlowTransformer(nn.Module):
                 one.view(branches, prompts, *one.shape[1:])[:, some.prompts].flatten(0, 1) for one in codes.turn
             )
             for index, layer in enumerate(self.layers):
-                part = layer.sample(part, (cos, sin), lanes(chosen, index, some.rows, n * keep))  # type: ignore[operator]
+                seen = lanes(chosen, index, some.rows, n * keep)
+                part = layer.sample(part, (cos, sin), seen)  # type: ignore[operator]
             outputs.append(self.norm(part).unflatten(0, (branches, -1)))
         return concatenated(outputs, 1)
 
