@@ -20,8 +20,12 @@ _log = logging.getLogger("varl.rollout")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Sequences that fit together, without and with guidance, which takes a second cache, and bytes of each."""
+    """Sequences that fit together, without and with guidance, which takes a second cache, and bytes of each.
 
+    room: bytes into which they fit.
+    """
+
+    room: int
     plain: int
     guided: int
     plain_bytes: int
@@ -41,7 +45,7 @@ def capacity(model_dir: Path, dtype: str, room: int) -> Capacity:
             f"device: not even one sequence fits: it takes {plain_bytes / 2**30:.2f} GiB beside the weights, and "
             f"{room / 2**30:.2f} GiB can be used"
         )
-    return Capacity(plain, guided, plain_bytes, guided_bytes)
+    return Capacity(room, plain, guided, plain_bytes, guided_bytes)
 
 
 def _fitting(model_dir: Path, dtype: str, room: int, cfg: float) -> tuple[int, int]:
@@ -73,6 +77,19 @@ def divide_device(device: str, share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share, device)
 
 
+def device_capacity(model_dir: Path, dtype: str, device: str, share: float = 1.0, plugin: str = "") -> Capacity | None:
+    """What fits on a device of which one has ``share``; None on a CPU, and of a model that is none of varl's own.
+
+    Raises:
+        ValueError: not even one sequence fits.
+        OSError: config.json is missing or cannot be read.
+    """
+    room = usable_memory(device, share)
+    if room is None or plugin or architecture(model_dir) not in BLANK:
+        return None
+    return capacity(model_dir, dtype, room)
+
+
 def batches(settings: RolloutServiceSettings) -> tuple[int, int]:
     """Sequences that are sampled together, without and with guidance: ``sample_batch``, or as many as fit.
 
@@ -83,13 +100,13 @@ def batches(settings: RolloutServiceSettings) -> tuple[int, int]:
         OSError: config.json is missing or cannot be read.
     """
     wanted, device = settings.sample_batch, settings.device
-    room = usable_memory(device, settings.device_share)
-    if room is None or settings.plugin or architecture(settings.model_dir) not in BLANK:
+    found = device_capacity(settings.model_dir, settings.dtype, device, settings.device_share, settings.plugin)
+    if found is None:
         return wanted, wanted
-    found = capacity(settings.model_dir, settings.dtype, room)
     _log.info(
         "%s: into %.2f GiB fit %d sequences of %.3f GiB, with guidance %d of %.3f GiB; sample_batch is %d",
-        device, room / 2**30, found.plain, found.plain_bytes / 2**30, found.guided, found.guided_bytes / 2**30, wanted,
+        device, found.room / 2**30, found.plain, found.plain_bytes / 2**30,
+        found.guided, found.guided_bytes / 2**30, wanted,
     )  # fmt: skip
     if found.guided < 1:
         _log.warning("%s: a job with guidance does not fit: it samples one sequence at a time, and may fail", device)

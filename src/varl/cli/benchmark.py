@@ -22,10 +22,9 @@ from varl.evaluation.benchmarks.published import TABLES, beside_published
 from varl.evaluation.benchmarks.scorers import Named, RewardScorer, Scorer
 from varl.launch.resources import find
 from varl.launch.supervisor import ChildDiedError, sigterm_as_exit
-from varl.policy.load import BLANK, architecture
 from varl.services.ocr.engines.base import EngineUnavailableError, OcrEngine
 from varl.services.ocr.engines.looks import CVTG_2K
-from varl.services.rollout.capacity import capacity, usable_memory
+from varl.services.rollout.capacity import device_capacity
 from varl.studies.stages import progress_bar
 
 GROUPS = {"cvtg-2k": "region_results", "hpsv3": "category_results", "prompts": "group_results"}
@@ -147,18 +146,21 @@ def _seeds(flags: argparse.Namespace) -> range:
 def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]) -> None:
     policy = the_policy(parser, flags)
     seeds = dict(zip(dict.fromkeys(picture.folder for picture in pictures), _seeds(flags), strict=True))
+    batch = _batch(parser, flags)
     with progress_bar(len(pictures), "image drawn") as progress:
-        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)), _batch(flags))
+        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)), batch)
 
 
-def _batch(flags: argparse.Namespace) -> int:
+def _batch(parser: Parser, flags: argparse.Namespace) -> int:
     """Images that are drawn together: fewer where a GPU has no room for them."""
     wanted: int = flags.batch
-    folder, room = find(flags.model), usable_memory(flags.device, 1.0)
-    if room is None or architecture(folder) not in BLANK:
+    try:
+        found = device_capacity(find(flags.model), "float32", flags.device)
+    except ValueError as error:
+        parser.error(f"argument --device: {error}")
+    if found is None:
         return wanted
-    fitting = capacity(folder, "float32", room)
-    return max(1, min(wanted, fitting.guided if flags.guidance > 0 else fitting.plain))
+    return max(1, min(wanted, found.guided if flags.guidance > 0 else found.plain))
 
 
 def _engine(flags: argparse.Namespace) -> OcrEngine:
