@@ -18,6 +18,11 @@ NOISE_NOTE = (
     " the gradients of its groups, as sums over the updates measured. At 1 an update has as much noise as signal."
 )
 
+PREFIX_NOTE = (
+    "The part of the reward's variance that lies between prefixes, mean over updates. Where it is far below the part of"
+    " the images that prefix updates take, the split costs more than it brings."
+)
+
 
 def by_scale_table(runs: Sequence[RunResult]) -> str:
     """Rows of shares and cosines by scale for each arm; empty where no run measured them."""
@@ -39,21 +44,20 @@ def noise_table(runs: Sequence[RunResult]) -> str:
     rows = []
     for arm, own in _by_arm(runs).items():
         stages = dict[str, list[Point]]()
-        for point in (point for run in own for point in run.curve if "grad_noise" in point.metrics):
+        for point in _points_with("grad_noise", own):
             stages.setdefault(_scales_of(point), []).append(point)
         rows += [[arm, stage, str(len(points)), f"{signal_to_noise(points):.2f}"] for stage, points in stages.items()]
     return table(["arm", "scales", "updates", "signal / noise"], rows) if rows else ""
 
 
-def prefix_note(runs: Sequence[RunResult]) -> str:
-    """A sentence on the part of the reward's variance that the prefix decides; empty where no run measured it."""
-    found = [point.metrics["prefix_share"] for run in runs for point in run.curve if "prefix_share" in point.metrics]
-    if not found:
-        return ""
-    return (
-        f"The prefix decides {fmean(found):.2f} of the reward's variance, mean over {len(found)} prefix updates: where "
-        "that is far below the part of the images that prefix updates take, the split costs more than it brings."
-    )
+def prefix_table(runs: Sequence[RunResult]) -> str:
+    """The part of the reward's variance that each arm's prefix decides; empty where no run measured it."""
+    rows = []
+    for arm, own in _by_arm(runs).items():
+        shares = [point.metrics["prefix_share"] for point in _points_with("prefix_share", own)]
+        if shares:
+            rows.append([arm, str(len(shares)), f"{fmean(shares):.2f}"])
+    return table(["arm", "prefix updates", "prefix decides"], rows) if rows else ""
 
 
 def signal_to_noise(points: Sequence[Point]) -> float:
@@ -80,6 +84,10 @@ def scale_shares(runs: Sequence[RunResult], prefix: str) -> list[float]:
 
 def _by_arm(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
+
+
+def _points_with(metric: str, runs: Sequence[RunResult]) -> list[Point]:
+    return [point for run in runs for point in run.curve if metric in point.metrics]
 
 
 def _scales_of(point: Point) -> str:

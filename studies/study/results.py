@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from varl.evaluation.results import Evaluation
+from varl.launch.machine import Machine, describe_machine
 from varl.studies.study.plan import Job, images_by_update
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.disk.metrics_log import METRICS_FILE, read_rows
@@ -47,6 +48,7 @@ class RunResult(_Record):
     seconds: float  # of training, without evaluations
     figures: dict[str, dict[str, float]]
     curve: tuple[Point, ...]
+    machine: Machine | None = None  # None: kept before results had it
 
     def figure(self, measure: str) -> float:
         """The end's figure by the recipe's own sampler; raises KeyError."""
@@ -82,6 +84,7 @@ def result_of(job: Job, recipe: Recipe, readings: dict[str, Evaluation]) -> RunR
         seconds=curve[-1].seconds,
         figures={name: figures_of(evaluation) for name, evaluation in readings.items()},
         curve=tuple(curve),
+        machine=describe_machine(recipe.run.device),
     )
 
 
@@ -123,6 +126,7 @@ def row_of(result: RunResult) -> dict[str, Any]:
     """The run as study.json has it: figures of the own sampler by their names, those of others with _SAMPLER behind."""
     own, *others = result.figures.items()
     row: dict[str, Any] = result.model_dump(include={"arm", "seed", "learning_rate", "images", "seconds"})
+    row |= {"machine": result.machine.cpu if result.machine else None}
     row |= {name.replace("/", "_"): value for name, value in own[1].items()}
     for sampler, figures in others:
         row |= {f"{name.replace('/', '_')}_{sampler}": value for name, value in figures.items()}

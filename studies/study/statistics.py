@@ -47,7 +47,7 @@ def contrasts(pairs: Sequence[tuple[str, str]], by_arm: Mapping[str, Mapping[int
 
     Holm (1979): the i-th smallest of n p-values times n - i + 1, never below those before it, at most 1.
     """
-    found = [(pair, _differences(*(by_arm.get(name, {}) for name in pair))) for pair in pairs]
+    found = [(pair, differences(*(by_arm.get(name, {}) for name in pair))) for pair in pairs]
     tested = [(pair, mean_over_seeds(values), _p_value(values)) for pair, values in found if values]
     holm = holm_corrected([p for *_, p in tested])
     return [
@@ -66,7 +66,8 @@ def holm_corrected(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
+def differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
+    """First minus second, of every seed that both have."""
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from varl.launch.machine import Machine
 from varl.studies.study.chart import draw_curves
-from varl.studies.study.gradients import NOISE_NOTE, NOTE, by_scale_table, noise_table, prefix_note
+from varl.studies.study.gradients import NOISE_NOTE, NOTE, PREFIX_NOTE, by_scale_table, noise_table, prefix_table
 from varl.studies.study.plan import Study
 from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of
 from varl.studies.study.run import Findings
-from varl.studies.study.statistics import Contrast, Mean, contrasts, mean_over_seeds
+from varl.studies.study.statistics import Contrast, Mean, contrasts, differences, mean_over_seeds
 from varl.studies.study.tables import table
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.progress.time_left import in_words
@@ -23,18 +23,18 @@ from varl.trainer.progress.time_left import in_words
 JSON_FILE, PAGE_FILE, CHART_FILE = "study.json", "study.md", "study.svg"
 
 
-def write_summary(folder: Path, study: Study, found: Findings, command: str, machine: Machine) -> Path:
+def write_summary(folder: Path, study: Study, found: Findings, command: str) -> Path:
     """Write study.json, study.md and study.svg into ``folder`` and return the page's path."""
     tested = contrasts(study.contrasts, by_arm(found.runs, study.measure))
-    record = study_record(study, found, tested) | {"command": command, "machine": machine.model_dump()}
+    record = study_record(study, found, tested) | {"command": command}
     write_durably(folder / JSON_FILE, json.dumps(_finite(record), indent=1) + "\n")
     write_durably(folder / CHART_FILE, draw_curves(study, found.runs, found.controls))
-    write_durably(folder / PAGE_FILE, page(study, found, tested, machine))
+    write_durably(folder / PAGE_FILE, page(study, found, tested))
     return folder / PAGE_FILE
 
 
 def study_record(study: Study, found: Findings, tested: Sequence[Contrast]) -> dict[str, Any]:
-    """study.json but for the command and the machine."""
+    """study.json but for the command."""
     return {
         "study": study.model_dump(mode="json", exclude={"arms"}),
         "arms": {name: arm.recipe | {"learning_rate": found.rates.get(name)} for name, arm in study.arms.items()},
@@ -47,17 +47,17 @@ def study_record(study: Study, found: Findings, tested: Sequence[Contrast]) -> d
     }
 
 
-def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Machine) -> str:
+def page(study: Study, found: Findings, tested: Sequence[Contrast]) -> str:
     """The page in Markdown."""
     arms, seeds = ({getattr(run, name) for run in found.runs} for name in ("arm", "seed"))
     parts = [
         f"# {study.name}",
         f"Arms: {_part(arms, study.arms)}. Seeds: {_part(seeds, study.seeds)}. Scored images a run: {study.images}."
-        f" Held-out prompts: {study.prompts}. {machine.cpu}, {machine.cores} cores, {machine.device}.",
+        f" Held-out prompts: {study.prompts}. {trained_on(found.runs)}.",
         f"![{study.measure} by scored images]({CHART_FILE})",
         "## Arms",
         arms_table(study, found),
-        f"± is the half-width of a 95 % interval over seeds (Student's t). {wall_time_note(found)}",
+        f"± is the half-width of a 95 % interval over seeds (Student's t). {MINUS_NOTE} {wall_time_note(found)}",
     ]
     if tested:
         parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
@@ -67,8 +67,8 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
         parts += ["## By scale", by_scale, NOTE]
     if noise := noise_table(found.runs):
         parts += ["## Signal and noise", noise, NOISE_NOTE]
-    if prefix := prefix_note(found.runs):
-        parts.append(prefix)
+    if prefix := prefix_table(found.runs):
+        parts += ["## What the prefix decides", prefix, PREFIX_NOTE]
     if found.failures:
         parts += ["## Missing", "\n".join(f"- {name}: {why}" for name, why in found.failures.items())]
     return "\n\n".join(parts) + "\n"
@@ -77,32 +77,48 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast], machine: Mac
 CONTRAST_NOTE = (
     "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over the rows."
 )
+UNRECORDED = "a machine that the results do not name"  # those of an earlier version
+MINUS_NOTE = (
+    "Minus the first: the difference from the arm in the first row, paired by seed; nobody planned these, so they are "
+    "not corrected for their number."
+)
 CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a gain with the best of these."
 
 
 def arms_table(study: Study, found: Findings) -> str:
     """A row for each arm that has a run."""
-    timed_runs = timed(found)
-    equal = equal_seconds(timed_runs)
-    head = ["arm", "seeds", "learning rate", study.measure, "at equal time", *study.samplers, "minutes"]
+    runs, measure = timed(found), study.measure
+    figures, equal = by_arm(runs, measure), equal_seconds(runs)
+    names = [name for name in study.arms if name in figures]
+    head = ["arm", "seeds", "learning rate", measure, "minus the first", "at equal time", *study.samplers, "minutes"]
     rows = []
-    for name, arm in study.arms.items():
-        runs = [result for result in timed_runs if result.arm == name]
-        if runs:
-            after = [value for run in runs if (value := at_seconds(run, study.measure, equal)) is not None]
-            others = [by_arm(runs, study.measure, sampler).get(name, {}) for sampler in study.samplers]
-            rows.append(
-                [
-                    arm.title or name,
-                    str(len(runs)),
-                    f"{runs[0].learning_rate:g}",
-                    _mean([run.figure(study.measure) for run in runs]),
-                    _mean(after),
-                    *(_mean(list(values.values())) for values in others),
-                    f"{fmean(run.seconds for run in runs) / 60:.1f}",
-                ]
-            )
+    for name in names:
+        own = [run for run in runs if run.arm == name]
+        after = [value for run in own if (value := at_seconds(run, measure, equal)) is not None]
+        others = [by_arm(own, measure, sampler).get(name, {}) for sampler in study.samplers]
+        rows.append(
+            [
+                _title(study, name),
+                str(len(own)),
+                f"{own[0].learning_rate:g}",
+                _mean(figures[name].values()),
+                "–" if name == names[0] else _mean(differences(figures[name], figures[names[0]]), "+.3f"),
+                _mean(after),
+                *(_mean(values.values()) for values in others),
+                f"{fmean(run.seconds for run in own) / 60:.1f}",
+            ]
+        )
     return table(head, rows)
+
+
+def trained_on(runs: Sequence[RunResult]) -> str:
+    """The machines that trained the runs, each with its number of them where there are several."""
+    counts = Counter(
+        f"{run.machine.cores} cores of {run.machine.cpu}, {run.machine.device}" if run.machine else UNRECORDED
+        for run in runs
+    )
+    several = len(counts) > 1
+    return "Trained on " + "; ".join(name + f" ({count} of the runs)" * several for name, count in counts.items())
 
 
 def timed(found: Findings) -> list[RunResult]:
@@ -159,8 +175,8 @@ def _title(study: Study, arm: str) -> str:
     return study.arms[arm].title or arm
 
 
-def _mean(values: Sequence[float]) -> str:
-    return _words(mean_over_seeds(values), ".3f") if values else "–"
+def _mean(values: Collection[float], form: str = ".3f") -> str:
+    return _words(mean_over_seeds(list(values)), form) if values else "–"
 
 
 def _words(mean: Mean, form: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from varl.cli.parser import Parser, count
-from varl.launch.machine import describe_machine
 from varl.launch.supervisor import sigterm_as_exit
 from varl.studies.study.plan import Study, arm_recipe, load_study, main_jobs, tuning_jobs
 from varl.studies.study.run import Findings, Runner
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         return found
     if flags.so_far and not found.runs:
         parser.error(f"argument FILE: no run of it is finished in {folder}")
-    page = write_summary(folder, study, found, " ".join([parser.prog, *arguments]), describe_machine("cpu"))
+    page = write_summary(folder, study, found, " ".join([parser.prog, *arguments]))
     sys.stdout.write(page.read_text(encoding="utf-8") + f"\n{page}\n")
     return 1 if found.failures else 0
 
