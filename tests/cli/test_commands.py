@@ -12,6 +12,7 @@ import pytest
 from tests.support.paths import PYTHONPATH, ROOT
 from varl import cli
 from varl.cli.commands import COMMANDS, SERVICES, Entry
+from varl.cli.parser import Parser
 from varl.launch.program import did_you_mean, explain_flags
 
 REWARDS = ("ocr", "hpsv3", "judge", "examples/brightness.py:Brightness", "varl.services.judge.reward:Judge")
@@ -41,6 +42,17 @@ def test_each_command_has_help_under_its_own_name(
     assert ended.value.code in (0, None)
     text = capsys.readouterr().out
     assert text.startswith(f"usage: varl {' '.join(command)} ")
+
+
+def test_help_says_a_default_where_it_tells_something(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("varl.cli.some", "Does something.")
+    parser.add_argument("--number", type=int, default=0, help="of things")
+    parser.add_argument("--file", help="that is read")
+    parser.add_argument("--again", action="append", default=[], help="may be given again")
+    parser.add_argument("--quiet", action="store_true", help="no lines")
+    parser.print_help()
+    text = capsys.readouterr().out
+    assert "of things (default: 0)" in text and text.count("(default: ") == 1
 
 
 def test_score_needs_httpx_alone() -> None:

@@ -61,14 +61,14 @@ def _parser() -> Parser:
         "--weights",
         action="append",
         metavar="FILE",
-        help="safetensors file, or base: the recipe's model; may be given several times",
+        help="safetensors file, or base: the recipe's model, which is the default; may be given several times",
     )
     parser.add_argument("--prompts", type=count(1), default=256, metavar="N", help="held-out prompts, from the first")
     parser.add_argument(
         "--sampler",
         action="append",
         metavar="S",
-        help="greedy, or T=1.0,k=50,p=0.9,g=2 in parts; may be given several times",
+        help="greedy, or T=1.0,k=50,p=0.9,g=2 in parts; default: the recipe's own; may be given several times",
     )
     add_sampling(parser, None, None, None, None)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")

@@ -10,13 +10,19 @@ from typing import NoReturn
 from varl.launch.program import explain_flags, program
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says a flag's default where there is one: None, False and an empty list tell a reader nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False or action.default == []
+        return action.help if nothing else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; whatever is wrong with them ends the process with status 2 and a message."""
 
     def __init__(self, module: str, description: str) -> None:
-        super().__init__(
-            prog=program(module), description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        super().__init__(prog=program(module), description=description, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and what a mistyped flag was meant to be."""
