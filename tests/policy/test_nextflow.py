@@ -63,6 +63,17 @@ def test_teacher_forced_log_probs_equal_the_samplers(policy: NextFlowPolicy, par
     assert sampled.log_probs.exp().std() > 0  # not a constant that would agree with anything
 
 
+def test_without_temperature_and_guidance_sampled_log_probs_are_plain_ones(
+    policy: NextFlowPolicy,
+) -> None:
+    tokens = sample_all(policy, [1, 2], SamplingParams()).tokens
+    plain, same, other = (
+        policy.distribution(PROMPT, tokens, 0, params).log_prob(tokens)
+        for params in (None, SamplingParams(), SamplingParams(temperature=0.7))
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, other)
+
+
 @pytest.mark.parametrize("params", SAMPLERS)
 def test_a_few_sites_at_a_time_draw_the_same(
     policy: NextFlowPolicy, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
