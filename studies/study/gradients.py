@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from varl.studies.study.results import COSINE, SHARES, Point, RunResult
+from varl.studies.study.results import COSINE, SHARES, Point, RunResult, runs_by_arm
 from varl.studies.study.tables import table
 
 NOTE = (
@@ -29,9 +29,10 @@ def by_scale_table(runs: Sequence[RunResult]) -> str:
     rows = []
     for prefix, label in SHARES.items():
         rows += [
-            [arm, label, *(f"{share:.2f}" for share in scale_shares(own, prefix))] for arm, own in _by_arm(runs).items()
+            [arm, label, *(f"{share:.2f}" for share in scale_shares(own, prefix))]
+            for arm, own in runs_by_arm(runs).items()
         ]
-    for arm, own in _by_arm(runs).items():
+    for arm, own in runs_by_arm(runs).items():
         rows.append([arm, "cosine", *(_number(value) for value in scale_means(own, COSINE))])
     rows = [row for row in rows if len(row) > 2]
     width = max(map(len, rows), default=0)
@@ -42,7 +43,7 @@ def by_scale_table(runs: Sequence[RunResult]) -> str:
 def noise_table(runs: Sequence[RunResult]) -> str:
     """Signal over noise of each arm's updates, by the scales that they train; empty where no run measured it."""
     rows = []
-    for arm, own in _by_arm(runs).items():
+    for arm, own in runs_by_arm(runs).items():
         stages = dict[str, list[Point]]()
         for point in _points_with("grad_noise", own):
             stages.setdefault(_scales_of(point), []).append(point)
@@ -53,7 +54,7 @@ def noise_table(runs: Sequence[RunResult]) -> str:
 def prefix_table(runs: Sequence[RunResult]) -> str:
     """The part of the reward's variance that each arm's prefix decides; empty where no run measured it."""
     rows = []
-    for arm, own in _by_arm(runs).items():
+    for arm, own in runs_by_arm(runs).items():
         shares = [point.metrics["prefix_share"] for point in _points_with("prefix_share", own)]
         if shares:
             rows.append([arm, str(len(shares)), f"{fmean(shares):.2f}"])
@@ -80,10 +81,6 @@ def scale_shares(runs: Sequence[RunResult], prefix: str) -> list[float]:
     """The means as shares of their sum; a scale that no update trained has none of it."""
     means = [0.0 if math.isnan(mean) else max(mean, 0.0) for mean in scale_means(runs, prefix)]
     return [mean / sum(means) for mean in means] if sum(means) > 0 else []
-
-
-def _by_arm(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
 
 
 def _points_with(metric: str, runs: Sequence[RunResult]) -> list[Point]:

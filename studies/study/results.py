@@ -143,5 +143,10 @@ def by_arm(results: Sequence[RunResult], measure: str, sampler: str | None = Non
     return table
 
 
+def runs_by_arm(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """Arm -> its runs, in the order given."""
+    return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
+
+
 def _is_kept(name: str) -> bool:
     return name in CURVE or name.startswith(("eval/", COSINE, *SHARES))

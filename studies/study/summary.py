@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from varl.studies.study.chart import draw_curves
+from varl.studies.study.drift import DRIFT_NOTE, drift_table
 from varl.studies.study.gradients import NOISE_NOTE, NOTE, PREFIX_NOTE, by_scale_table, noise_table, prefix_table
 from varl.studies.study.plan import Study
 from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of
@@ -63,6 +64,8 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast]) -> str:
         parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
     if found.controls:
         parts += ["## The base, without training", controls_table(study, found.controls), CONTROL_NOTE]
+    if drift := drift_table(found.runs):
+        parts += ["## What the reward does not measure", drift, DRIFT_NOTE]
     if by_scale := by_scale_table(found.runs):
         parts += ["## By scale", by_scale, NOTE]
     if noise := noise_table(found.runs):
