@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from varl.evaluation.measures.appearance import COLOUR
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.policy.base import Grid, SamplingParams, cells
 from varl.policy.nextflow import load
@@ -24,6 +26,8 @@ from varl.policy.sampling import mix
 from varl.services.ocr.engines.base import OcrEngine, ReadWord
 from varl.services.ocr.engines.onnx import build_onnx
 from varl.services.ocr.reward import Recognized, comp_sim_pen
+from varl.services.rollout.appearance import appearance
+from varl.services.rollout.images import encode_png
 from varl.tiny.pretrain.check import check_policy, read_words, sample
 from varl.tiny.pretrain.task import TaskName, task
 from varl.trainer.objectives.mask_propagation import rasterise
@@ -72,13 +76,22 @@ def covered(policy: NextFlowPolicy, engine: OcrEngine, samples: Sequence[Tensor]
     return list(totals / len(samples))
 
 
+def mean_colours(policy: NextFlowPolicy, samples: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+    """CIELAB means [P, 3] of samples, one a prompt."""
+    looks = [appearance(encode_png(image), ()) for image in policy.decode(torch.cat(list(samples)))]
+    return np.array([[look[axis] for axis in COLOUR] for look in looks])
+
+
 def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec], splits: Sequence[int]) -> str:
     """The table in Markdown; the suffix that it counts is that of the first split."""
     samplers = [Sampler(PLAIN, SamplingParams()), *(parse_sampler(text, SamplingParams()) for text in OTHERS)]
     accuracy = {one.name: check_policy(policy, engine, specs, one.params, 0).word_accuracy for one in samplers}
     best = max(accuracy, key=lambda name: accuracy[name])
     few = specs[: max(2, len(specs) // 4)]
-    samples = [sample(policy, spec.prompt, [mix(7, index)], SamplingParams()) for index, spec in enumerate(few)]
+    samples, others = (
+        [sample(policy, spec.prompt, [mix(seed, index)], SamplingParams()) for index, spec in enumerate(few)]
+        for seed in (7, 8)
+    )
     *masks, area = covered(policy, engine, samples, [*policy.grids[-FINEST:], policy.image_size])
     shares = {split: prefix_share(rewards_by_prefix(policy, engine, few, split, (4, 4))) for split in splits}
     rows = {
@@ -90,6 +103,8 @@ def report(policy: NextFlowPolicy, engine: OcrEngine, specs: Sequence[PromptSpec
         "area of the picture within boxes of words": f"{area:.2f}",
         f"mask fraction in the finest {FINEST} scales": " ".join(f"{value:.2f}" for value in masks),
     }
+    apart = np.linalg.norm(mean_colours(policy, samples) - mean_colours(policy, others), axis=1).mean()
+    rows["mean colours of two images of one prompt, CIELAB apart"] = f"{apart:.1f}"
     for split, share in shares.items():
         rows[f"share of reward variance decided by the prefix (m = {split})"] = f"{max(share, 0.0):.2f}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -51,11 +51,28 @@ def test_a_change_within_its_limit_or_its_error_is_none() -> None:
     assert Drift("appearance/dark", 0.1, Estimate(-0.3, 0.1), 0.1).beyond
 
 
-def test_colours_that_move_apart_do_not_cancel() -> None:
-    grey = {"lightness": 50.0, "a": 0.0, "b": 0.0}
-    found = by_name(drifts(evaluation(grey, grey), evaluation(grey | {"a": 30.0}, grey | {"a": -30.0}), LIMITS))
-    assert found[COLOUR_DISTANCE.removeprefix("appearance/")].change.value == pytest.approx(30)
-    assert found.keys() == {"colour_distance"}  # the axes themselves are not shown
+GREY = {"lightness": 50.0, "a": 0.0, "b": 0.0}
+
+
+def test_colours_that_move_apart_are_far_and_not_shifted() -> None:
+    found = by_name(drifts(evaluation(GREY, GREY), evaluation(GREY | {"a": 30.0}, GREY | {"a": -30.0}), LIMITS))
+    assert found.keys() == {"colour_shift", "colour_distance"}  # the axes themselves are not shown
+    assert found["colour_distance"].change.value == pytest.approx(30)
+    assert found["colour_shift"].change.value == 0
+    assert not any(drift.beyond for drift in found.values())  # as after drawing again without any training
+
+
+def test_colours_that_move_together_are_an_alarm() -> None:
+    moved = evaluation(GREY | {"a": -16.0, "b": 12.0}, GREY | {"a": -8.0, "b": 6.0})
+    found = by_name(drifts(evaluation(GREY, GREY), moved, LIMITS))["colour_shift"]
+    assert (found.change.value, found.change.error) == pytest.approx((15, 5))
+    assert found.beyond
+
+
+def test_the_distance_has_a_limit_where_a_recipe_gives_it_one() -> None:
+    limits = DriftSettings(colour_distance=25.0).limits()
+    found = drifts(evaluation(GREY, GREY), evaluation(GREY | {"a": 30.0}, GREY | {"a": -30.0}), limits)
+    assert [drift.name for drift in found if drift.beyond] == [COLOUR_DISTANCE]
 
 
 def test_a_figure_that_one_side_lacks_is_left_out() -> None:

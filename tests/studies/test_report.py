@@ -85,7 +85,11 @@ def test_drift_is_shown_with_its_limit_and_what_is_beyond_it(run: Path) -> None:
         prompts = tuple(one.model_copy(update={"shares": one.shares | shares}) for one in side.prompts)
         save_evaluation(run, side.model_copy(update={"prompts": prompts}))
     rows = [row.words() for row in Page(write_report(run).read_text()).stack[0].by_id("drift").all("tr")[1:]]
-    assert rows == ["dark 0.25 +0.5 ± 0 beyond its limit 0.1", "colour distance 0 +1 ± 0 10"]
+    assert rows == [
+        "dark 0.25 +0.5 ± 0 beyond its limit 0.1",
+        "colour shift 0 +1 ± 0 10",
+        "colour distance 0 +1 ± 0 none",
+    ]
 
 
 def test_a_run_without_figures_of_appearance_has_no_section_of_drift(page: Element) -> None:

@@ -17,6 +17,7 @@ def test_the_table_of_the_committed_base() -> None:
     masks = list(map(float, rows["mask fraction in the finest 3 scales"].split()))
     assert len(masks) == 3
     assert 0 < float(rows["area of the picture within boxes of words"]) < min(masks)  # cells that are touched in part
+    assert float(rows["mean colours of two images of one prompt, CIELAB apart"]) > 0
     assert 0 <= float(rows["word accuracy at temperature 1"]) <= 1
     for split in (4, 2):
         assert 0 <= float(rows[f"share of reward variance decided by the prefix (m = {split})"]) <= 1

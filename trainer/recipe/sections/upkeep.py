@@ -124,10 +124,15 @@ class DriftSettings(Section):
     background_entropy: NonNegative = Field(default=1.0, description="bits of the colours outside of text, of 6")
     text_area: NonNegative = Field(default=0.1, description="share of pixels inside boxes with text, in [0, 1]")
     text_contrast: NonNegative = Field(default=0.2, description="luma contrast inside those boxes, in [0, 1]")
-    colour_distance: NonNegative = Field(default=10.0, description="of the mean colour, in CIELAB units")
+    colour_shift: NonNegative = Field(default=10.0, description="of the mean colour of all images, in CIELAB units")
+    colour_distance: NonNegative | None = Field(
+        default=None,
+        description="mean over prompts of how far each one's colour moved, in CIELAB units; none, for at temperature 1 "
+        "two images of one prompt differ as much without training",
+    )
 
-    def limits(self) -> dict[str, float]:
-        """The limits by figure."""
+    def limits(self) -> dict[str, float | None]:
+        """The limits by figure; None: it has none."""
         return self.model_dump(exclude={"action"})
 
 
