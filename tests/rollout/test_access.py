@@ -12,18 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support.certificates import self_signed
 from tests.support.rollout_helpers import rollout_process, running_reward, start_rollout
 from varl.launch.private_redis import private_redis
-from varl.policy.nextflow import build_random
 from varl.services.rollout.settings import RolloutServiceSettings
 from varl.v1 import rollout_pb2, rollout_pb2_grpc
 
 REQUEST = rollout_pb2.GenerateRequest(prompt="a sign", count=1)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_random().save(folder)
-    return folder
 
 
 def test_the_port_is_closed_to_strangers(redis_server: str, run_id: str, model_dir: Path, tmp_path: Path) -> None:
