@@ -120,6 +120,8 @@ def trained_on(runs: Sequence[RunResult]) -> str:
         f"{run.machine.cores} cores of {run.machine.cpu}, {run.machine.device}" if run.machine else UNRECORDED
         for run in runs
     )
+    if not counts:
+        return "No run is finished"
     several = len(counts) > 1
     return "Trained on " + "; ".join(name + f" ({count} of the runs)" * several for name, count in counts.items())
 

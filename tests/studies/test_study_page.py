@@ -90,6 +90,7 @@ def test_the_page_says_what_trained_the_runs() -> None:
     runs = [result("a", seed, 0.5, machine=machine) for seed, machine in enumerate((other, None, other))]
     named = "64 cores of another, cpu"
     assert trained_on(runs[::2]) == f"Trained on {named}"
+    assert trained_on([]) == "No run is finished"
     assert trained_on(runs) == (
         f"Trained on {named} (2 of the runs); a machine that the results do not name (1 of the runs)"
     )
