@@ -38,7 +38,7 @@ class Drift:
         return f"{name} {self.change.value:+.3g} from the base's {self.base:.3g}, limit {self.limit:g}"
 
 
-def drifts(base: Evaluation, now: Evaluation, limits: Mapping[str, float | None]) -> list[Drift]:
+def drifts(base: Evaluation, now: Evaluation, limits: Mapping[str, float]) -> list[Drift]:
     """Every figure of appearance that both evaluations have, and two of colour; ``limits`` by figure.
 
     Raises:

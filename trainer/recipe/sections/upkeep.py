@@ -131,9 +131,9 @@ class DriftSettings(Section):
         "two images of one prompt differ as much without training",
     )
 
-    def limits(self) -> dict[str, float | None]:
-        """The limits by figure; None: it has none."""
-        return self.model_dump(exclude={"action"})
+    def limits(self) -> dict[str, float]:
+        """The limits by figure, of those that have one."""
+        return self.model_dump(exclude={"action"}, exclude_none=True)
 
 
 class EvaluationSettings(Section):
