@@ -9,7 +9,7 @@ import numpy as np
 
 from varl.studies.report.charts import COLOURS
 from varl.studies.study.plan import Study
-from varl.studies.study.results import RunResult
+from varl.studies.study.results import RunResult, runs_by_arm
 
 
 def draw_curves(study: Study, runs: Sequence[RunResult], controls: Mapping[str, Mapping[str, float]]) -> str:
@@ -20,8 +20,9 @@ def draw_curves(study: Study, runs: Sequence[RunResult], controls: Mapping[str, 
     with rc_context({"svg.hashsalt": study.name, "font.size": 10}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
+        of_arm = runs_by_arm(runs)
         for index, (name, arm) in enumerate(study.arms.items()):
-            images, values = curve_over_seeds([run for run in runs if run.arm == name], f"eval/{study.measure}")
+            images, values = curve_over_seeds(of_arm.get(name, []), f"eval/{study.measure}")
             if len(images):
                 colour = COLOURS[index % len(COLOURS)]
                 axes.plot(images, values.mean(0), color=colour, label=f"{arm.title or name} ({len(values)} seeds)")

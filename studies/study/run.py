@@ -17,7 +17,7 @@ from varl.studies.report.readings import evaluation_file, load_evaluation, save_
 from varl.studies.stages import Say, progress_bar
 from varl.studies.study.pace import Pace, load_pace, measure_pace
 from varl.studies.study.plan import Job, Study, arm_recipe, main_jobs, samplers_of, tuning_jobs
-from varl.studies.study.results import RunResult, figures_of, load, result_of, save
+from varl.studies.study.results import RunResult, figures_of, load, result_of, runs_by_arm, save
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.evaluator import eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
@@ -196,9 +196,9 @@ class _Reading:
 def chosen_rates(study: Study, tuning: Sequence[RunResult]) -> dict[str, float]:
     """The learning rate of every arm that has one: given, or the best of those tried, by the study's measure."""
     rates = {name: arm.learning_rate for name, arm in study.arms.items() if arm.learning_rate is not None}
+    of_arm = runs_by_arm(tuning)
     for name in study.arms.keys() - rates.keys():
-        tried = [result for result in tuning if result.arm == name]
-        if tried:
+        if tried := of_arm.get(name):
             rates[name] = max(tried, key=lambda result: result.figure(study.measure)).learning_rate
     return rates
 

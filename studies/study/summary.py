@@ -14,7 +14,7 @@ from varl.studies.study.chart import draw_curves
 from varl.studies.study.drift import DRIFT_NOTE, drift_table
 from varl.studies.study.gradients import NOISE_NOTE, NOTE, PREFIX_NOTE, by_scale_table, noise_table, prefix_table
 from varl.studies.study.plan import Study
-from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of
+from varl.studies.study.results import RunResult, at_seconds, by_arm, row_of, runs_by_arm
 from varl.studies.study.run import Findings
 from varl.studies.study.statistics import Contrast, Mean, contrasts, differences, mean_over_seeds
 from varl.studies.study.tables import table
@@ -91,12 +91,12 @@ CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a ga
 def arms_table(study: Study, found: Findings) -> str:
     """A row for each arm that has a run."""
     runs, measure = timed(found), study.measure
-    figures, equal = by_arm(runs, measure), equal_seconds(runs)
+    figures, of_arm, equal = by_arm(runs, measure), runs_by_arm(runs), equal_seconds(runs)
     names = [name for name in study.arms if name in figures]
     head = ["arm", "seeds", "learning rate", measure, "minus the first", "at equal time", *study.samplers, "minutes"]
     rows = []
     for name in names:
-        own = [run for run in runs if run.arm == name]
+        own = of_arm[name]
         after = [value for run in own if (value := at_seconds(run, measure, equal)) is not None]
         others = [by_arm(own, measure, sampler).get(name, {}) for sampler in study.samplers]
         rows.append(
