@@ -82,8 +82,8 @@ CONTRAST_NOTE = (
 )
 UNRECORDED = "a machine that the results do not name"  # those of an earlier version
 MINUS_NOTE = (
-    "Minus the first: the difference from the arm in the first row, paired by seed; nobody planned these, so they are "
-    "not corrected for their number."
+    "Minus the first: the difference from the arm in the first row, paired by seed and not corrected for the number of "
+    "arms, as planned contrasts are."
 )
 CONTROL_NOTE = "What a sampler gives the base costs no training, so compare a gain with the best of these."
 
