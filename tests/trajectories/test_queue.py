@@ -6,11 +6,9 @@ from typing import Any, cast
 
 import pytest
 import redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.support.trajectory_builders import make_job, make_trajectory
-from varl.launch import private_redis as server
-from varl.launch.private_redis import private_redis, redis_url_from_environment
+from varl.launch.private_redis import private_redis
 from varl.trajectories import stream
 from varl.trajectories.codec import encode_trajectory
 from varl.trajectories.problems import CodecError
@@ -333,24 +331,3 @@ def test_queue_survives_a_restart_of_redis(tmp_path: Path, run_id: str) -> None:
         queue = RunQueue(connect(url), run_id, "worker-2")
         assert queue.backlog() == 1
         assert take(queue, min_idle_ms=0).deliveries == 2
-
-
-def test_private_server_ends_with_its_user(tmp_path: Path) -> None:
-    with private_redis(tmp_path) as url:
-        client = connect(url)
-        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-    with pytest.raises(RedisConnectionError):
-        client.ping()
-
-
-def test_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LOG_NAME", "no/such/directory/redis.log")
-    with pytest.raises(RuntimeError, match="did not come up"), private_redis(tmp_path):
-        pass
-
-
-def test_redis_url_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", "redis://somewhere:6379")
-    assert redis_url_from_environment() == "redis://somewhere:6379"
-    monkeypatch.setenv("REDIS_URL", "")
-    assert redis_url_from_environment() is None
