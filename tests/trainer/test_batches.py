@@ -127,6 +127,14 @@ def test_masks_of_an_image_that_is_not_square_lie_where_its_regions_are() -> Non
     assert to_batch(group, {"ocr": 1.0}, ObjectiveSettings()).mask[0].tolist() == [True] + [False] * 7 + [True]
 
 
+def test_regions_of_a_reward_that_is_not_trained_on_mask_nothing() -> None:
+    group = make_group(make_job(rewards=["ocr", "hps"]))
+    for candidate in group.candidates:
+        candidate.continuations[0].regions.append(_word(49, 44, 63, 44, 63, 63, 49, 63))
+    assert to_batch(group, {"ocr": 0.0, "hps": 1.0}, ObjectiveSettings()).mask.all()
+    assert not to_batch(group, {"ocr": 0.5, "hps": 1.0}, ObjectiveSettings()).mask.all()
+
+
 def test_a_suffix_batch_puts_the_shared_prefix_before_every_candidate() -> None:
     job = make_job(stage=rollout_pb2.STAGE_SUFFIX, split_scale=2)
     group = make_group(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from varl.policy.base import SamplingParams
-from varl.trainer.objectives.mask_propagation import MaskPropagation, Polygon, corners_of, merge, propagate
+from varl.trainer.objectives.mask_propagation import Polygon, corners_of, merge, propagate
 from varl.trainer.objectives.rewards import combine, weighted_sum
 from varl.trainer.objectives.vmr import middle_value
 from varl.trainer.recipe.sections import ObjectiveSettings
@@ -50,7 +50,8 @@ def to_batch(
 ) -> GroupBatch:
     """Tensors of a valid group message; ``weights`` maps reward names to their factors in the total.
 
-    An optional reward that is absent is left out of the sum for the whole group, and never counts as 0.
+    An optional reward that is absent is left out of the sum for the whole group, and never counts as 0. The regions of
+    a reward whose factor is 0 mask nothing, since nothing is trained on it.
     """
     weights = {name: weight for name, weight in weights.items() if name not in group.absent_rewards}
     counts = [grid.height * grid.width for grid in group.grids]
@@ -63,7 +64,7 @@ def to_batch(
         steps=tuple(counts[scale] for scale in scales),
         tokens=_tokens(group),
         reported=torch.from_numpy(np.array([candidate.log_probs for candidate in group.candidates], dtype=np.float32)),
-        mask=_masks(group, objective.mask_propagation)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
+        mask=_masks(group, weights, objective)[:, sum(counts[: scales.start]) : sum(counts[: scales.stop])],
         rewards=rewards,
         total=weighted_sum(rewards, weights),
         values=middle_value(compared, objective.eta),
@@ -82,14 +83,15 @@ def _rewards(group: trajectory_pb2.Group, name: str) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
+def _masks(group: trajectory_pb2.Group, weights: Mapping[str, float], objective: ObjectiveSettings) -> Tensor:
     grids = [(grid.height, grid.width) for grid in group.grids]
-    size = (group.image_height, group.image_width)
+    size, mode = (group.image_height, group.image_width), objective.mask_propagation
+    trained_on = {name for name, weight in weights.items() if weight}
     return torch.stack(
         [
             merge(
                 [
-                    propagate(_polygons(continuation.regions), grids, size, mode)
+                    propagate(_polygons(continuation.regions, trained_on), grids, size, mode)
                     for continuation in candidate.continuations
                 ]
             )
@@ -98,5 +100,5 @@ def _masks(group: trajectory_pb2.Group, mode: MaskPropagation) -> Tensor:
     )
 
 
-def _polygons(regions: Iterable[trajectory_pb2.LocatedRegion]) -> list[Polygon]:
-    return [corners_of(region.polygon) for region in regions if region.polygon]
+def _polygons(regions: Iterable[trajectory_pb2.LocatedRegion], rewards: Collection[str]) -> list[Polygon]:
+    return [corners_of(region.polygon) for region in regions if region.polygon and region.reward in rewards]
