@@ -91,6 +91,10 @@ class Evaluation(_Record):
         names = self.prompts[0].shares if self.prompts else ()
         return tuple(name for name in names if any(result.shares[name][1] for result in self.prompts))
 
+    def asked(self) -> list[str]:
+        """The prompts that images were asked of, in their order, those that failed among them."""
+        return [one.prompt for one in sorted((*self.prompts, *self.failed), key=lambda one: one.index)]
+
     def estimate(self, measure: str) -> Estimate:
         """One figure, pooled over all images, with its error clustered by prompt; raises ValueError for no prompts."""
         return pooled_ratio(*_totals(self.prompts, measure))

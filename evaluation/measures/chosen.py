@@ -19,6 +19,13 @@ def measures_of(weights: Mapping[str, float]) -> tuple[Measure, ...]:
     return (*words, total_reward(weights), *map(one_reward, weights), *APPEARANCE)
 
 
+def require_measure(name: str, weights: Mapping[str, float]) -> None:
+    """Raise ValueError where no evaluation of rewards with these weights has a measure of that name."""
+    known = [measure.name for measure in measures_of(weights)]
+    if name not in known:
+        raise ValueError(f"no evaluation has the measure {name!r}; it has {', '.join(known)}")
+
+
 def needs_words(rewards: Collection[str]) -> bool:
     """Whether every prompt must have target words."""
     return REWARD in rewards

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from varl.evaluation.measures.chosen import require_measure
 from varl.evaluation.samplers import Sampler, parse_sampler
 from varl.launch.resources import find
 from varl.policy.base import SamplingParams
@@ -70,6 +71,9 @@ class Study(Section):
             raise ValueError(f"tuning.seed: {self.tuning.seed} is one of the study's seeds")
         if self.controls.temperatures and not self.tuning:
             raise ValueError("controls.temperatures: one is chosen on tuning prompts, and there is no tuning")
+        for name, arm in self.arms.items():
+            if strangers := set(arm.seeds or ()) - set(self.seeds):
+                raise ValueError(f"arms.{name}.seeds: {', '.join(map(str, sorted(strangers)))} not among the study's")
         for text in (*self.samplers, *self.controls.samplers):
             parse_sampler(text, SamplingParams())
         return self
@@ -101,7 +105,9 @@ def load_study(path: Path) -> Study:
     study = _located(Study(**tomllib.loads(file.read_text(encoding="utf-8"))), file.parent)
     for name in study.arms:
         try:
-            arm_recipe(study, Job(name, study.arms[name].learning_rate or 1e-5, study.seeds[0], tuning=False), Path())
+            job = Job(name, study.arms[name].learning_rate or 1e-5, study.seeds[0], tuning=False)
+            rewards = arm_recipe(study, job, Path()).rollout.rewards
+            require_measure(study.measure, {reward.name: reward.weight for reward in rewards if reward.required})
         except ValueError as error:
             raise ValueError(f"arms.{name}: {error}") from error
     return study

@@ -49,6 +49,7 @@ class RunResult(_Record):
     figures: dict[str, dict[str, float]]
     curve: tuple[Point, ...]
     machine: Machine | None = None  # None: kept before results had it
+    settings: dict[str, Any] | None = None  # that decided its figures, by dotted name; None: the same
 
     def figure(self, measure: str) -> float:
         """The end's figure by the recipe's own sampler; raises KeyError."""
@@ -72,7 +73,7 @@ def training_seconds(row: Mapping[str, Any]) -> float:
     return float(row.get("timing/total", 0.0) - sum(row.get(name, 0.0) for name in ASIDE))
 
 
-def result_of(job: Job, recipe: Recipe, readings: dict[str, Evaluation]) -> RunResult:
+def result_of(job: Job, recipe: Recipe, readings: dict[str, Evaluation], settings: Mapping[str, Any]) -> RunResult:
     """The result of a run whose last weights were read with these samplers, the recipe's own first."""
     curve = curve_of(recipe)
     return RunResult(
@@ -85,6 +86,7 @@ def result_of(job: Job, recipe: Recipe, readings: dict[str, Evaluation]) -> RunR
         figures={name: figures_of(evaluation) for name, evaluation in readings.items()},
         curve=tuple(curve),
         machine=describe_machine(recipe.run.device),
+        settings=dict(settings),
     )
 
 

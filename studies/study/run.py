@@ -18,6 +18,7 @@ from varl.studies.stages import Say, progress_bar
 from varl.studies.study.pace import Pace, load_pace, measure_pace
 from varl.studies.study.plan import Job, Study, arm_recipe, main_jobs, samplers_of, tuning_jobs
 from varl.studies.study.results import RunResult, figures_of, load, result_of, runs_by_arm, save
+from varl.studies.study.stale import require_current, settings_of
 from varl.trainer.disk.atomic import write_durably
 from varl.trainer.evaluator import eval_settings, evaluator, held_out_prompts
 from varl.trainer.local_services import local_services
@@ -25,6 +26,7 @@ from varl.trainer.loop import train
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.setup import PROBLEMS, load_policies, open_queue
+from varl.trainer.step.guards import GuardError
 from varl.trajectories.queue import RunQueue
 
 BASE, FITTED, CONTROLS_FILE = "base", "fitted temperature", "controls.json"
@@ -74,8 +76,14 @@ class Runner:
         return found
 
     def _loaded(self, jobs: Sequence[Job]) -> list[RunResult]:
-        recipes = [arm_recipe(self.study, job, self.folder) for job in jobs]
-        return [result for recipe in recipes if (result := load(recipe.run.dir / recipe.run.name))]
+        return [result for job in jobs if (result := self._finished(job, arm_recipe(self.study, job, self.folder)))]
+
+    def _finished(self, job: Job, recipe: Recipe) -> RunResult | None:
+        """The result that is there; raises RecipeChangedError where it is not one of the study as it stands now."""
+        result = load(recipe.run.dir / recipe.run.name)
+        if result is not None:
+            require_current(result, self.study, job, recipe)
+        return result
 
     def _kept_controls(self) -> dict[str, dict[str, float]]:
         kept = self.folder / BASE / CONTROLS_FILE
@@ -88,7 +96,7 @@ class Runner:
         begin, done = time.monotonic(), 0
         for number, job in enumerate(jobs):
             recipe = arm_recipe(self.study, job, self.folder)
-            finished = load(recipe.run.dir / recipe.run.name)
+            finished = self._finished(job, recipe)
             if finished is None:
                 left = (time.monotonic() - begin) / done * (len(jobs) - number) if done else None
                 self.say(f"\n[{number + 1}/{len(jobs)}] {job.arm}, {job.name}" + (_left(left) if left else ""))
@@ -99,7 +107,7 @@ class Runner:
     def _attempt(self, job: Job, recipe: Recipe, failures: dict[str, str]) -> RunResult | None:
         try:
             return self._train(job, recipe)
-        except PROBLEMS as error:
+        except (*PROBLEMS, GuardError) as error:
             failures[f"{job.arm}/{job.name}"] = f"{type(error).__name__}: {error}"
             self.say(f"failed: {type(error).__name__}: {error}")
             return None
@@ -120,18 +128,18 @@ class Runner:
                 sampler.name: reading(sampler, weights, recipe.run.updates)
                 for sampler in (Sampler(name_of(own), own), *others)
             }
-        result = result_of(job, recipe, readings)
+        result = result_of(job, recipe, readings, settings_of(self.study, job, recipe))
         save(result, directory)
         return result
 
     def _controls(self) -> dict[str, dict[str, float]]:
         """The base with every sampler of the study and of the controls, and with one temperature that is chosen."""
-        if controls := self._kept_controls():
-            return controls
         recipe = self._base_recipe()
         own = recipe.evaluation.sampling.params()
         given = [parse_sampler(text, own) for text in (*self.study.samplers, *self.study.controls.samplers)]
         samplers = {one.name: one for one in (Sampler(name_of(own), own), *given)}
+        if samplers.keys() <= (controls := self._kept_controls()).keys():
+            return controls
         with self._queue(recipe) as queue:
             settings = eval_settings(recipe, layout_of(load_policies(recipe)[0]))
             base = recipe.model.dir / "policy.safetensors"
@@ -173,7 +181,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Evaluations on a recipe's held-out prompts, each kept in the run directory and done once."""
+    """Evaluations on a recipe's held-out prompts, each kept in the run directory and done once for these prompts."""
 
     recipe: Recipe
     queue: RunQueue
@@ -183,9 +191,11 @@ class _Reading:
 
     def __call__(self, sampler: Sampler, weights: Path, version: int) -> Evaluation:
         directory, tag = self.recipe.run.dir / self.recipe.run.name, f"{self.prefix}after-{sampler.name}"
-        if evaluation_file(directory, tag).exists():
-            return load_evaluation(directory, tag)
         specs = held_out_prompts(self.recipe, self.prompts)
+        if evaluation_file(directory, tag).exists():
+            kept = load_evaluation(directory, tag)
+            if kept.asked() == [spec.prompt for spec in specs]:  # else of fewer or of other ones
+                return kept
         settings = replace(self.settings, sampling=sampler.params)
         with progress_bar(len(specs), "prompt") as progress:
             found = evaluate(self.queue, specs, settings, str(weights), version, tag, progress)

@@ -45,18 +45,20 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
 def contrasts(pairs: Sequence[tuple[str, str]], by_arm: Mapping[str, Mapping[int, float]]) -> list[Contrast]:
     """Paired t tests of ``pairs``; by_arm: arm -> seed -> figure. A pair without a common seed is left out.
 
-    Holm (1979): the i-th smallest of n p-values times n - i + 1, never below those before it, at most 1.
+    Holm (1979): the i-th smallest of n p-values times n - i + 1, never below those before it, at most 1. n counts all
+    pairs, since those left out were planned as well.
     """
     found = [(pair, differences(*(by_arm.get(name, {}) for name in pair))) for pair in pairs]
-    tested = [(pair, mean_over_seeds(values), _p_value(values)) for pair, values in found if values]
-    holm = holm_corrected([p for *_, p in tested])
+    p_values = [_p_value(values) if values else float("nan") for _, values in found]
     return [
-        Contrast(*pair, difference, p, corrected) for (pair, difference, p), corrected in zip(tested, holm, strict=True)
+        Contrast(*pair, mean_over_seeds(values), p, holm)
+        for (pair, values), p, holm in zip(found, p_values, holm_corrected(p_values), strict=True)
+        if values
     ]
 
 
 def holm_corrected(p_values: Sequence[float]) -> list[float]:
-    """Corrected p-values in the order given; NaN (one seed) stays NaN and counts as a test."""
+    """Corrected p-values in the order given; NaN (no seed, or one) stays NaN and counts as a test."""
     order = sorted(range(len(p_values)), key=lambda i: (np.isnan(p_values[i]), p_values[i]))
     corrected, so_far = [float("nan")] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -42,6 +42,11 @@ def test_seeds_that_one_arm_lacks_are_left_out() -> None:
     assert contrasts([("a", "b")], {"a": {0: 1.0}, "b": {1: 1.0}}) == []
 
 
+def test_planned_contrasts_without_data_count_in_the_correction() -> None:
+    (found,) = contrasts([("a", "b"), ("a", "c"), ("c", "b"), ("d", "b")], {"a": A, "b": B})
+    assert found.holm == pytest.approx(min(1.0, 4 * found.p))
+
+
 def test_a_contrast_of_one_seed_has_no_p() -> None:
     (found,) = contrasts([("a", "b")], {"a": {0: 1.0}, "b": {0: 0.5}})
     assert found.difference.value == 0.5 and math.isnan(found.p) and math.isnan(found.holm)

@@ -139,6 +139,18 @@ def test_a_study_from_nothing_to_its_page_and_again(folder: Path, study_here: He
     assert again.returncode == 0 and "gRPC" not in again.stderr, again.stderr  # nothing was started
     assert json.loads((out / "study.json").read_text())["runs"] == record["runs"]
 
+    study = (folder / "study.toml").read_text()
+    for old, new, change in (
+        ("learning_rate = 1e-3", "learning_rate = 1e-4", "optimizer.lr: 0.001 -> 0.0001"),
+        ("images = 24", "images = 48", "study.images: 24 -> 48"),
+        ("prompts = 3", "prompts = 2", "study.prompts: 3 -> 2"),
+        ('title = "a fast one"', "recipe.objective.alpha = 1.0", "objective.alpha: 0.6 -> 1.0"),
+    ):
+        (folder / "study.toml").write_text(study.replace(old, new))
+        changed = study_here("--so-far")
+        assert changed.returncode == 1 and change in changed.stderr, changed.stderr
+    (folder / "study.toml").write_text(study)
+
     so_far = study_here("--so-far")
     assert so_far.returncode == 0 and not so_far.stderr, so_far.stderr  # the broken arm was not tried again
     assert "Arms: 2 of 3. Seeds: 1." in so_far.stdout
@@ -174,6 +186,8 @@ def test_dry_run_says_what_would_run(folder: Path, study_here: Here) -> None:
         ('["fast", "slow"]', '["fast", "medium"]', "there is no arm 'medium'"),
         ('"greedy"', '"greedily"', "greedily"),
         ("seeds = [0]", "seeds = []", "seeds"),
+        ("learning_rate = 1e-7", "learning_rate = 1e-7\nseeds = [0, 7]", r"arms\.slow\.seeds: 7 not among the study's"),
+        ("reward/brightness", "reward/brightnes", "no evaluation has the measure 'reward/brightnes'; it has reward, "),
         ("name =", "nome =", "nome"),
     ],
 )

@@ -62,13 +62,17 @@ def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
 
     A key that the older file lacks had its default. Raises ValueError where the file is no recipe.
     """
-    before, now = leaves(read_resolved(config)), leaves(recipe)
-    return differences({k: v for k, v in before.items() if _matters(k)}, {k: v for k, v in now.items() if _matters(k)})
+    return differences(decisive(read_resolved(config)), decisive(recipe))
 
 
 def read_resolved(config: Path) -> Recipe:
     """The recipe of a run directory's config.toml, without a look at the environment; raises OSError and ValueError."""
     return Recipe.model_validate(tomllib.loads(config.read_text(encoding="utf-8")))
+
+
+def decisive(recipe: Recipe) -> dict[str, Any]:
+    """The settings that decide a run's numbers, by dotted name."""
+    return {key: value for key, value in leaves(recipe).items() if _matters(key)}
 
 
 def leaves(recipe: Recipe) -> dict[str, object]:

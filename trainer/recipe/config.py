@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from varl.evaluation.measures.chosen import require_measure
 from varl.launch.program import parse
 from varl.launch.resources import MissingFilesError, find
 from varl.trainer.recipe.places import locate_model, locate_prompts, locate_rewards
@@ -36,6 +37,8 @@ from varl.trainer.recipe.sections import (
     RolloutSettings,
     RunSettings,
 )
+
+EVALUATED = "eval/"  # before a measure's name in the metrics of a run
 
 
 class BadRecipeError(ValueError):
@@ -68,6 +71,18 @@ class Recipe(BaseSettings):
             raise ValueError(f"rollout.rewards names a reward twice: {names}")
         if not any(reward.required for reward in self.rollout.rewards):
             raise ValueError("rollout.rewards must have one that is required")
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_by_a_measure(self) -> Recipe:
+        if best := self.checkpoint.best:
+            weights = {reward.name: reward.weight for reward in self.rollout.rewards if reward.required}
+            try:
+                require_measure(best.removeprefix(EVALUATED), weights)
+            except ValueError as error:
+                raise ValueError(f"checkpoint.best: {error}") from error
+            if not best.startswith(EVALUATED):
+                raise ValueError(f"checkpoint.best: {best!r} is a metric of evaluations as {EVALUATED}{best}")
         return self
 
     @model_validator(mode="after")
