@@ -36,13 +36,14 @@ from varl.trainer.local_services import SERVICES_LOCK
 from varl.trainer.recipe.config import BadRecipeError
 from varl.trainer.recipe.dry_run import check_files, dry_run
 from varl.trainer.setup import PROBLEMS, TRAINER_LOCK
+from varl.trainer.step.guards import GuardError
 
 STAGES_FILE = "stages.json"  # seconds of each, in all attempts at the run
 logger = logging.getLogger("trainer")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demo; the exit status: 0, 1 with a message, 2 for what no second attempt mends, 130 for Ctrl-C.
+    """Run the demo; the exit status: 0, 1 with a message, 2 for what no retry can fix, 3 by a guard, 130 for Ctrl-C.
 
     SIGTERM ends it with 143, after a checkpoint where it was training.
     """
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         again = f"{program('varl.studies.demo')} --resume{_given(arguments)}"
         return _fail(f"interrupted; everything was stopped. To go on: {again}", 130)
+    except GuardError as error:
+        return _fail(f"{error}; the weights are as before this update", 3)
     except PROBLEMS as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     return 0

@@ -215,6 +215,13 @@ def test_a_service_that_dies_ends_the_demo_with_its_log(workplace: Workplace) ->
     assert workplace.processes() == {}
 
 
+def test_a_guard_that_stops_the_demo_is_its_exit_status(workplace: Workplace) -> None:
+    demo = workplace.start(extra='[guards]\nzero_spread = "stop"\n')  # nothing to read in noise
+    output, problem = demo.communicate(timeout=240)
+    assert demo.returncode == 3, output + problem
+    assert "guards.zero_spread: none of 1 groups" in problem and "Traceback" not in problem
+
+
 def test_a_run_that_was_broken_off_goes_on(workplace: Workplace) -> None:
     process = workplace.start("--resume", updates=6)
     read_until(process, "Training")
