@@ -93,7 +93,8 @@ class Evaluation(_Record):
 
     def asked(self) -> list[str]:
         """The prompts that images were asked of, in their order, those that failed among them."""
-        return [one.prompt for one in sorted((*self.prompts, *self.failed), key=lambda one: one.index)]
+        indexed = {one.index: one.prompt for one in self.prompts} | {one.index: one.prompt for one in self.failed}
+        return [indexed[index] for index in sorted(indexed)]
 
     def estimate(self, measure: str) -> Estimate:
         """One figure, pooled over all images, with its error clustered by prompt; raises ValueError for no prompts."""

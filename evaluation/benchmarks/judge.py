@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from varl.evaluation.benchmarks.items import Item
 from varl.evaluation.benchmarks.scorers import Scored, Scorer
 from varl.services.ocr.engines.base import EngineFailure, OcrEngine
 from varl.services.ocr.metrics import ned_values, word_accuracy_counts
+from varl.trajectories.weight_files import file_digest
 
 BATCH = 16
 MAX_PIXELS = 2**26
@@ -37,11 +40,15 @@ class Picture:
 
 
 class Verdict(BaseModel):
-    """What was found of one image; ``error`` alone where it could not be judged."""
+    """What was found of one image; ``error`` alone where it could not be judged.
+
+    basis: digest of what it was found from, the file and its prompt, and of what judged it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str
+    basis: str = ""
     read: tuple[str, ...] = ()  # words, lower-cased
     correct: int = 0
     words: int = 0
@@ -63,36 +70,50 @@ class Judge:
 
     def __init__(self, engine: OcrEngine | None, scorers: Sequence[Scorer], min_confidence: float) -> None:
         self._engine, self._scorers, self._min_confidence = engine, scorers, min_confidence
+        reader = astuple(engine.model) if engine else ()
+        self._identity = json.dumps([*reader, min_confidence, *(scorer.identity for scorer in scorers)])
 
     def judge(self, pictures: Sequence[Picture], log: Path, progress: Callable[[int], None]) -> list[Verdict]:
-        """A verdict for each picture, in order; those in ``log`` are not judged again, unless they were errors.
+        """A verdict for each picture, in order.
 
-        progress is told how many images are done. A missing or damaged image is a verdict with an error and in no
-        figure.
+        One that ``log`` has is not made again, unless it was an error or the image, its prompt or the judge has
+        changed. progress is told how many images are done. A missing or damaged image is a verdict with an error and in
+        no figure.
         """
         known = self._read_log(log)
-        left = [picture for picture in pictures if str(picture.path) not in known]
+        bases = {picture: self._basis(picture) for picture in pictures}
+        left = [picture for picture in pictures if not _is_of(known.get(str(picture.path)), bases[picture])]
         progress(len(pictures) - len(left))
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
             for start in range(0, len(left), BATCH):
-                for verdict in self._judge_batch(left[start : start + BATCH]):
+                batch = left[start : start + BATCH]
+                for picture, found in zip(batch, self._judge_batch(batch), strict=True):
+                    verdict = found.model_copy(update={"basis": bases[picture]})
                     file.write(verdict.model_dump_json() + "\n")
                     known[verdict.image] = verdict
                 file.flush()
                 progress(len(pictures) - len(left) + min(start + BATCH, len(left)))
         return [known[str(picture.path)] for picture in pictures]
 
+    def _basis(self, picture: Picture) -> str:
+        """See Verdict; "" where there is no file."""
+        try:
+            image = file_digest(picture.path)
+        except OSError:
+            return ""
+        parts = [self._identity, picture.item.prompt, *picture.item.targets, image]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def _read_log(self, path: Path) -> dict[str, Verdict]:
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []  # texts may hold other breaks
-        names = {name for scorer in self._scorers for name in scorer.names}
         found = dict[str, Verdict]()
         for line in lines:
             try:
                 verdict = Verdict.model_validate_json(line)
             except ValidationError:  # the last line of a run that was cut off
                 continue
-            if not verdict.error and names <= verdict.scores.keys():
+            if not verdict.error:
                 found[verdict.image] = verdict
         return found
 
@@ -131,6 +152,10 @@ class Judge:
             ned=float(sum(ned_values(targets, read))),
             scores=scores,
         )
+
+
+def _is_of(verdict: Verdict | None, basis: str) -> bool:
+    return verdict is not None and bool(basis) and verdict.basis == basis
 
 
 def _merge(one: Scored, other: Scored) -> Scored:

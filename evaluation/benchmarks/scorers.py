@@ -20,12 +20,20 @@ class Scorer(Protocol):
     def names(self) -> tuple[str, ...]:
         """Names of the figures that every image gets."""
 
+    @property
+    def identity(self) -> str:
+        """Which model gives them: scores of one identity are not taken for those of another."""
+
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scored]:
         """Figures for each image."""
 
 
 class TextImageScorer(Protocol):
     """One figure an image, as ClipScorer gives it."""
+
+    @property
+    def name(self) -> str:
+        """Folder or hub name of its model."""
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """One number an image."""
@@ -35,7 +43,7 @@ class Named:
     """A scorer of one figure under a name."""
 
     def __init__(self, name: str, scorer: TextImageScorer) -> None:
-        self.names, self._scorer = (name,), scorer
+        self.names, self.identity, self._scorer = (name,), f"{name} by {scorer.name}", scorer
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scored]:
         """See Scorer.score."""
@@ -43,14 +51,15 @@ class Named:
 
 
 class RewardScorer:
-    """All rewards of a service or gateway.
+    """All rewards of a service or gateway. where: its address, or what was started to be it.
 
     Raises:
         RewardError: the service does not answer.
     """
 
-    def __init__(self, client: RewardClient) -> None:
+    def __init__(self, client: RewardClient, where: str) -> None:
         self._client, self.names = client, client.info().rewards
+        self.identity = f"{', '.join(self.names)} of {where}"
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scored]:
         """See Scorer.score; an image that a reward has no score for gets none from the others either."""

@@ -35,7 +35,9 @@ def test_the_command_reads_a_folder_and_writes_the_keys_of_the_script(
     assert "NextFlow-RL" in done.stdout and "PP-OCRv6" in record["ocr"]
 
 
-def test_the_command_draws_with_a_model_and_asks_a_reward_that_it_starts(tmp_path: Path) -> None:
+def test_the_command_draws_with_a_model_and_asks_a_reward_that_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red sign that says 'CAT'\na blue board that says 'DOG'\n")
     code = "import sys; from varl.cli import main; sys.exit(main())"
@@ -50,7 +52,19 @@ def test_the_command_draws_with_a_model_and_asks_a_reward_that_it_starts(tmp_pat
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["overall_results"]["total_images"] == 4 and len(record["seed_results"]) == 2
     assert 0 < record["overall_results"]["brightness"] < 1
-    assert record["sampling"]["temperature"] == 1.0
+    assert record["sampling"]["temperature"] == 1.0 and record["seeds"] == [0, 1]
+
+    again = list(map(str, [*flags, *more[:-2]]))
+    assert main(again) == 0  # the same images
+    for changed, name in ((["--temperature", "0.3"], "temperature"), (["--guidance", "2"], "cfg")):
+        with pytest.raises(SystemExit) as refused:
+            main([*again, *changed])
+        assert refused.value.code == 2
+        assert f"drawn with another {name}: name another folder" in capsys.readouterr().err
+    (tmp_path / "drawn/seed-1/drawn.json").unlink()
+    with pytest.raises(SystemExit):
+        main(again)
+    assert "holds images and no drawn.json" in capsys.readouterr().err
 
 
 def test_a_wrong_flag_or_file_is_said(

@@ -25,9 +25,9 @@ from varl.services.ocr.engines.base import EngineFailure, EngineModel, OcrEngine
 class Reader:
     """An engine that reads what it is told to, image by image."""
 
-    def __init__(self, readings: Sequence[Reading]) -> None:
+    def __init__(self, readings: Sequence[Reading], revision: str = "1") -> None:
         self._left = list(readings)
-        self.model = EngineModel("reader", "test", "1")
+        self.model = EngineModel("reader", "test", revision)
 
     def read(self, images: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> list[Reading]:
         return [self._left.pop(0) for _ in images]
@@ -103,6 +103,19 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(data: Path, images: Path
     assert [one.correct for one in again] == [first[0].correct, 2, first[2].correct, 2]
 
 
+def test_verdicts_are_made_again_where_image_or_judge_have_changed(data: Path, images: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    read = [words("open"), words("red"), words("milk"), words("red")]
+    before = judged(data, images, Reader(read), log)
+    assert judged(data, images, Reader([]), log) == before
+    Image.new("RGB", (8, 8)).save(images / "CVTG/2/0.png")
+    assert judged(data, images, Reader([words("bakery")]), log)[0].read == ("bakery",)
+    other = judged(data, images, Reader([words("dog")] * 4, revision="2"), log)
+    assert {one.read for one in other} == {("dog",)}
+    strict = judged(data, images, Reader([words("dog")] * 4, revision="2"), log, min_confidence=0.95)
+    assert {one.read for one in strict} == {()}
+
+
 def test_published_models_stand_around_ones_own() -> None:
     own = {"word_accuracy": 0.6, "ned": 0.8, "clipscore": None}
     lines = beside_published(CVTG_2K, own, {"2": {"word_accuracy": 0.7}}, "mine").splitlines()
@@ -123,7 +136,7 @@ def test_categories_stand_under_the_published_ones_however_they_are_spelt() -> N
 class Length:
     """Scores a prompt by its letters; one of "bad" cannot be scored."""
 
-    names = ("length",)
+    names, identity = ("length",), "length"
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scored]:
         return ["no such prompt" if prompt == "bad" else {"length": float(len(prompt))} for prompt in prompts]

@@ -15,6 +15,7 @@ from varl.cli.parser import Parser, add_sampling, count, number
 from varl.cli.rewards import add_service, reward_client
 from varl.client import RewardError
 from varl.evaluation.benchmarks.draw import draw
+from varl.evaluation.benchmarks.drawn import drawn_with, keep_drawn
 from varl.evaluation.benchmarks.figures import area_results, as_json, results
 from varl.evaluation.benchmarks.items import BENCHMARKS, Item
 from varl.evaluation.benchmarks.judge import Judge, Picture, Verdict, pictures_of
@@ -146,9 +147,13 @@ def _seeds(flags: argparse.Namespace) -> range:
 def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]) -> None:
     policy = the_policy(parser, flags)
     seeds = dict(zip(dict.fromkeys(picture.folder for picture in pictures), _seeds(flags), strict=True))
-    batch = _batch(parser, flags)
+    batch, params = _batch(parser, flags), sampling_of(flags)
+    try:
+        keep_drawn(pictures, seeds, drawn_with(find(flags.model), flags.weights, params))
+    except ValueError as error:
+        parser.error(f"argument --images: {error}")
     with progress_bar(len(pictures), "image drawn") as progress:
-        draw(policy, pictures, seeds, sampling_of(flags), lambda done: progress(done, len(pictures)), batch)
+        draw(policy, pictures, seeds, params, lambda done: progress(done, len(pictures)), batch)
 
 
 def _batch(parser: Parser, flags: argparse.Namespace) -> int:
@@ -182,7 +187,7 @@ def _scorers(parser: Parser, flags: argparse.Namespace, stack: ExitStack) -> lis
 
         found.append(Named("clipscore", ClipScorer(flags.clip, flags.device)))
     if flags.url or flags.reward:
-        found.append(RewardScorer(stack.enter_context(reward_client(parser, flags))))
+        found.append(RewardScorer(stack.enter_context(reward_client(parser, flags)), flags.url or flags.reward))
     return found
 
 
@@ -194,7 +199,12 @@ def _judge(judge: Judge, pictures: Sequence[Picture], flags: argparse.Namespace)
 
 def _settings(flags: argparse.Namespace, engine: OcrEngine | None) -> dict[str, Any]:
     model = engine.model if engine else None
-    drawn = {"model": str(flags.model), "weights": str(flags.weights or "base"), "sampling": vars(sampling_of(flags))}
+    drawn = {
+        "model": str(flags.model),
+        "weights": str(flags.weights or "base"),
+        "sampling": vars(sampling_of(flags)),
+        "seeds": [*_seeds(flags)],
+    }
     return {
         "benchmark": flags.benchmark,
         "ocr": f"{model.engine} {model.name} ({model.revision})" if model else None,
