@@ -155,6 +155,8 @@ class Run:
         )
         logger.info("update %d: %s", number, outcome.value)
         self._report(number, outcome, collected)
+        if batches:  # what was dropped before is not why nothing arrives
+            self._last_dropped = None
         if outcome is UpdateOutcome.STEPPED and self._average is not None:
             self._average.update()
         # What it was made of, and what went wrong on the way.
@@ -174,7 +176,7 @@ class Run:
         )
         end = time.monotonic()
         metrics |= {"timing/rollout": received - start, "timing/update": end - received, "timing/total": end - begin}
-        return Progress(number + 1, progress.empty_updates + 1 if outcome is UpdateOutcome.NO_GROUPS else 0), metrics
+        return Progress(number + 1, 0 if batches else progress.empty_updates + 1), metrics
 
     def finish(self, progress: Progress) -> dict[str, float]:
         """Evaluate the trained weights once more and leave them as weights/final.safetensors.

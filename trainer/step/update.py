@@ -156,7 +156,9 @@ class Updater:
 
     def _group_alarms(self, group: GroupBatch) -> list[Alarm | None]:
         rewards = torch.cat([group.values.flatten(), group.total.flatten()])
-        return [non_finite("rewards", rewards), duplicates(group.tokens, self._guards.duplicate_share)]
+        whole_images = group.scales.stop == len(self.policy.grids)  # one prefix may grow into different images
+        alike = duplicates(group.tokens, self._guards.duplicate_share) if whole_images else None
+        return [non_finite("rewards", rewards), alike]
 
     def _with_preference(
         self, groups: Sequence[GroupBatch], watch: Watch, metrics: dict[str, float]
@@ -180,7 +182,8 @@ class Updater:
     ) -> UpdateOutcome | None:
         """Why no step may be taken on the gradients that lie ready, or None.
 
-        A norm that passes joins those that later ones meet.
+        A norm joins those that later ones are compared with, also one that is refused, so that norms which stay large
+        pass in the end. That of groups without preference does not: KL alone says nothing of the others' size.
         """
         ratios = [
             part.sampler_ratio
@@ -194,11 +197,11 @@ class Updater:
         if watch.skips(non_finite("the gradient norm", torch.tensor(norm))):
             return UpdateOutcome.NON_FINITE_GRADIENT
         history = self.norms.setdefault(f"{used[0].scales.start}-{used[0].scales.stop}", [])
-        if watch.skips(exploding(norm, history, self._guards.grad_norm_factor)):
-            return UpdateOutcome.EXPLODING_GRADIENT
-        history.append(norm)
-        del history[: -self._guards.grad_norm_window]
-        return None
+        alarm = exploding(norm, history, self._guards.grad_norm_factor)
+        if not all(map(self._is_zero_std, used)):
+            history.append(norm)
+            del history[: -self._guards.grad_norm_window]
+        return UpdateOutcome.EXPLODING_GRADIENT if watch.skips(alarm) else None
 
     def _step(self, update: int) -> float:
         if self.moves_reference:
