@@ -88,6 +88,7 @@ def test_moments_in_bfloat16_take_half_the_room_and_step_nearly_alike(tmp_path: 
     full, rounded = (torch.cat([w.flatten() for w in weights_of(model)]) - _start() for model in models[:2])
     assert 0 < float((full - rounded).norm()) < 0.02 * float(full.norm())
     load_checkpoint(save_checkpoint(tmp_path, Progress(3, 0), small, None, keep=1), again, None)
+    assert [state["exp_avg_sq"].dtype for state in again.optimizer.state.values()] == [torch.bfloat16] * len(moments[0])
     for one, model in ((small, models[1]), (again, models[2])):
         one.update([random_batch(model, [0.0, 1.0, 0.5], seed=3)], 3, by_scale=False)
     assert same_weights(weights_of(models[1]), weights_of(models[2]))
@@ -96,6 +97,27 @@ def test_moments_in_bfloat16_take_half_the_room_and_step_nearly_alike(tmp_path: 
 def test_moments_that_would_never_move_are_refused() -> None:
     with pytest.raises(ValueError, match=r"state_dtype: bfloat16 rounds away .* betas \(0.9, 0.999\)"):
         OptimizerSettings(state_dtype="bfloat16", betas=(0.9, 0.999))
+
+
+def test_a_resumed_run_steps_by_the_settings_that_it_is_given(tmp_path: Path) -> None:
+    before, after = updater_of(random_policy()), random_policy()
+    before.update([random_batch(random_policy(), [0.0, 1.0])], 0, by_scale=False)
+    path = save_checkpoint(tmp_path, Progress(1, 0), before, None, keep=1)
+    changed = updater_of(after, weight_decay=0.0, eps=1e-4, gain_lr_factor=50.0)
+    load_checkpoint(path, changed, None)
+    assert [(group["weight_decay"], group["eps"]) for group in changed.optimizer.param_groups] == [(0.0, 1e-4)] * 2
+    assert [group["lr_factor"] for group in changed.optimizer.param_groups] == [1.0, 50.0]
+    assert len(changed.optimizer.state) == len(before.optimizer.state)
+
+
+def test_a_checkpoint_of_other_trained_parameters_is_refused_by_the_setting(tmp_path: Path) -> None:
+    whole, part = updater_of(random_policy()), random_policy()
+    whole.update([random_batch(random_policy(), [0.0, 1.0])], 0, by_scale=False)
+    path = save_checkpoint(tmp_path, Progress(1, 0), whole, None, keep=1)
+    for parameter in part.parameter_groups().others:
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"model\.trainable"):
+        load_checkpoint(path, updater_of(part), None)
 
 
 def _start() -> torch.Tensor:
@@ -114,6 +136,20 @@ def test_average_follows_the_formula_and_can_be_applied_for_a_while() -> None:
         for own, start, now in zip(weights_of(model), first, changed, strict=True):
             assert torch.allclose(own, 0.75 * start + 0.25 * now, atol=1e-6)
     assert same_weights(changed, weights_of(model))
+
+
+def test_an_average_of_bfloat16_weights_moves_and_outlives_its_use() -> None:
+    module = torch.nn.Linear(8, 8).to(torch.bfloat16)
+    average, start = WeightAverage(module, 0.99), module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.add_(0.1)
+    for _ in range(1000):
+        average.update()
+    own, moved = module.weight.detach().clone(), average.weights["weight"].clone()
+    assert torch.allclose(moved, own.float(), atol=1e-3) and not torch.equal(own, start)
+    with average.applied():
+        assert torch.equal(module.weight, moved.to(torch.bfloat16))
+    assert torch.equal(module.weight, own) and torch.equal(average.weights["weight"], moved)
 
 
 @pytest.mark.parametrize("at", [1, 2])

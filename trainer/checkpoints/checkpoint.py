@@ -20,6 +20,7 @@ from varl.policy.tensor_files import save_tensors
 from varl.trainer.disk.atomic import COMPLETE, damage, remove_sealed, seal
 from varl.trainer.parallel.shards import SHARDS, read_shards
 from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.optimizer import put_state, require_same_parameters
 from varl.trainer.step.spread import spread_like
 from varl.trainer.step.update import Updater
 
@@ -133,23 +134,24 @@ def load_checkpoint(path: Path, updater: Updater, average: WeightAverage | None)
     all that train now must load it together.
 
     Raises:
-        ValueError: the weights are those of another model.
+        ValueError: the weights are those of another model, or other parameters were trained.
         FileNotFoundError: the recipe averages weights or moves the reference, and the checkpoint's did not.
     """
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    require_same_parameters(updater.optimizer, state["param_groups"])
     if (path / SHARDS).is_dir():
-        read_shards(path, updater, average, state["param_groups"])
+        read_shards(path, updater, average)
     else:
-        _read_whole(path, updater, average, state["param_groups"])
+        _read_whole(path, updater, average)
     _restore_random(load_file(path / "rng.safetensors"), state["random"])
     return Restored(path, Progress(state["update"], state["empty_updates"]), state["notes"])
 
 
-def _read_whole(path: Path, updater: Updater, average: WeightAverage | None, groups: list[dict[str, Any]]) -> None:
+def _read_whole(path: Path, updater: Updater, average: WeightAverage | None) -> None:
     updater.policy.load_weights(str(path / "policy.safetensors"))
     if updater.moves_reference:
         updater.reference.load_weights(str(path / "reference.safetensors"))
-    _load_optimizer(updater.optimizer, path / "optimizer.safetensors", groups)
+    _load_optimizer(updater.optimizer, path / "optimizer.safetensors")
     if average is not None:
         average.load(load_file(path / "ema.safetensors"))
 
@@ -186,7 +188,7 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     save_tensors(tensors, path)
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path, groups: list[dict[str, Any]]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(path).items():
@@ -194,7 +196,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path, groups: list[d
         model = parameters[int(index)]
         alike = value.shape == model.shape  # all but the number of steps
         state.setdefault(int(index), {})[name] = spread_like(value, model) if alike else value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    put_state(optimizer, state)
 
 
 class TrainedState:

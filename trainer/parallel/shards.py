@@ -6,7 +6,7 @@ The layout is that of torch.distributed.checkpoint in Hugging Face's format: not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from varl.trainer.step.ema import WeightAverage
+from varl.trainer.step.optimizer import put_state
 from varl.trainer.step.update import Updater
 
 SHARDS = "shards"  # folder within a checkpoint
@@ -43,12 +44,7 @@ def write_shards(
         raise _disk_error(error) from error
 
 
-def read_shards(
-    folder: Path,
-    updater: Updater,
-    average: WeightAverage | None,
-    param_groups: Sequence[Mapping[str, Any]],
-) -> None:
+def read_shards(folder: Path, updater: Updater, average: WeightAverage | None) -> None:
     """Put folder/shards in place, whatever the number of processes that wrote it; each reads what it holds itself.
 
     Raises:
@@ -66,7 +62,7 @@ def read_shards(
         load(tensors, storage_reader=reader, no_dist=True)
     for own in state.values():
         own[STEP] = own[STEP].reshape(())
-    updater.optimizer.load_state_dict({"state": state, "param_groups": list(param_groups)})
+    put_state(updater.optimizer, state)
 
 
 def _weights(updater: Updater, average: WeightAverage | None) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from varl.launch.program import parse
 from varl.launch.resources import MissingFilesError, find
 from varl.trainer.recipe.places import locate_model, locate_prompts, locate_rewards
 from varl.trainer.recipe.sections import (
+    MOST_SMALL_DECAY,
     CheckpointSettings,
     EvaluationSettings,
     GuardSettings,
@@ -83,6 +84,15 @@ class Recipe(BaseSettings):
                 raise ValueError(f"checkpoint.best: {error}") from error
             if not best.startswith(EVALUATED):
                 raise ValueError(f"checkpoint.best: {best!r} is a metric of evaluations as {EVALUATED}{best}")
+        return self
+
+    @model_validator(mode="after")
+    def _moments_of_small_weights_move(self) -> Recipe:
+        if self.model.dtype == "bfloat16" and not self.model.lora.rank and max(self.optimizer.betas) > MOST_SMALL_DECAY:
+            raise ValueError(
+                f"optimizer.betas: with model.dtype bfloat16 moments are in bfloat16, which rounds away what a step "
+                f"changes at {self.optimizer.betas}; {MOST_SMALL_DECAY} is the most"
+            )
         return self
 
     @model_validator(mode="after")

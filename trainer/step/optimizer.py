@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,28 @@ def build_optimizer(trained: ParameterGroups, settings: OptimizerSettings) -> to
     single = all(one.dtype == torch.float32 for group in groups for one in group["params"])  # others are small already
     kind = SmallAdamW if single and settings.state_dtype == "bfloat16" else torch.optim.AdamW
     return kind(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+
+
+def require_same_parameters(optimizer: torch.optim.Optimizer, written: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where ``written``, a checkpoint's groups of parameters, are not as many or as large as these."""
+    before, now = ([len(group["params"]) for group in groups] for groups in (written, optimizer.param_groups))
+    if before != now:
+        raise ValueError(
+            f"the checkpoint has trained {before} tensors by group, and this run trains {now}: "
+            "model.trainable or model.lora is another"
+        )
+
+
+def put_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Put a checkpoint's moments and step counts in place; rates, decays and epsilon stay those of the settings."""
+    groups = optimizer.state_dict()["param_groups"]
+    if not isinstance(optimizer, SmallAdamW):
+        optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, own in state.items():  # load_state_dict would give them the parameter's type, twice the room
+        moments = {name: own[name].to(parameters[index].device, torch.bfloat16) for name in MOMENTS}
+        optimizer.state[parameters[index]] = dict(own) | moments
 
 
 class SmallAdamW(torch.optim.AdamW):

@@ -5,6 +5,7 @@ Numbers in brackets, as in [point 3], name the open points of the method (docs/m
 
 from varl.trainer.recipe.sections.bounds import (
     MOST,
+    MOST_SMALL_DECAY,
     YEAR_S,
     Action,
     Count,
@@ -32,6 +33,7 @@ from varl.trainer.recipe.sections.upkeep import (
 
 __all__ = [
     "MOST",
+    "MOST_SMALL_DECAY",
     "YEAR_S",
     "Action",
     "CheckpointSettings",

@@ -15,6 +15,7 @@ Images = Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE)]  # of one group
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
 NonNegative = Annotated[float, Field(ge=0, le=MOST)]
+MOST_SMALL_DECAY = 0.99  # AdamW's, with moments in bfloat16: above it they would never move
 Decay = Annotated[float, Field(ge=0, lt=1)]
 YEAR_S = 366 * 24 * 3600.0
 Seconds = Annotated[float, Field(ge=0, le=YEAR_S)]

@@ -13,7 +13,15 @@ from varl.trainer.objectives.mask_propagation import MaskPropagation
 from varl.trainer.objectives.panw import Normaliser
 from varl.trainer.objectives.rewards import Combination
 from varl.trainer.objectives.vmr import Stage, Stages, stage_of
-from varl.trainer.recipe.sections.bounds import Count, Decay, NonNegative, Number, Positive, Section
+from varl.trainer.recipe.sections.bounds import (
+    MOST_SMALL_DECAY,
+    Count,
+    Decay,
+    NonNegative,
+    Number,
+    Positive,
+    Section,
+)
 
 
 class ObjectiveSettings(Section):
@@ -139,9 +147,10 @@ class OptimizerSettings(Section):
 
     @model_validator(mode="after")
     def _moments_move(self) -> OptimizerSettings:
-        if self.state_dtype == "bfloat16" and max(self.betas) > 0.99:
+        if self.state_dtype == "bfloat16" and max(self.betas) > MOST_SMALL_DECAY:
             raise ValueError(
-                f"state_dtype: bfloat16 rounds away what a step changes at betas {self.betas}; .99 is the most"
+                f"state_dtype: bfloat16 rounds away what a step changes at betas {self.betas}; "
+                f"{MOST_SMALL_DECAY} is the most"
             )
         return self
 

@@ -106,7 +106,7 @@ def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
         "reference": 0 if adapted else weights,  # adapters off, the base is the reference
         "gradients": count * number,
         "AdamW": 2 * count * moment,
-        "average": count * number if recipe.optimizer.ema_decay else 0,
+        "average": 4 * count if recipe.optimizer.ema_decay else 0,
         "activations": max(passes),
     }
 
