@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import hypot
 from statistics import fmean
 
 from varl.studies.study.results import RunResult, runs_by_arm
 from varl.studies.study.tables import table
 
 DRIFT, ALARMS = "eval/drift/", "eval/drift_alarms"
+SHIFT = DRIFT + "colour_shift"
+COLOUR = [f"eval/appearance/{axis}" for axis in ("lightness", "a", "b")]
 DRIFT_NOTE = (
     "Changes against the base on the same prompts and seeds, at the last evaluation while training, mean over seeds. "
     "Colour shift is of the mean colour of all images, colour distance the mean of each prompt's own, in CIELAB units; "
-    "at temperature 1 the distance is large without training as well. Alarms: figures beyond their limits, a run."
+    "at temperature 1 the distance is large without training as well. Alarms: figures beyond their limits, a run; – for "
+    "runs older than the limit on the shift."
 )
 
 
@@ -33,7 +37,17 @@ def drift_table(runs: Sequence[RunResult]) -> str:
 def _last(run: RunResult) -> dict[str, float]:
     """The drift of a run's last evaluation."""
     points = [point.metrics for point in run.curve if any(name.startswith(DRIFT) for name in point.metrics)]
-    return {name: value for name, value in points[-1].items() if name.startswith((DRIFT, ALARMS))} if points else {}
+    if not points:
+        return {}
+    drift = {name: value for name, value in points[-1].items() if name.startswith((DRIFT, ALARMS))}
+    return drift if SHIFT in drift else _with_shift(drift, points[0], points[-1])
+
+
+def _with_shift(drift: Mapping[str, float], base: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """An older run's, with the shift of its mean colour, and without its alarms, which had another limit."""
+    older = {name: value for name, value in drift.items() if name != ALARMS}
+    known = all(axis in metrics for axis in COLOUR for metrics in (base, now))
+    return older | ({SHIFT: hypot(*(now[axis] - base[axis] for axis in COLOUR))} if known else {})
 
 
 def _mean(found: Sequence[dict[str, float]], name: str, form: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.study_rig import plan, point, result
 from varl.launch.machine import describe_machine
-from varl.studies.study.drift import drift_table
+from varl.studies.study.drift import SHIFT, drift_table
 from varl.studies.study.gradients import noise_table, prefix_table, scale_means, scale_shares, signal_to_noise
 from varl.studies.study.pace import Pace
 from varl.studies.study.results import at_seconds, row_of
@@ -97,11 +97,22 @@ def test_the_page_says_what_trained_the_runs() -> None:
 
 
 def test_drift_is_that_of_the_last_evaluation() -> None:
-    first, second = ({"eval/drift/dark": dark, "eval/drift_alarms": 0.0} for dark in (0.1, 0.2))
+    first, second = ({"eval/drift/dark": dark, SHIFT: 9.0, "eval/drift_alarms": 0.0} for dark in (0.1, 0.2))
     curve = (point(0, 0.0, **first), point(1, 0.0, **second), point(2, 0.0))
-    later = (point(0, 0.0, **{"eval/drift/dark": 0.4, "eval/drift/colour_distance": 9.0, "eval/drift_alarms": 1.0}),)
+    later = (point(0, 0.0, **{"eval/drift/dark": 0.4, SHIFT: 9.0, "eval/drift_alarms": 1.0}),)
     runs = [result("a", 0, 0.5, curve=curve), result("a", 1, 0.5, curve=later), result("b", 0, 0.5)]
     head, _, *rows = drift_table(runs).splitlines()
-    assert head == "| arm | dark | colour distance | alarms |"
+    assert head == "| arm | dark | colour shift | alarms |"
     assert rows == ["| a | +0.300 | +9.000 | 0.5 |", "| b | – | – | – |"]
     assert drift_table(runs[2:]) == ""
+
+
+def test_the_shift_of_an_older_run_is_that_of_its_mean_colour_and_its_alarms_are_left_out() -> None:
+    colours = [dict(zip(("lightness", "a", "b"), lab, strict=True)) for lab in ((50.0, 0.0, 0.0), (53.0, 4.0, 0.0))]
+    curve = [
+        point(update, 0.0, **{f"eval/appearance/{axis}": value for axis, value in colour.items()},
+              **{"eval/drift/dark": 0.0, "eval/drift_alarms": 1.0})
+        for update, colour in enumerate(colours)
+    ]  # fmt: skip
+    head, _, row = drift_table([result("a", 0, 0.5, curve=tuple(curve))]).splitlines()
+    assert head == "| arm | dark | colour shift | alarms |" and row == "| a | +0.000 | +5.000 | – |"

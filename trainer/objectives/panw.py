@@ -11,22 +11,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Normaliser = Literal["constant_total", "sum_to_one", "none"]
+Normaliser = Literal["constant_total", "none"]
 
 
 def step_weights(steps: Sequence[int], alpha: float, normaliser: Normaliser) -> Tensor:
     """The weight w_t of every token of each trained grid: float64 [number of grids].
 
     steps: tokens n_t = h_t w_t of each trained grid. k_t = n_t ** -alpha. ``constant_total`` keeps the sum over tokens
-    where it is with equal weights, w_t = k_t sum(n) / sum(k n); ``sum_to_one`` divides by sum(k n) alone; ``none`` is
-    k_t as Eq. 9 prints it. alpha = 0 counts every token alike, alpha = 1 every grid alike.
+    where it is with equal weights, w_t = k_t sum(n) / sum(k n), so that with the loss's division by sum(n) the tokens'
+    shares add up to 1; ``none`` is k_t as Eq. 9 prints it. alpha = 0 counts every token alike, alpha = 1 every grid
+    alike.
     """
     sizes = torch.tensor(list(steps), dtype=torch.float64)
     factors = sizes**-alpha
     if normaliser == "none":
         return factors
-    weights = factors / (factors * sizes).sum()
-    return weights if normaliser == "sum_to_one" else weights * sizes.sum()
+    return factors * sizes.sum() / (factors * sizes).sum()
 
 
 def token_weights(steps: Sequence[int], weights: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class ObjectiveSettings(Section):
     alpha: NonNegative = Field(default=0.6, description="PANW exponent; 0: PANW off [point 6]")
     panw_normaliser: Normaliser = Field(
         default="constant_total",
-        description="constant_total keeps the sum of the weights, sum_to_one, or none [point 5]",
+        description="constant_total keeps the sum of the weights; none leaves them as Eq. 9 has them [point 5]",
     )
     mask_propagation: MaskPropagation = Field(
         default="chained", description="pool masks from grid to grid, draw boxes on every grid, or off [point 7]"
