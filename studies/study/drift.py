@@ -15,8 +15,8 @@ COLOUR = [f"eval/appearance/{axis}" for axis in ("lightness", "a", "b")]
 DRIFT_NOTE = (
     "Changes against the base on the same prompts and seeds, at the last evaluation while training, mean over seeds. "
     "Colour shift is of the mean colour of all images, colour distance the mean of each prompt's own, in CIELAB units; "
-    "at temperature 1 the distance is large without training as well. Alarms: figures beyond their limits, a run; – for "
-    "runs older than the limit on the shift."
+    "at temperature 1 the distance is large without training as well. Alarms: figures beyond their limits, a run; – "
+    "for runs older than the limit on the shift."
 )
 
 
