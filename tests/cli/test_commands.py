@@ -81,6 +81,7 @@ def test_serve_lists_its_rewards(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "x", "--temperature", "-1"], "--temperature: must be above 0, got -1"),
         (["generate", "x", "--top-p", "2"], "--top-p: must be above 0 and at most 1, got 2"),
         (["evaluate", "--sampler", "hot"], "--sampler: 'hot': want greedy, or T="),
+        (["evaluate", "--images-per-prompt", "100000"], "images_per_prompt"),
         (["evaluate", "--weights", "none.safetensors"], "--weights: there is no file none.safetensors"),
         (["evaluate", "--recipe", "none.toml"], "--recipe: recipe: there is no file none.toml"),
         (["score", "none.png", "--prompt", "x"], "there is no file none.png"),

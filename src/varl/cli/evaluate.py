@@ -21,6 +21,7 @@ from varl.policy.base import SamplingParams
 from varl.studies.samplers import BASE, SamplerReading, evaluate_samplers
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files
+from varl.trainer.recipe.sections import EvaluationSettings
 from varl.trainer.setup import PROBLEMS
 
 
@@ -65,6 +66,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("--prompts", type=count(1), default=256, metavar="N", help="held-out prompts, from the first")
     parser.add_argument(
+        "--images-per-prompt",
+        type=count(1),
+        metavar="N",
+        help="images of each prompt, which all figures are means over; default: the recipe's, mostly 1",
+    )
+    parser.add_argument("--seed", type=count(0), metavar="N", help="seed of the images; default: the recipe's")
+    parser.add_argument(
         "--sampler",
         action="append",
         metavar="S",
@@ -78,7 +86,7 @@ def _parser() -> Parser:
 def _recipe(parser: Parser, flags: argparse.Namespace) -> Recipe:
     """The recipe, whose files and the weights are there; else the process ends with a message that names the flag."""
     try:
-        recipe = load_recipe(flags.recipe)
+        recipe = _drawn_as(load_recipe(flags.recipe), flags)
         check_files(recipe)
     except (MissingFilesError, ValidationError, ValueError) as error:
         parser.error(f"argument --recipe: {error}")
@@ -88,6 +96,14 @@ def _recipe(parser: Parser, flags: argparse.Namespace) -> Recipe:
     if flags.out and not flags.out.parent.is_dir():
         parser.error(f"argument --out: there is no folder {flags.out.parent}")
     return recipe
+
+
+def _drawn_as(recipe: Recipe, flags: argparse.Namespace) -> Recipe:
+    """The recipe with the images that the flags want; raises pydantic.ValidationError where a group has no room."""
+    given = {"images_per_prompt": flags.images_per_prompt, "seed": flags.seed}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    evaluation = EvaluationSettings.model_validate(recipe.evaluation.model_dump() | wanted)
+    return recipe.model_copy(update={"evaluation": evaluation})
 
 
 def _samplers(parser: Parser, flags: argparse.Namespace, default: SamplingParams) -> list[Sampler]:
@@ -131,6 +147,7 @@ def _record(
             "weights": one.weights,
             "sampler": one.sampler.name,
             "sampling": asdict(one.sampler.params),
+            "seed": one.evaluation.seed,
             **one.evaluation.summary(),
         }
         for one in found
