@@ -16,14 +16,15 @@ from varl.trajectories.weight_files import file_digest
 DRAWN_FILE = "drawn.json"
 
 
-def drawn_with(model: Path, weights: Path | None, params: SamplingParams) -> dict[str, Any]:
-    """What decides an image beside its prompt and seed: digests of the model's files and weights, and the sampler.
+def drawn_with(model: Path, plugin: str, weights: Path | None, dtype: str, params: SamplingParams) -> dict[str, Any]:
+    """What decides an image beside its prompt and seed: the model's files and weights by digest, dtype and sampler.
 
     Raises:
         OSError: a file cannot be read.
     """
     files = sorted(path for path in model.iterdir() if path.suffix in (".json", ".safetensors"))
-    return {"model": _digest(map(file_digest, files)), "weights": weights and file_digest(weights), **asdict(params)}
+    digests = {"model": _digest([plugin, *map(file_digest, files)]), "weights": weights and file_digest(weights)}
+    return {**digests, "dtype": dtype, **asdict(params)}
 
 
 def keep_drawn(pictures: Sequence[Picture], seeds: Mapping[Path, int], settings: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.support.paths import ROOT
 from varl import cli
+from varl.examples.palette import main as write_palette
 from varl.policy.base import SamplingParams
 from varl.policy.generate import arrange, generate, generate_by_scale
 from varl.policy.nextflow import NextFlowPolicy, build_random, load
@@ -32,6 +33,22 @@ def draw(path: Path, *flags: str) -> int:
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def test_a_model_of_ones_own_is_loaded_by_its_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_palette(tmp_path / "own")  # type: ignore[no-untyped-call] # examples have no types
+    (tmp_path / "own" / "config.json").unlink()  # its loader needs none
+    named = ["--model", str(tmp_path / "own"), "--plugin", "varl.examples.palette:load"]
+    assert cli.main(["generate", "a bright square", *named, "-o", str(tmp_path / "own.png")]) == 0
+    assert pixels(tmp_path / "own.png").ndim == 3
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "x", *named[:3], "no.such:thing", "-o", str(tmp_path / "x.png")])
+    assert "no.such" in capsys.readouterr().err
+
+
+def test_bfloat16_draws_other_pixels_of_the_same_picture(tmp_path: Path) -> None:
+    assert draw(tmp_path / "a.png") == draw(tmp_path / "b.png", "--dtype", "bfloat16") == 0
+    assert pixels(tmp_path / "a.png").shape == pixels(tmp_path / "b.png").shape
 
 
 def test_a_grid_with_every_scale_and_its_facts(tmp_path: Path, policy: NextFlowPolicy) -> None:

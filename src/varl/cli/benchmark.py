@@ -149,7 +149,7 @@ def _draw(parser: Parser, flags: argparse.Namespace, pictures: Sequence[Picture]
     seeds = dict(zip(dict.fromkeys(picture.folder for picture in pictures), _seeds(flags), strict=True))
     batch, params = _batch(parser, flags), sampling_of(flags)
     try:
-        keep_drawn(pictures, seeds, drawn_with(find(flags.model), flags.weights, params))
+        keep_drawn(pictures, seeds, drawn_with(find(flags.model), flags.plugin, flags.weights, flags.dtype, params))
     except ValueError as error:
         parser.error(f"argument --images: {error}")
     with progress_bar(len(pictures), "image drawn") as progress:
@@ -160,7 +160,7 @@ def _batch(parser: Parser, flags: argparse.Namespace) -> int:
     """Images that are drawn together: fewer where a GPU has no room for them."""
     wanted: int = flags.batch
     try:
-        found = device_capacity(find(flags.model), "float32", flags.device)
+        found = device_capacity(find(flags.model), flags.dtype, flags.device, plugin=flags.plugin)
     except ValueError as error:
         parser.error(f"argument --device: {error}")
     if found is None:
