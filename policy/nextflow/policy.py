@@ -32,7 +32,7 @@ from varl.policy.nextflow.config import NextFlowConfig
 from varl.policy.nextflow.draw import Draw, draw_sites
 from varl.policy.nextflow.quantizer import upsample
 from varl.policy.nextflow.rope import rotation, text_positions, visual_positions
-from varl.policy.nextflow.sequence import block_causal, code_inputs, prompt_tokens
+from varl.policy.nextflow.sequence import code_inputs, prompt_tokens
 from varl.policy.nextflow.state import Branch, NextFlowState
 from varl.policy.nextflow.text import ByteText, TextTokenizer
 from varl.policy.nextflow.tokenizer import Tokenizer
@@ -211,7 +211,10 @@ class NextFlowPolicy(TrainedModule):
         turns = zip(*(self._turn((grid,), scale, branch.counter) for branch in branches), strict=True)
         cos, sin = (torch.stack(turn)[:, None, None] for turn in turns)
         codes = Codes(
-            vectors.reshape(state.prompts, each, *vectors.shape[1:]), self._scale_index((grid,), scale), (cos, sin)
+            vectors.reshape(state.prompts, each, *vectors.shape[1:]),
+            self._scale_index((grid,), scale),
+            (cos, sin),
+            tuple(cells([grid])),
         )
         hidden = self.module.sample(codes, [branch.cache for branch in branches], keep)
         return replace(state, branches=tuple(branches)), hidden
@@ -233,10 +236,9 @@ class NextFlowPolicy(TrainedModule):
         width = text.ids.shape[1]
         parts: list[Text | Codes] = [text]
         if shared:
-            parts.append(self._codes([codes[:1] for codes in scales[:shared]], 1, width, width))
+            parts.append(self._codes([codes[:1] for codes in scales[:shared]], 1, width))
         if shared + 1 < len(scales):
-            seen = width + sum(cells(self.grids[1 : shared + 1]))
-            parts.append(self._codes(scales[shared:-1], shared + 1, width, seen))
+            parts.append(self._codes(scales[shared:-1], shared + 1, width))
         (read, *outputs), _ = self.module(parts)
         return torch.cat([out.expand(len(scales[0]), -1, -1) for out in (read[:, -1:], *outputs)], 1)
 
@@ -247,17 +249,15 @@ class NextFlowPolicy(TrainedModule):
             ids, self._rotation(text_positions(n)), torch.ones(n, n, dtype=torch.bool, device=self.device).tril()
         )
 
-    def _codes(self, inputs: Sequence[Tensor], first: int, width: int, seen: int) -> Codes:
+    def _codes(self, inputs: Sequence[Tensor], first: int, width: int) -> Codes:
         """Codes of the scales from ``first`` on, whose inputs are the codes of the scales before them.
 
-        ``seen``: places before them; ``width``: length of the text.
+        ``width``: length of the text.
         """
         grids = self.grids[first : first + len(inputs)]
         vectors = code_inputs(self.tokenizer.quantizer, inputs, self.grids[first - 1 :])
-        # Made where it is used: at 7B it has 100 MB.
-        before = torch.ones(vectors.shape[1], seen, dtype=torch.bool, device=self.device)
-        mask = torch.cat([before, block_causal(grids, self.device)], 1)
-        return Codes(vectors, self._scale_index(grids, first), self._turn(grids, first, width - 1), mask)
+        turn = self._turn(grids, first, width - 1)
+        return Codes(vectors, self._scale_index(grids, first), turn, tuple(cells(grids)))
 
     def _turn(self, grids: Sequence[Grid], first_scale: int, counter: int) -> KeyValue:
         return self._rotation(visual_positions(grids, first_scale, counter, self.config.transformer.rope_range))

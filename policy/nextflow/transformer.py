@@ -18,22 +18,27 @@ from varl.policy.nextflow.text import BOI, SPECIALS
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of text: token ids int64 [B, N], rotations, and the mask over all that came before and itself."""
+    """A stretch of text: token ids int64 [B, N], rotations, and the mask [N, N] over itself, which comes first."""
 
     ids: Tensor
     turn: KeyValue
-    mask: Tensor | None = None
+    mask: Tensor
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A run of scales: upsampled code vectors, float [..., N, C], and the scale index of each, int64 [N]."""
+    """A run of scales: upsampled code vectors, float [..., N, C], and the scale index of each, int64 [N].
+
+    counts: tokens of each scale; a scale sees itself and all before it.
+    """
 
     vectors: Tensor
     scale: Tensor
     turn: KeyValue
-    mask: Tensor | None = None
+    counts: tuple[int, ...]
 
+
+Visible = Tensor | tuple[int, ...]  # what tokens see: a bool mask, or the counts of scales, without a mask
 
 EPSILON = 1e-6  # of every normalisation, as in Qwen2.5
 
@@ -66,17 +71,25 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.size) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.size) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None
-    ) -> tuple[Tensor, KeyValue]:
-        """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x."""
+    def forward(self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], visible: Visible) -> tuple[Tensor, KeyValue]:
+        """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x.
+
+        Scales are attended to one by one: a mask over all of them has 100 MB at 7B and 1024 x 1024 pixels, and keeps a
+        GPU's fast kernels from being used.
+        """
         b = len(x)
         q, k, v = self._project(x)
         q, k = rotate(q, *turn), rotate(k, *turn)
         keys = torch.cat([*(old.expand(b, -1, -1, -1) for old, _ in past), k], dim=2)
         values = torch.cat([*(old.expand(b, -1, -1, -1) for _, old in past), v], dim=2)
-        out = self._attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
-        return self.o_proj(_join(out)), (k, v)
+        keys, values = keys.to(q.dtype), values.to(q.dtype)
+        if isinstance(visible, Tensor):
+            return self.o_proj(_join(self._attend(q, keys, values, visible))), (k, v)
+        seen, outputs = keys.shape[2] - q.shape[2], []
+        for part in q.split_with_sizes(visible, 2):
+            seen += part.shape[2]
+            outputs.append(self._attend(part, keys[:, :, :seen], values[:, :, :seen], None))
+        return self.o_proj(_join(concatenated(outputs, 2))), (k, v)
 
     def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
         """[lanes * B, n, dim] of one scale to the same; every lane's rows see what their lane has, and themselves.
@@ -100,7 +113,12 @@ class Attention(nn.Module):
             scale: float = self.size**-0.5
             scores = (q * scale) @ k.transpose(-1, -2)
             return scores.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
+        grouped = self.heads != self.kv_heads
+        if grouped and q.is_cuda and q.dtype == torch.float32:
+            # No fused kernel takes float32 and groups; the plain one would keep the scores.
+            k, v = (one.repeat_interleave(self.heads // self.kv_heads, 1) for one in (k, v))
+            grouped = False
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.view(*x.shape[:2], heads, self.size).transpose(1, 2)
@@ -118,11 +136,9 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(config.dim, config.mlp_dim, bias=False)
         self.down_proj = nn.Linear(config.mlp_dim, config.dim, bias=False)
 
-    def forward(
-        self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], mask: Tensor | None
-    ) -> tuple[Tensor, KeyValue]:
+    def forward(self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], visible: Visible) -> tuple[Tensor, KeyValue]:
         """[B, N, dim] to the same, and this layer's new keys and values."""
-        attended, kv = self.self_attn(self.input_layernorm(x), turn, past, mask)
+        attended, kv = self.self_attn(self.input_layernorm(x), turn, past, visible)
         return self._mlp(x + attended), kv
 
     def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
@@ -143,7 +159,8 @@ class Block(nn.Module):
         """
         outputs, pairs = list[Tensor](), list[KeyValue]()
         for x, part in zip(xs, parts, strict=True):
-            out, kv = self.forward(x, part.turn, [*past, *pairs], part.mask)
+            visible = part.mask if isinstance(part, Text) else part.counts
+            out, kv = self.forward(x, part.turn, [*past, *pairs], visible)
             outputs.append(out)
             pairs.append(kv)
         return outputs, pairs
@@ -198,7 +215,7 @@ class NextFlowTransformer(nn.Module):
                 cache.append(kv)
         return [self.norm(x) for x in xs], caches
 
-    def run(self, x: Tensor, turn: KeyValue, past: Sequence[Segment], mask: Tensor | None) -> tuple[Tensor, Segment]:
+    def run(self, x: Tensor, turn: KeyValue, past: Sequence[Segment], mask: Tensor) -> tuple[Tensor, Segment]:
         """All blocks over one stretch x [B, N, dim], for pretraining, which mixes text and scales in one.
 
         ``past`` holds, per earlier segment, one (keys, values) a layer. Returns the normalised output and the new

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from tests.support.paths import ROOT
@@ -266,3 +267,18 @@ def test_a_tokenizer_alone_waits_for_its_transformer(policy: NextFlowPolicy, tmp
     trained = policy.tokenizer.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in fresh.tokenizer.state_dict().items())
     assert not torch.equal(fresh.module.embed_tokens.weight, policy.module.embed_tokens.weight)
+
+
+def test_scales_are_attended_to_one_by_one_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask keeps fused kernels from being used, and at 1024 x 1024 pixels has 10,000 times 10,000 places."""
+    model, masked, real = build_random(0), list[bool](), F.scaled_dot_product_attention
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, enable_gqa: bool) -> Tensor:
+        masked.append(attn_mask is not None)
+        return real(q, k, v, attn_mask=attn_mask, enable_gqa=enable_gqa)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+    model.distribution(PROMPT, torch.zeros(2, sum(cells(model.grids)), dtype=torch.long), 0)
+    layers = len(model.module.layers)
+    assert sum(masked) == layers  # the text's own
+    assert len(masked) == layers * len(model.grids)  # and one a scale, but for the first, which the text predicts
