@@ -37,7 +37,7 @@ class DefaultSampling(BaseModel):
 
 
 class RolloutServiceSettings(BaseSettings):
-    """Generates and scores groups of images for a training run, and images for who asks."""
+    """Generates and scores groups of images for a training run, and images on request."""
 
     model_config = SettingsConfigDict(
         env_prefix="VARL_ROLLOUT_",
@@ -55,7 +55,7 @@ class RolloutServiceSettings(BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr(""),
         description="Redis of the run: redis://…, rediss://… or unix://…. Without it, run-id and reward no jobs are "
-        "taken: images are drawn for who asks.",
+        "taken: images are drawn on request.",
     )
     redis_password_file: Path | None = Field(
         None, description="File with Redis's password; a user of its ACL is named in the URL."

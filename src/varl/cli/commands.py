@@ -35,7 +35,7 @@ COMMANDS = {
     "train": Entry("varl.trainer.__main__", "trainer", "the trainer, by a recipe"),
     "convert": Entry("varl.cli.convert", "policy", "published Infinity files as a model folder"),
     "export": Entry("varl.cli.export", "trainer", "trained weights as the model was published, with a model card"),
-    "encode": Entry("varl.cli.encode", "hpsv3", "a text encoder's rows of prompts, for an Infinity model"),
+    "encode": Entry("varl.cli.encode", "hpsv3", "encode a run's prompts once, for an Infinity model"),
     "generate": Entry("varl.cli.generate", "policy", "pictures from a prompt"),
     "evaluate": Entry("varl.cli.evaluate", "demo", "figures of weights and samplers on held-out prompts"),
     "benchmark": Entry("varl.cli.benchmark", "demo", "judge images by CVTG-2K, HPSv3's benchmark or a prompt file"),
