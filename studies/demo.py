@@ -32,8 +32,8 @@ from varl.studies.report.samplers import SamplerPair, best_against_best, summari
 from varl.studies.stages import Say, StageClock
 from varl.trainer.disk.wandb_run import add_report
 from varl.trainer.evaluator import held_out_prompts
-from varl.trainer.local_services import SERVICES_LOCK
-from varl.trainer.recipe.config import BadRecipeError
+from varl.trainer.local_services import SERVICES_LOCK, check_rewards
+from varl.trainer.recipe.config import BadRecipeError, Recipe
 from varl.trainer.recipe.dry_run import check_files, dry_run
 from varl.trainer.setup import PROBLEMS, TRAINER_LOCK
 from varl.trainer.step.guards import GuardError
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(error), 2)
     try:
         if settings.dry_run:
-            sys.stdout.write(dry_run(demo_recipe(settings)))
+            sys.stdout.write(dry_run(_startable_recipe(settings)))
             return 0
         if not watched():
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def demo(settings: DemoSettings, say: Say) -> Path:
     """Run every stage and return the run directory; raises what the stages raise."""
-    recipe = demo_recipe(settings)
+    recipe = _startable_recipe(settings)
     check_files(recipe)
     directory = recipe.run.dir / recipe.run.name
     prompts = held_out_prompts(recipe, settings.prompts)
@@ -110,6 +110,14 @@ def demo(settings: DemoSettings, say: Say) -> Path:
     for command, purpose in next_steps(recipe, prompts[0].prompt):
         say(f"      {command}    # {purpose}")
     return directory
+
+
+def _startable_recipe(settings: DemoSettings) -> Recipe:
+    """The recipe, whose rewards can be started where that is wanted; raises BadRecipeError."""
+    recipe = demo_recipe(settings)
+    if settings.local_services:
+        check_rewards(recipe)
+    return recipe
 
 
 def move_aside(directory: Path) -> Path | None:

@@ -21,7 +21,7 @@ from varl.launch.streams import keep_streams
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
-from varl.trainer.local_services import local_services
+from varl.trainer.local_services import check_rewards, local_services
 from varl.trainer.loop import train
 from varl.trainer.parallel.launch import LaunchError, this_run
 from varl.trainer.parallel.ranks import Ranks
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         command = parse_command(arguments)
         recipe = command.settings()
+        if command.local_services:
+            check_rewards(recipe)
         if command.dry_run:
             sys.stdout.write(dry_run_with_sizes(recipe, command.device_memory))
             return 0

@@ -5,6 +5,7 @@ Redis, the reward services and a rollout worker, for the length of a ``with`` bl
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from varl.launch.cores import usable_cores
 from varl.launch.folder_lock import folder_lock
 from varl.launch.private_redis import private_redis, redis_url_from_environment
-from varl.launch.rewards import reward_command
+from varl.launch.rewards import SYNTHETIC_NOTE, reward_command
 from varl.launch.supervisor import Supervisor, postponed, unhurried_exit
 from varl.launch.waits import DAY_S
-from varl.services.reward.place import parse_place
-from varl.trainer.recipe.config import Recipe
+from varl.services.reward.place import check_place
+from varl.trainer.recipe.config import BadRecipeError, Recipe
 from varl.trainer.recipe.sections import RewardSettings
 from varl.trajectories.queue import RunQueue
 from varl.trajectories.stream import connect
@@ -26,6 +27,7 @@ SERVICES_LOCK = "services.lock"
 LEAST_SCORE_S = 120.0
 PORTS = ("--grpc-port", "0", "--metrics-port", "0")
 LOCAL_GRACE_S = "10"  # seconds, within which a supervisor that stops lets its children end
+_log = logging.getLogger("varl.rewards")
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         varl.launch.supervisor.ChildDiedError: a service ended, now or (in the main thread) at any time in the block.
         varl.launch.folder_lock.FolderHeldError: another process has services for this run directory.
         varl.launch.private_redis.RedisServerError: there is no Redis to use.
-        ValueError: the recipe has a reward that is not known here, or whose file is not there.
+        varl.trainer.recipe.config.BadRecipeError: as ``check_rewards``.
     """
     directory, share = recipe.run.dir / recipe.run.name, max(1, usable_cores() // 2)
     commands = _rewards(recipe, share)
+    if any(reward.is_synthetic for reward in recipe.rollout.rewards):
+        _log.warning(SYNTHETIC_NOTE)
     with unhurried_exit() as stack:
         stack.enter_context(folder_lock(directory / SERVICES_LOCK))
         given = recipe.rollout.redis_url or redis_url_from_environment()
@@ -82,24 +86,30 @@ def local_services(recipe: Recipe, say: Callable[[str], None] = lambda line: Non
         yield LocalServices(url, rewards, rollout_grpc, supervisor)
 
 
+def check_rewards(recipe: Recipe) -> None:
+    """Raise BadRecipeError where a reward is neither known here nor found by its ``serve``; nothing is started."""
+    _rewards(recipe, share=1)
+
+
 def _rewards(recipe: Recipe, share: int) -> dict[str, list[str]]:
-    """Commands of the reward services that are to be started, by name; raises ValueError."""
+    """Commands of the reward services that are to be started, by name; raises BadRecipeError."""
     return {
-        reward.name: _command(reward, recipe.run.device, share)
-        for reward in recipe.rollout.rewards
+        reward.name: _command(f"rollout.rewards.{index}", reward, recipe.run.device, share)
+        for index, reward in enumerate(recipe.rollout.rewards)
         if not reward.address
     }
 
 
-def _command(reward: RewardSettings, device: str, share: int) -> list[str]:
-    if reward.serve:
-        parse_place(reward.serve)  # said before anything starts
-        return reward_command(reward.serve, "--device", device, *reward.arguments)
+def _command(setting: str, reward: RewardSettings, device: str, share: int) -> list[str]:
     try:
+        if reward.serve:
+            check_place(reward.serve)
+            return reward_command(reward.serve, "--device", device, *reward.arguments)
         workers = ("--workers", str(share)) if reward.name == "ocr" else ()
         return reward_command(reward.name, *workers, *reward.arguments)
     except ValueError as error:
-        raise ValueError(f"rollout.rewards: {error}; say by serve or address where it is") from error
+        hint = "" if reward.serve else "; say by serve or address where it is"
+        raise BadRecipeError(f"{setting}.{'serve' if reward.serve else 'name'}: {error}{hint}") from error
 
 
 def _start_reward(supervisor: Supervisor, name: str, command: list[str], say: Callable[[str], None]) -> LocalReward:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from varl.services.reward.place import RewardNotFoundError, parse_place
+from varl.services.reward.place import RewardNotFoundError, parse_place, search_working_directory
 from varl.services.serving.plugin import Reward, checked_name
 
 
@@ -41,8 +41,7 @@ def load_reward(text: str) -> type[Reward]:
 
 
 def _import_name(name: str) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    search_working_directory()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -87,7 +87,11 @@ def test_serve_lists_its_rewards(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "none.png", "--prompt", "x"], "there is no file none.png"),
         (
             ["score", "README.md", "--prompt", "x", "--reward", "orc"],
-            "--reward: 'orc' is neither ocr nor hpsv3 nor PATH.py:Class",
+            "--reward: 'orc' is neither ocr nor hpsv3 nor PATH.py:Class nor package.module:Class",
+        ),
+        (
+            ["score", "README.md", "--prompt", "x", "--reward", "varl.services.clip.rewards:ClipSkore"],
+            "--reward: 'varl.services.clip.rewards:ClipSkore': there is no ClipSkore in ",
         ),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from varl.launch.resources import MissingFilesError
+from varl.launch.rewards import SYNTHETIC_NOTE
 from varl.trainer.disk.wandb_run import NOT_INSTALLED, is_installed
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import describe, to_toml
@@ -19,7 +20,8 @@ def dry_run(recipe: Recipe) -> str:
     Raises MissingFilesError where a file that it names is absent.
     """
     check_files(recipe)
-    return to_toml(recipe) + "\n" + as_comments(describe(recipe))
+    notes = SYNTHETIC_NOTE if any(reward.is_synthetic for reward in recipe.rollout.rewards) else ""
+    return to_toml(recipe) + "\n" + as_comments(describe(recipe)) + as_comments(notes)
 
 
 def dry_run_with_sizes(recipe: Recipe, device_bytes: int | None) -> str:

@@ -19,6 +19,7 @@ from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
 from varl.studies.samplers import BASE, SamplerReading, evaluate_samplers
+from varl.trainer.local_services import check_rewards
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files
 from varl.trainer.recipe.sections import EvaluationSettings
@@ -87,6 +88,7 @@ def _recipe(parser: Parser, flags: argparse.Namespace) -> Recipe:
     """The recipe, whose files and the weights are there; else the process ends with a message that names the flag."""
     try:
         recipe = _drawn_as(load_recipe(flags.recipe), flags)
+        check_rewards(recipe)
         check_files(recipe)
     except (MissingFilesError, ValidationError, ValueError) as error:
         parser.error(f"argument --recipe: {error}")

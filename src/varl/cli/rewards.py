@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from varl.cli.commands import PLUGINS
 from varl.cli.parser import Parser
 from varl.client import RewardClient
-from varl.launch.rewards import reward_command
+from varl.launch.rewards import SYNTHETIC_NOTE, is_synthetic, reward_command
 from varl.launch.supervisor import Supervisor
+from varl.services.reward.place import check_place
 
 URL = "http://127.0.0.1:8080"  # where varl serve listens unless it is told otherwise
 
@@ -23,7 +26,8 @@ def add_service(parser: argparse.ArgumentParser, default_url: str | None) -> Non
     where.add_argument(
         "--reward",
         metavar="REWARD",
-        help="start a service for this call: ocr, hpsv3 (the synthetic model) or PATH.py:Class",
+        help="start a service for this call: ocr, hpsv3 (the synthetic model, unless VARL_HPSV3_CHECKPOINT "
+        f"names another), {', '.join(PLUGINS)}, PATH.py:Class or package.module:Class",
     )
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="file with the bearer token that the service wants"
@@ -46,9 +50,19 @@ def _service(parser: Parser, flags: argparse.Namespace) -> Iterator[str]:
     if not flags.reward:
         yield flags.url
         return
-    try:
-        command = reward_command(flags.reward)
-    except ValueError as error:
-        parser.error(f"argument --reward: {error}")
+    command = _command(parser, flags.reward)
     with tempfile.TemporaryDirectory(prefix="varl-reward-") as directory, Supervisor(Path(directory)) as supervisor:
         yield f"http://127.0.0.1:{supervisor.start('reward', command)['http_port']}"
+
+
+def _command(parser: Parser, reward: str) -> list[str]:
+    """Command of the service; for a reward that cannot be started the process ends with a message that says why."""
+    place = PLUGINS[reward].place if reward in PLUGINS else reward
+    try:
+        if ":" in place:
+            check_place(place)
+        if is_synthetic(place):
+            sys.stderr.write(f"{parser.prog}: {SYNTHETIC_NOTE}\n")
+        return reward_command(place)
+    except ValueError as error:
+        parser.error(f"argument --reward: {error}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from varl.launch.rewards import is_synthetic
 from varl.policy.base import SamplingParams
 from varl.trainer.recipe.sections.bounds import MOST, YEAR_S, Count, Name, NonNegative, Number, Positive, Section
 from varl.trajectories.job_checks import MAX_CONTINUATIONS, MAX_GROUP_SIZE
@@ -43,7 +44,7 @@ class RewardSettings(Section):
         default="",
         pattern=r"^$|^.+:[A-Za-z_]\w*$",
         description="a reward of one's own to start locally: PATH.py:Class or package.module:Class; "
-        "empty: ocr or hpsv3, by name",
+        "empty: ocr or hpsv3, by name; hpsv3 without a checkpoint in arguments is the synthetic 64x64 model",
     )
     address: str = Field(
         default="",
@@ -62,6 +63,11 @@ class RewardSettings(Section):
         """The Python file that ``serve`` names, if any."""
         module = self.serve.rpartition(":")[0]
         return Path(module) if module.endswith(".py") else None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a local start would take the synthetic preference model, since nothing names a checkpoint."""
+        return not (self.serve or self.address) and is_synthetic(self.name, self.arguments)
 
     @model_validator(mode="after")
     def _one_place(self) -> RewardSettings:
