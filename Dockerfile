@@ -103,6 +103,8 @@ FROM runtime AS gateway
 COPY --from=gateway-venv /opt/venv /opt/venv
 COPY services/serving services/serving
 COPY services/gateway services/gateway
+# It can serve a reward of one's own, too (docs/containers.md).
+COPY services/reward services/reward
 ENV VARL_GATEWAY_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8080

@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 ENTRIES = {
     "ocr": ["varl.services.ocr.__main__", "varl.services.ocr.engines.onnx"],
     "hpsv3": ["varl.services.hpsv3.__main__"],
-    "gateway": ["varl.services.gateway.__main__"],
+    "gateway": ["varl.services.gateway.__main__", "varl.services.reward.__main__", "varl.reward"],
     "rollout": ["varl.services.rollout.__main__"],
     "trainer": ["varl.trainer.__main__", "varl.studies.demo"],
 }
