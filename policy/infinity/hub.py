@@ -32,7 +32,7 @@ def fetch(repository: str, model: Published) -> tuple[Path, Path]:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise OSError("a hub's files need: pip install 'varl[hpsv3]' (there is no huggingface_hub here)") from error
+        raise OSError("a hub's files need: pip install 'varl[hub]' (there is no huggingface_hub here)") from error
     names = [model.transformer, f"{model.transformer}/*", model.tokenizer]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=names))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.docs_commands import Printed, blocks, mentioned, pages, printed, problem, unknown
 from tests.support.paths import ROOT
+from varl.trainer.recipe.config import load_recipe
 
 IN_BLOCKS = [command for page in pages() for command in printed(page)]
 IN_TEXT = sorted({command for page in pages() for command in mentioned(page)}, key=str)
@@ -108,6 +109,16 @@ def test_own_prompts_are_looked_at_as_printed(clone: Path) -> None:
     for name in ("mine", "mine_held_out"):
         (clone / f"{name}.jsonl").write_text(json.dumps({"prompt": f"a sign of {name} that says 'OPEN'"}) + "\n")
     assert "from mine.jsonl" in pasted(OWN_PROMPTS, ".venv/bin/varl train", clone)
+
+
+def test_the_prompts_that_are_encoded_are_those_of_the_recipe_that_is_trained() -> None:
+    commands = [command.words for command in printed(ROOT / "docs" / "infinity.md")]
+    (encoded,) = [words for words in commands if words[:2] == ("varl", "encode")]
+    trained = [words for words in commands if words[:2] == ("varl", "train")]
+    assert trained and all("--local-services" in words for words in trained)
+    for words in trained:
+        prompts = load_recipe(ROOT / words[2]).prompts
+        assert {str(prompts.train), str(prompts.held_out)} <= set(encoded)
 
 
 @pytest.mark.parametrize(

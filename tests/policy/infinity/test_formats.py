@@ -303,4 +303,4 @@ def test_files_come_from_a_hub_where_there_is_one(
     assert "the hub does not give FoundationVision/Infinity: ConnectionError: no route" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert run([target, "--hub", "FoundationVision/Infinity"]) == 1
-    assert "a hub's files need: pip install 'varl[hpsv3]'" in capsys.readouterr().err
+    assert "a hub's files need: pip install 'varl[hub]'" in capsys.readouterr().err
