@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -32,7 +34,12 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs/."""
-    made = {"reference/commands.md": _commands(), "reference/http.md": _http(), "reference/proto.md": _proto()}
+    made = {
+        "reference/commands.md": _commands(),
+        "reference/http.md": _http(),
+        "reference/proto.md": _proto(),
+        "reference/prometheus.md": _prometheus(),
+    }
     kept = {f"{ELSEWHERE}/{name}": (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
     for name, text in (made | kept).items():
         files.append(File.generated(config, name, content=text))
@@ -134,3 +141,32 @@ def _proto() -> str:
     files = sorted((ROOT / "proto/varl/v1").glob("*.proto"))
     parts += [f"## {path.name}\n\n```protobuf\n{path.read_text(encoding='utf-8')}```" for path in files]
     return "\n\n".join(parts)
+
+
+def _prometheus() -> str:
+    """A table of the metrics of each kind of service, read from the calls in the code that make them."""
+    parts = [
+        "# Prometheus metrics\n\nWhat `GET /metrics` has: of a reward service and the gateway on their HTTP port, of a "
+        "rollout worker on `--metrics-port`. Metrics of reward services, and `varl_gateway_reward_ready`, have the "
+        "label `reward` as well. The trainer has none: [metrics.jsonl](../metrics.md)."
+    ]
+    for title, folder in (("Reward services", "serving"), ("Gateway", "gateway"), ("Rollout workers", "rollout")):
+        found = sorted({row for path in (ROOT / "services" / folder).rglob("*.py") for row in prometheus_metrics(path)})
+        rows = "\n".join(f"| `{name}` | {kind} | {labels} | {_plain(text)} |" for name, kind, labels, text in found)
+        parts.append(f"## {title}\n\n| metric | kind | labels | what |\n|---|---|---|---|\n{rows}")
+    return "\n\n".join(parts)
+
+
+def prometheus_metrics(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """(name as scraped, kind, labels, help) of every metric that a file makes by Counter(name, help, …) or alike."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match call:
+            case ast.Call(
+                func=ast.Name(id=maker) | ast.Attribute(attr=maker),
+                args=[ast.Constant(value=str(name)), ast.Constant(value=str(text)), *rest],
+            ) if name.startswith("varl_"):
+                kind = maker.lower().strip("_").removesuffix("s")
+                labels = [one.value for part in rest for one in ast.walk(part) if isinstance(one, ast.Constant)]
+                ending = "_total" if kind == "counter" else ""
+                shown = ", ".join(f"`{label}`" for label in labels if isinstance(label, str))
+                yield name.removesuffix(ending) + ending, kind, shown, text

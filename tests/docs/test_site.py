@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def test_the_bodies_of_requests_are_there(site: Path) -> None:
     page = (site / "reference/http/index.html").read_text(encoding="utf-8")
     assert "POST /v1/score" in page
     assert "target_words" in page
+
+
+def test_the_metrics_of_every_service_are_there(site: Path) -> None:
+    page = (site / "reference/prometheus/index.html").read_text(encoding="utf-8")
+    code = "".join(path.read_text() for path in sorted((ROOT / "services").rglob("metrics.py")))
+    made = set(re.findall(r'"(varl_\w+)"', code))
+    assert len(made) > 20
+    assert not [name for name in made if name not in page]
+
+
+def test_the_first_page_links_every_other() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / link).resolve() for link in re.findall(r"\]\(([^)#]+\.md)\)", text)}
+    pages = {path for path in (ROOT / "docs").rglob("*.md") if "tiny_ocr" not in path.parts}
+    elsewhere = {ROOT / name for name in ("policy/README.md", "policy/nextflow/README.md", "k8s/README.md")}
+    assert not (pages | elsewhere) - linked - {ROOT / "docs" / "index.md"}
 
 
 def test_pages_from_elsewhere_are_linked(site: Path) -> None:
