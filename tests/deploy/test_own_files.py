@@ -18,6 +18,7 @@ from varl.trainer.recipe.config import load_recipe
 
 def block(page: str, language: str, contains: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
+    found: str
     (found,) = [one for one in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if contains in one]
     return found
 
