@@ -34,4 +34,6 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_cell(one)}" for name, one in value.items()).replace("|", "/")
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,22 +74,31 @@ def measure(setting: Setting) -> Iterator[Figures]:
     model, side = build(setting), 1024 if setting.full else 128
     files = [jpeg(index, side) for index in range(max(BATCHES))]
     images = [prepared(file) for file in files]
-    rates = {}
+    rates, run = {}, partial(_score, model)
     for batch in BATCHES if setting.full else (2,):
-        work = lambda part=images[:batch]: model(part, [token_ids(image) for image in part]).tolist()  # noqa: E731
+        work = partial(run, images[:batch])
         flops = counted(work, setting.device)
         seconds = setting.seconds(work)
         rates[batch] = batch / seconds
         yield {f"engine_images_s_{batch}": rates[batch], "engine_share": setting.share(flops, seconds)}
     best = max(rates, key=lambda batch: rates[batch])
+    yield {"profile": setting.profile(partial(run, images[:best]))}
     yield {"peak_gib": setting.peak_gib(), "batch": best, "files_images_s": _from_files(setting, model, files, best)}
     try:
         from benchmarks.gpu.service import images_a_second
+        from varl.services.hpsv3.native import compile_layers
     except ImportError as error:
         yield {"service": f"not measured, the engine alone was: {error.name or error} is missing here"}
         return
     rate, bad = asyncio.run(images_a_second(model, files, best, 8 * best if setting.full else 4))
     yield {"service_images_s": rate, "service_failed": bad}
+    compile_layers(model, "inductor" if setting.full else "eager")  # last: where it fails, all else is measured
+    run(images[:best])
+    yield {"compiled_images_s": best / setting.seconds(partial(run, images[:best])), "compiled_batch": best}
+
+
+def _score(model: RewardModel, images: Sequence[Tensor]) -> object:
+    return model(images, [token_ids(image) for image in images]).tolist()
 
 
 def _from_files(setting: Setting, model: RewardModel, files: Sequence[bytes], batch: int) -> float:
@@ -100,8 +110,8 @@ def _from_files(setting: Setting, model: RewardModel, files: Sequence[bytes], ba
         for image in pool.map(prepared, many):
             ready.append(image)
             if len(ready) == batch:
-                model(ready, [token_ids(one) for one in ready]).tolist()
+                _score(model, ready)
                 ready = []
         if ready:
-            model(ready, [token_ids(one) for one in ready]).tolist()
+            _score(model, ready)
     return len(many) / (time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""NextFlow-7B and Infinity-2B with random weights: one image, a group of 16 with two continuations, and an update."""
+"""NextFlow-7B and Infinity-2B with random weights: one image, a group of 16 with two continuations, and updates."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from varl.policy.infinity import TokenizerConfig as InfinityTokenizerConfig
 from varl.policy.infinity.config import PRESETS
 from varl.policy.infinity.tokenizer import Tokenizer as InfinityTokenizer
 from varl.policy.infinity.transformer import InfinityTransformer
+from varl.policy.lora import Lora, adapters_off, attach
 from varl.policy.nextflow import NextFlowPolicy
 from varl.policy.nextflow.config import NextFlowConfig, TokenizerConfig, TransformerConfig
 from varl.policy.nextflow.paper import paper_config
 from varl.policy.nextflow.text import GuessedText
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
+from varl.trainer.objectives.vmr import Stage
 
 PROMPT = (
     "a wooden sign at a country road that says 'FRESH BREAD' in white letters, a windmill behind it, late afternoon"
 )
 GROUP, CONTINUATIONS = 16, 2  # arXiv 2601.02256, section 4.1
+RANK = 32  # of adapters
 PROMPTS = 8
 NEXTFLOW = SamplingParams(top_k=2, top_p=0.9, cfg=5.0)  # the same
 INFINITY = SamplingParams(cfg=3.0, cfg_constant=True)  # guidance 4 in the published code's terms, temperature 1
@@ -112,30 +115,38 @@ def each(policy: TrainablePolicy, params: SamplingParams, prompts: Sequence[str]
     return policy.sample(policy.prefill_all(prompts, params.cfg > 0), len(policy.grids), range(len(prompts)), params)[1]
 
 
-def updated(setting: Setting, policy: TrainablePolicy, split: int, trainable: str, rows: int) -> Iterator[Figures]:
-    """A pass of the trainer over whole candidates: log-probabilities, KL to a frozen policy, backward, AdamW.
+def updated(setting: Setting, policy: TrainablePolicy, split: int, rows: Mapping[Stage, int]) -> Iterator[Figures]:
+    """Passes of the trainer: log-probabilities, KL to the reference, backward, AdamW; rows: candidates, by stage.
 
-    The reference is the policy itself without gradients: its pass takes as long as that of another copy.
+    The reference is the base of adapters or, where all is trained, the policy itself without gradients, whose pass
+    takes as long as that of another copy.
     """
-    policy.select("all" if trainable == "all" else "gains")
     parameters = [one for one in policy.module.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-6)
-    grids = policy.grids[:split]
-    tokens = torch.randint(2, (rows, sum(cells(grids))), device=setting.device)
+    for stage, count in rows.items():
+        first, last = (0, split) if stage is Stage.PREFIX else (split, len(policy.grids))
+        tokens, places = candidates_of(policy, first, last, count, setting.device), sum(cells(policy.grids[first:last]))
 
-    def work() -> None:
-        own = policy.distribution(PROMPT, tokens, 0)
-        with torch.no_grad():
-            reference = policy.distribution(PROMPT, tokens, 0)
-        found = own.evaluate(tokens, reference)
-        (found.log_probs.mean() + found.kl.mean()).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        def work(first: int = first, tokens: Tensor = tokens, places: int = places) -> None:
+            own = policy.distribution(PROMPT, tokens, first)
+            with torch.no_grad(), adapters_off(policy.module):
+                reference = policy.distribution(PROMPT, tokens, first)
+            found = own.evaluate(tokens[:, -places:], reference)
+            (found.log_probs.mean() + found.kl.mean()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-    flops = counted(work, setting.device)
-    seconds = setting.seconds(work)
-    yield {"trained": trainable, "candidates": rows, "tokens": tokens.numel(), "update_s": seconds}
-    yield {"update_share": setting.share(flops, seconds), "update_gib": setting.peak_gib()}
+        flops = counted(work, setting.device)
+        seconds, name = setting.seconds(work), stage.value
+        yield {f"{name}_candidates": count, f"{name}_tokens": count * places, f"{name}_update_s": seconds}
+        yield {f"{name}_update_share": setting.share(flops, seconds), f"{name}_update_gib": setting.peak_gib()}
+
+
+def candidates_of(policy: TrainablePolicy, first: int, last: int, count: int, device: torch.device) -> Tensor:
+    """Random tokens int64 [count, cells of scales 0 to last - 1] that share the scales before ``first``."""
+    shared, own = sum(cells(policy.grids[:first])), sum(cells(policy.grids[first:last]))
+    prefix = torch.randint(2, (1, shared), device=device).expand(count, -1)
+    return torch.cat([prefix, torch.randint(2, (count, own), device=device)], 1)
 
 
 def _sample_nextflow(setting: Setting) -> Iterator[Figures]:
@@ -147,12 +158,19 @@ def _sample_infinity(setting: Setting) -> Iterator[Figures]:
 
 
 def _update_nextflow(setting: Setting) -> Iterator[Figures]:
-    """The gains of the normalisation layers: gradients flow through all layers, as they do with adapters."""
-    yield from updated(setting, nextflow(setting), 12 if setting.full else 3, "gains", 8 if setting.full else 2)
+    policy = nextflow(setting)
+    attach(policy.module, Lora(RANK, 2.0 * RANK, policy.lora_targets))
+    rows = {Stage.PREFIX: 8, Stage.SUFFIX: 1} if setting.full else {Stage.PREFIX: 2, Stage.SUFFIX: 2}
+    yield {"trained": f"adapters of rank {RANK}"}
+    yield from updated(setting, policy, 12 if setting.full else 3, rows)
 
 
 def _update_infinity(setting: Setting) -> Iterator[Figures]:
-    yield from updated(setting, infinity(setting), 7 if setting.full else 2, "all", 8 if setting.full else 2)
+    policy = infinity(setting)
+    policy.select("all")
+    yield {"trained": "all"}
+    rows = {Stage.PREFIX: 8, Stage.SUFFIX: 1} if setting.full else {Stage.PREFIX: 2, Stage.SUFFIX: 2}
+    yield from updated(setting, policy, 7 if setting.full else 2, rows)
 
 
 MEASURES: Mapping[str, Callable[[Setting], Iterator[Figures]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 Figures = dict[str, Any]
@@ -37,6 +38,19 @@ class Setting:
     def share(self, flops: float, seconds: float) -> float:
         """Of the matrix rate."""
         return flops / seconds / self.rate
+
+    def profile(self, work: Callable[[], object], most: int = 8) -> dict[str, float]:
+        """Shares of the device's time of the ``most`` kernels that take most of it; of the CPU's where it is one."""
+        cuda = self.device.type == "cuda"
+        with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+            work()
+            self._wait()
+        rows = found.key_averages()
+        times = {row.key: row.self_device_time_total if cuda else row.self_cpu_time_total for row in rows}
+        total = sum(times.values()) or 1.0
+        return {
+            name[:80]: round(times[name] / total, 3) for name in sorted(times, key=lambda name: -times[name])[:most]
+        }
 
     def peak_gib(self) -> float:
         """The most memory that tensors took since the last call, 0 on a CPU."""

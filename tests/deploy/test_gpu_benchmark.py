@@ -25,12 +25,22 @@ def test_models_give_times_and_shares(part: str) -> None:
     assert all(value > 0 for name, value in found.items() if name.endswith("_s"))
 
 
+def test_updates_are_measured_of_adapters_and_of_both_stages() -> None:
+    found: setting.Figures = {}
+    for figures in models.MEASURES["update_nextflow"](TINY):
+        found |= figures
+    assert found["trained"] == f"adapters of rank {models.RANK}"
+    assert found["prefix_tokens"] == 2 * (1 + 4 + 16) and found["suffix_tokens"] > found["prefix_tokens"]
+
+
 def test_hpsv3_is_measured_alone_and_through_its_service() -> None:
     found: setting.Figures = {}
     for figures in hpsv3.measure(TINY):
         found |= figures
     assert found["service_failed"] == 0 and found["engine_share"] > 0
-    assert min(found["engine_images_s_2"], found["files_images_s"], found["service_images_s"]) > 0
+    rates = ("engine_images_s_2", "files_images_s", "service_images_s", "compiled_images_s")
+    assert min(found[name] for name in rates) > 0
+    assert 0 < sum(found["profile"].values()) <= 1.01 and any("mm" in name for name in found["profile"])
 
 
 def test_the_reward_path_scores_every_image() -> None:
