@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from varl.evaluation.measures.appearance import BY_NAME
 from varl.studies.study.chart import draw_curves
 from varl.studies.study.drift import DRIFT_NOTE, drift_table
 from varl.studies.study.gradients import NOISE_NOTE, NOTE, PREFIX_NOTE, by_scale_table, noise_table, prefix_table
@@ -60,6 +61,8 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast]) -> str:
         arms_table(study, found),
         f"± is the half-width of a 95 % interval over seeds (Student's t). {MINUS_NOTE} {wall_time_note(found)}",
     ]
+    if others := measures_table(study, found.runs):
+        parts += ["## Every measure", others]
     if tested:
         parts += ["## Planned contrasts", contrast_table(study, tested), CONTRAST_NOTE]
     if found.controls:
@@ -112,6 +115,16 @@ def arms_table(study: Study, found: Findings) -> str:
             ]
         )
     return table(head, rows)
+
+
+def measures_table(study: Study, runs: Sequence[RunResult]) -> str:
+    """A row for each arm of what else is measured at the end, by the recipe's own sampler; empty where nothing is."""
+    measured = dict.fromkeys(name for run in runs for name in next(iter(run.figures.values())))
+    names = [name for name in measured if name != study.measure and not name.startswith(BY_NAME)]
+    figures = [by_arm(runs, name) for name in names]
+    arms = [name for name in study.arms if name in runs_by_arm(runs)]
+    rows = [[_title(study, arm), *(_mean(one.get(arm, {}).values()) for one in figures)] for arm in arms]
+    return table(["arm", *names], rows) if names else ""
 
 
 def trained_on(runs: Sequence[RunResult]) -> str:

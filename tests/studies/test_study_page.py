@@ -11,7 +11,7 @@ from varl.studies.study.gradients import noise_table, prefix_table, scale_means,
 from varl.studies.study.pace import Pace
 from varl.studies.study.results import at_seconds, row_of
 from varl.studies.study.run import Findings, chosen_rates
-from varl.studies.study.summary import arms_table, trained_on
+from varl.studies.study.summary import arms_table, measures_table, trained_on
 
 
 def test_runs_are_timed_alike_once_every_arm_has_a_pace() -> None:
@@ -44,6 +44,18 @@ def test_a_figure_at_a_time_lies_between_the_evaluations_around_it() -> None:
 def test_a_row_names_figures_of_other_samplers_behind() -> None:
     row = row_of(result("a", 0, 0.5))
     assert (row["word_accuracy"], row["word_accuracy_greedy"], row["reward_ocr"]) == (0.5, 0.6, 1.0)
+
+
+def test_measures_beside_the_studys_own_are_means_over_seeds() -> None:
+    more = {"T=1": {"word_accuracy": 0.5, "ned": 0.9, "appearance/dark": 0.1}}
+    runs = [result("b", 0, 0.5), result("b", 1, 0.7), result("a", 0, 0.5, figures=more)]
+    assert measures_table(plan(), runs).splitlines() == [
+        "| arm | reward/ocr | ned |",
+        "| --- | --- | --- |",
+        "| a | – | 0.900 |",
+        "| b | 1.000 ± 0.000 | – |",
+    ]
+    assert measures_table(plan(measure="ned"), [result("a", 0, 0.5, figures={"T=1": {"ned": 0.5}})]) == ""
 
 
 def test_shares_by_scale_are_of_the_updates_that_trained_the_scale() -> None:
