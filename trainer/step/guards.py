@@ -84,7 +84,8 @@ def first_ratio(deviation: float, tolerance: float) -> Alarm | None:
         return None
     return Alarm(
         "first_ratio",
-        f"ratios of on-policy groups are {deviation:.3g} off 1, so sampler and trainer do not hold the same weights",
+        f"ratios of on-policy groups are {deviation:.3g} off 1: sampler and trainer hold other weights, or rounding is "
+        "that large, which guidance and a low temperature multiply (guards.ratio_tolerance)",
     )
 
 
