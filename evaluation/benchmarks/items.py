@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from varl.services.ocr.targets import resolve_targets, words_of_cvtg_2k
 from varl.trajectories.prompt_files import load_prompts, text_prompts
+from varl.trajectories.prompts import PromptSpec
 
 CVTG_FOLDERS = ("CVTG", "CVTG-Style")
 CVTG_AREAS = (2, 3, 4, 5)
@@ -73,21 +74,33 @@ def hpsv3(folder: Path) -> list[Item]:
 
 
 def prompt_file(path: Path) -> list[Item]:
-    """Prompts as recipes take them, a file of another ending as text; images are 00000.png and so on, by prompt.
+    """Prompts as recipes take them, a file of another ending as text.
 
-    Targets are the target words given, else the quoted ones.
+    Images are 00000.png and so on, by prompt, or what a prompt's metadata names as ``image``; its ``group`` is what
+    figures are also given by. Targets are the target words given, else the quoted ones.
 
     Raises:
-        ValueError: the file cannot be read as prompts.
+        ValueError: the file cannot be read as prompts, or an image is outside of the folder.
     """
     try:
         specs = load_prompts(path, otherwise=text_prompts)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     return [
-        Item(f"{index:05d}.png", spec.prompt, resolve_targets(spec.prompt, spec.target_words), "")
+        Item(_image(spec, index), spec.prompt, resolve_targets(spec.prompt, spec.target_words), _group(spec))
         for index, spec in enumerate(specs)
     ]
+
+
+def _image(spec: PromptSpec, index: int) -> str:
+    name = str(spec.metadata.get("image", f"{index:05d}.png"))
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+        raise ValueError(f"metadata.image: {name!r} is not below the folder of images")
+    return name
+
+
+def _group(spec: PromptSpec) -> str:
+    return str(spec.metadata.get("group", ""))
 
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Item]]] = {

@@ -61,6 +61,18 @@ def test_a_prompt_file_has_an_image_for_each_line(tmp_path: Path) -> None:
         prompt_file(tmp_path / "none.txt")
 
 
+def test_a_prompt_may_name_its_image_and_its_group(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt,image,group\na sign 'CAT',signs/cat.jpg,animals\na sign 'TEA',,\n")
+    named, plain = prompt_file(path)
+    assert (named.image, named.group, named.targets) == ("signs/cat.jpg", "animals", ("cat",))
+    assert (plain.image, plain.group) == ("00001.png", "")
+    for outside in ("/etc/cat.png", "../cat.png"):
+        path.write_text(f"prompt,image\na sign,{outside}\n")
+        with pytest.raises(ValueError, match=r"metadata\.image: '.*cat.png' is not below the folder of images"):
+            prompt_file(path)
+
+
 def test_a_benchmark_of_another_form_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no benchmark_CATEGORY\.json"):
         hpsv3(tmp_path)
