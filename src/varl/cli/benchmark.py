@@ -78,7 +78,8 @@ def _parser() -> Parser:
         required=True,
         nargs="+",
         metavar="FOLDER",
-        help="one folder, or one a seed: CVTG/2/INDEX.png, CATEGORY/NAME.png, or 00000.png by line of the prompt file",
+        help="one folder, or one a seed: CVTG/2/INDEX.png, CATEGORY/NAME.png, or 00000.png by line of the prompt file "
+        "(or what its column image names)",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), metavar="FILE", help="figures as JSON")
     _add_judges(parser)
