@@ -48,3 +48,19 @@ def test_a_killed_run_that_overlaps_equals_an_undisturbed_one(
     assert column(runs[0], f"staleness/{staleness}") == [2.0] * (7 - staleness)
     assert max(column(runs[0], "ratio_max_deviation")[staleness:]) > 1e-3  # against probabilities of older weights
     assert column(runs[0], "groups/stale") == []
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_dies_updates_past_its_checkpoint_goes_on(
+    redis_server: str, run_id: str, tmp_path: Path, reward: RunningReward
+) -> None:
+    model = make_model(tmp_path / "model")
+    rollout = {"prompts_per_update": 1, "group_size": 2, "rewards": [{"name": "bright"}], "max_staleness": 1}
+    file, recipe = write_recipe(
+        tmp_path, run_id, rollout=rollout, checkpoint={"every": 4}, evaluation={"every": 0}, optimizer={}
+    )
+    with rollout_process(redis_server, run_id, model, {"bright": reward.target}):
+        assert run_trainers(file, redis_server, "torch.optim:AdamW.step:7:before") == [-signal.SIGKILL, 0]
+    directory = recipe.run.dir / run_id
+    assert column(directory, "staleness") == [0.0] + [1.0] * 6
+    assert column(directory, "failures/weights_missing") == []

@@ -37,17 +37,27 @@ class Prefetcher:
         self._staleness, self._last = staleness, last
         self._jobs: dict[int, list[rollout_pb2.RolloutJob]] = {}  # asked for, by update
         self._older: dict[int, PublishedWeights] = {}  # versions that a resumed run draws with once more
+        self._published: set[int] = set()  # versions that this attempt has published
 
     def resume(self, update: int, checkpoint: Path | None) -> None:
-        """Publish again, from the checkpoint, the versions before ``update`` that later groups are sampled with."""
+        """Publish again, from the checkpoint, the versions before ``update`` that later groups are sampled with.
+
+        What an attempt that died later has published from ``update`` on is deleted: it is published again.
+        """
+        self._publisher.forget(update)
         for version in self._behaviours(update) if checkpoint else ():
             kept = checkpoint / FILE.format(version) if checkpoint else Path()
             if kept.exists():
                 self._older[version] = self._publisher.restore(version, kept)
+        self._published = set(self._older)
 
     def files(self, update: int) -> Mapping[str, Path]:
-        """What a checkpoint before ``update`` has to keep for ``resume``, by its name there."""
-        return {FILE.format(version): self._publisher.path(version) for version in self._behaviours(update)}
+        """What a checkpoint before ``update`` has to keep for ``resume``, by its name there.
+
+        Versions that this attempt has not published are left out: one resumed with more staleness lacks some.
+        """
+        versions = self._published.intersection(self._behaviours(update))
+        return {FILE.format(version): self._publisher.path(version) for version in sorted(versions)}
 
     def jobs_of(self, update: int) -> list[rollout_pb2.RolloutJob]:
         """Publish the weights as they are before ``update`` and ask for what can be drawn with them.
@@ -56,6 +66,7 @@ class Prefetcher:
         Without staleness the jobs are left to the caller to submit.
         """
         weights = self._publisher.current(update)
+        self._published.add(update)
         for later in range(update, min(update + self._staleness, self._last - 1) + 1):
             if later not in self._jobs:
                 self._jobs[later] = self._make_jobs(later, self._weights(later, weights))

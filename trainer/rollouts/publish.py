@@ -17,6 +17,8 @@ from varl.trainer.step.update import Updater
 from varl.trajectories.weight_files import Manifest, file_digest, put_manifest
 from varl.trajectories.weights import WeightStore
 
+VERSION_FILE = re.compile(r"v(\d{6,})\..+")  # weights, manifest, and what a crash left of either
+
 
 class Publisher:
     """Publishes versions of one run: whole in ``directory``, and at ``url`` (empty: nowhere) through a WeightStore.
@@ -39,6 +41,10 @@ class Publisher:
         self._directory, self._updater, self._average, self._keep = directory, updater, average, keep
         self._store, self._storage = WeightStore(url, keep) if url else None, storage or Storage()
         self._newest: PublishedWeights | None = None  # of the policy's own weights
+
+    def forget(self, version: int) -> None:
+        """Delete this version and later ones here: what a dead attempt left would outlive those that are needed."""
+        self._storage.keep_trying(f"weights {version}", lambda: self._forget(version))
 
     def publish(self, version: int) -> PublishedWeights:
         """Publish the policy's weights as this version, again where they are there already."""
@@ -70,6 +76,12 @@ class Publisher:
     def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
         return self._directory / f"v{version:06d}.safetensors"
+
+    def _forget(self, version: int) -> None:
+        for found in sorted(self._directory.glob("v*")):  # a manifest goes before its weights
+            named = VERSION_FILE.fullmatch(found.name)
+            if named and int(named[1]) >= version:
+                found.unlink()
 
     def _publish(self, version: int) -> PublishedWeights:
         path = self.path(version)
