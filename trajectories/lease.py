@@ -23,10 +23,16 @@ POLL_S = 0.5
 _log = logging.getLogger("varl.lease")
 
 # KEYS: lease. ARGV: a holder that may be replaced, the one that shall hold it, its milliseconds. Returns "", or the
-# holder that stands in the way.
+# holder that stands in the way. A Redis that is out of memory must not refuse the lease to the trainer that frees it:
+# renewing takes no memory, and only a script's first write is refused, which DEL never is.
 SWAP = """
 local found = redis.call('GET', KEYS[1]) or ''
-if found ~= '' and found ~= ARGV[1] and found ~= ARGV[2] then return found end
+if found == ARGV[2] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return ''
+end
+if found ~= '' and found ~= ARGV[1] then return found end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return ''
 """

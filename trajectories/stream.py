@@ -18,6 +18,18 @@ PAYLOAD = b"m"
 PAGE = 256  # entries a round trip in scans
 DEFAULT_SOCKET_TIMEOUT_S = 5.0  # redis-py's, where the client names none
 
+# Scripts and not transactions: a Redis that is out of memory takes nothing into a transaction, and these free memory.
+# KEYS: stream. ARGV: consumer group, and of DROP the ids of entries. DROP returns how many were there.
+DROP = """
+local dropped = 0
+for i = 2, #ARGV do
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  dropped = dropped + redis.call('XDEL', KEYS[1], ARGV[i])
+end
+return dropped
+"""
+UNTAKEN = "return redis.call('XLEN', KEYS[1]) - redis.call('XPENDING', KEYS[1], ARGV[1])[1]"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,14 +53,27 @@ class GroupStream:
 
     def __init__(self, client: redis.Redis, key: str, group: str, consumer: str) -> None:
         self._client, self.key, self.group, self._consumer = client, key, group, consumer
+        self._drop_script, self._untaken_script = client.register_script(DROP), client.register_script(UNTAKEN)
         self._create()
 
     def _create(self) -> None:
+        """Make the stream or its group where it is lacking; not asked for in vain, which a full Redis would refuse."""
+        if self._exists():
+            return
         try:
             self._client.xgroup_create(self.key, self.group, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):  # it exists: another process was first
                 raise
+
+    def _exists(self) -> bool:
+        try:
+            groups = cast(Any, self._client.xinfo_groups(self.key))
+        except ResponseError as error:
+            if GONE.search(str(error)):
+                return False
+            raise
+        return any(group["name"] == self.group.encode() for group in groups)
 
     def add(self, payloads: Sequence[bytes]) -> None:
         """Append entries, all or none."""
@@ -137,10 +162,7 @@ class GroupStream:
         """Acknowledge and delete entries; returns how many were there."""
         if not entry_ids:
             return 0
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.xack(self.key, self.group, *entry_ids)
-            pipe.xdel(self.key, *entry_ids)
-            return int(pipe.execute()[1])
+        return int(cast(int, self._drop_script(keys=[self.key], args=[self.group, *entry_ids])))
 
     def position(self) -> str:
         """Return the id of the newest entry that the stream has ever had.
@@ -156,14 +178,7 @@ class GroupStream:
 
     def untaken(self) -> int:
         """Return the number of entries never handed out (settled entries must be deleted for this to be right)."""
-        return self._again(self._untaken)
-
-    def _untaken(self) -> int:
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.xlen(self.key)
-            pipe.xpending(self.key, self.group)
-            length, pending = pipe.execute()
-        return max(int(length) - int(pending["pending"]), 0)
+        return max(int(cast(int, self._again(lambda: self._untaken_script([self.key], [self.group])))), 0)
 
     def scan(self) -> Iterator[Entry]:
         """Read every entry without handing it out (deliveries is 0)."""
