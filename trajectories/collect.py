@@ -96,13 +96,13 @@ def collect(
             if collection.settle(delivery):
                 wait, looked = collection.wait(), time.monotonic()
                 progress(len(jobs) - len(collection.pending), len(jobs))
-        arrived, now = [], time.monotonic()
+        arrived = []
         if collection.pending and wait.left_s <= 0:
             raise RolloutTimeoutError(_timeout_message(queue, collection.pending, patience.timeout_s))
         wait.tell()
-        if now - looked > LOOK_FOR_LOST_S:
+        if time.monotonic() - looked > LOOK_FOR_LOST_S:
             collection.requeue_lost()
-            looked = now
+            looked = time.monotonic()  # of silence after the look, however long that took
     collection.result.groups.sort(key=lambda group: group.job.group)
     return collection.result
 

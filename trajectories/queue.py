@@ -7,6 +7,7 @@ still pending, so a job that two workers finished, or that a purge withdrew, is 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ __all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
 
 T = TypeVar("T", bound=Message)
 DEAD_LETTERS = 10_000  # kept of a run, about
+LOOK_S = 1.0  # between looks for entries that a count alone cannot tell of
+FEW = 4  # trajectories a round trip in scans: one may have megabytes, and replies count as Redis's memory
 ABANDONED_MS = 24 * 3600 * 1000  # longer than any worker lets a job lie idle
 Key = tuple[str, int]
 
@@ -101,12 +104,13 @@ class RunQueue:
         self._run_id, self._consumer, self.max_deliveries = run_id, consumer, max_deliveries
         self._check_lease = check_lease
         self._jobs = GroupStream(client, f"varl:{run_id}:jobs", "workers", consumer)
-        self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer)
+        self._results = GroupStream(client, f"varl:{run_id}:trajectories", "trainer", consumer, FEW)
         self._client, self._dead_key = client, f"varl:{run_id}:dead"
         self._settle_script = client.register_script(SETTLE)
         self._held: dict[
             str, tuple[Key, int]
         ] = {}  # entry id -> key and weight version of what the trainer has not acknowledged
+        self._looked = 0.0  # when the ids of pending trajectories were compared with those
         self._ahead: dict[str, rollout_pb2.RolloutJob] = {}  # asked for before their update has begun, by job id
         self._parked: list[TrajectoryDelivery] = []  # their results meanwhile
         self.undecodable = Counter[Reason]()  # trajectories that this trainer dead-lettered
@@ -146,15 +150,12 @@ class RunQueue:
 
         A Redis that was killed may have lost its last second.
         """
-        held = {
-            job_key(decoded) for entry in self._jobs.scan() if (decoded := _decoded(entry, decode_job, lambda job: job))
-        }
-        held |= {
-            job_key(decoded)
-            for entry in self._results.scan()
-            if (decoded := _decoded(entry, decode_trajectory, job_of))
-        }
-        return [job for job in jobs if job_key(job) not in held]
+        found = {key for key, _ in self._held.values()}  # read before: a run's worth of large messages
+        for job in self._jobs.scan():
+            found |= _keys(_decoded(job, decode_job, lambda job: job))
+        for trajectory in self._results.scan_others(self._held):
+            found |= _keys(_decoded(trajectory, decode_trajectory, job_of))
+        return [job for job in jobs if job_key(job) not in found]
 
     def bury(self, job: rollout_pb2.RolloutJob, reason: str) -> None:
         """Put a job that the trainer has given up on the dead-letter stream."""
@@ -171,9 +172,20 @@ class RunQueue:
         """
         self._check_lease()
         entries = self._results.read_new(count, block_ms)
-        if entries or self._results.pending() <= len(self._held):
+        if entries or not self._may_miss_some():
             return self._accept(entries)
         return self._accept(islice(self._results.claim(0, skip=self._held), count))
+
+    def _may_miss_some(self) -> bool:
+        """Whether entries may be pending that this trainer does not hold.
+
+        By their number and, since Redis may have lost some that are held, now and then without it.
+        """
+        pending, now = self._results.pending(), time.monotonic()
+        if pending <= len(self._held) and (not pending or now - self._looked < LOOK_S):
+            return False
+        self._looked = now
+        return True
 
     def acknowledge(self, entry_ids: Sequence[str]) -> None:
         """Forget trajectories for good. Call only once a checkpoint holds the update that used them."""
@@ -317,6 +329,10 @@ def _decoded(
         return to_job(decode(entry.payload))
     except CodecError:
         return None  # left for its reader, who dead-letters it
+
+
+def _keys(job: rollout_pb2.RolloutJob | None) -> set[Key]:
+    return set() if job is None else {job_key(job)}
 
 
 def _is_from(job: rollout_pb2.RolloutJob | None, version: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from varl.trajectories.access import RedisAccess
 T = TypeVar("T")
 GONE = re.compile(r"\bNOGROUP\b|no such key")
 PAYLOAD = b"m"
-PAGE = 256  # entries a round trip in scans
+PAGE = 256  # ids, or small entries, a round trip
 DEFAULT_SOCKET_TIMEOUT_S = 5.0  # redis-py's, where the client names none
 
 # Scripts and not transactions: a Redis that is out of memory takes nothing into a transaction, and these free memory.
@@ -48,17 +48,17 @@ def connect(url: str, socket_timeout_s: float = 30.0) -> redis.Redis:
 class GroupStream:
     """A stream and a consumer group on it (both created if absent), seen by one consumer.
 
-    Thread-safe: it keeps no state.
+    Thread-safe: it keeps no state. page: entries a round trip in scans.
     """
 
-    def __init__(self, client: redis.Redis, key: str, group: str, consumer: str) -> None:
-        self._client, self.key, self.group, self._consumer = client, key, group, consumer
+    def __init__(self, client: redis.Redis, key: str, group: str, consumer: str, page: int = PAGE) -> None:
+        self._client, self.key, self.group, self._consumer, self._page = client, key, group, consumer, page
         self._drop_script, self._untaken_script = client.register_script(DROP), client.register_script(UNTAKEN)
         self._create()
 
     def _create(self) -> None:
         """Make the stream or its group where it is lacking; not asked for in vain, which a full Redis would refuse."""
-        if self._exists():
+        if self._groups():
             return
         try:
             self._client.xgroup_create(self.key, self.group, id="0", mkstream=True)
@@ -66,14 +66,15 @@ class GroupStream:
             if not str(error).startswith("BUSYGROUP"):  # it exists: another process was first
                 raise
 
-    def _exists(self) -> bool:
+    def _groups(self) -> list[Any]:
+        """What Redis tells of this group: nothing where it is not there."""
         try:
             groups = cast(Any, self._client.xinfo_groups(self.key))
         except ResponseError as error:
             if GONE.search(str(error)):
-                return False
+                return []
             raise
-        return any(group["name"] == self.group.encode() for group in groups)
+        return [group for group in groups if group["name"] == self.group.encode()]
 
     def add(self, payloads: Sequence[bytes]) -> None:
         """Append entries, all or none."""
@@ -180,12 +181,30 @@ class GroupStream:
         """Return the number of entries never handed out (settled entries must be deleted for this to be right)."""
         return max(int(cast(int, self._again(lambda: self._untaken_script([self.key], [self.group])))), 0)
 
-    def scan(self) -> Iterator[Entry]:
-        """Read every entry without handing it out (deliveries is 0)."""
+    def scan(self, start: str = "-") -> Iterator[Entry]:
+        """Read every entry, from ``start`` on, without handing it out (deliveries is 0)."""
+        while page := self._range(start, "+"):
+            yield from page
+            start = f"({page[-1].entry_id}"
+
+    def scan_others(self, known: Collection[str]) -> Iterator[Entry]:
+        """Read every entry that is not in ``known``, as ``scan`` does.
+
+        Of those that were handed out the ids alone are read first.
+        """
+        last = next((group["last-delivered-id"].decode() for group in self._groups()), "0-0")
         start = "-"
-        while page := cast(Any, self._client.xrange(self.key, start, "+", count=PAGE)):
-            yield from (Entry(name.decode(), fields.get(PAYLOAD, b""), 0) for name, fields in page)
-            start = f"({page[-1][0].decode()}"
+        while page := self._pending_page(start, min_idle_ms=0):
+            ids = [row["message_id"].decode() for row in page]
+            for entry_id in ids:
+                if entry_id not in known:
+                    yield from self._range(entry_id, entry_id)
+            start = f"({ids[-1]}"
+        yield from self.scan(f"({last}")
+
+    def _range(self, start: str, end: str) -> list[Entry]:
+        found = cast(Any, self._client.xrange(self.key, start, end, count=self._page))
+        return [Entry(name.decode(), fields.get(PAYLOAD, b""), 0) for name, fields in found]
 
     def leave(self) -> None:
         """Remove this consumer's name from the group if it holds nothing.
