@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from varl.trajectories.collect import failure_name
+from varl.v1 import trajectory_pb2
+
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+NOT_COUNTED = (trajectory_pb2.FAILURE_CODE_UNSPECIFIED, trajectory_pb2.FAILURE_CODE_DEAD_LETTER)
+FAILURES = tuple(failure_name(code) for code in trajectory_pb2.FailureCode.values() if code not in NOT_COUNTED)
+OUTCOMES = ("ok", "superseded", "left_to_others", "unpublished", "crashed", *FAILURES)
 
 
 class Metrics:
@@ -16,6 +23,8 @@ class Metrics:
         self.groups = Counter(
             "varl_rollout_groups_total", "Jobs processed, by outcome.", ("outcome",), registry=registry
         )
+        for outcome in OUTCOMES:  # at 0: an increase is seen only of a series that was there before
+            self.groups.labels(outcome)
         self.refused = Counter("varl_rollout_refused_total", "Calls without a valid token.", registry=registry)
         self.absent = Counter(
             "varl_rollout_rewards_absent_total",

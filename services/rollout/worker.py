@@ -20,6 +20,7 @@ from varl.services.rollout.generation import Limits, TokensStep, generate
 from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailure
+from varl.trajectories.collect import failure_name
 from varl.trajectories.problems import CodecError
 from varl.trajectories.queue import Delivery, RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
@@ -292,4 +293,4 @@ def _lacks_weights(trajectory: trajectory_pb2.Trajectory) -> bool:
 def _outcome(trajectory: trajectory_pb2.Trajectory) -> str:
     if trajectory.WhichOneof("outcome") == "group":
         return "ok"
-    return trajectory_pb2.FailureCode.Name(trajectory.failure.code).removeprefix("FAILURE_CODE_").lower()
+    return failure_name(trajectory.failure.code)

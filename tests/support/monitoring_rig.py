@@ -7,31 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import promql_parser as promql
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.compat_rig import ToyScorer
 from varl.services.gateway.gateway import Gateway
 from varl.services.gateway.settings import GatewaySettings
+from varl.services.rollout.metrics import OUTCOMES
 from varl.services.rollout.metrics import Metrics as RolloutMetrics
 from varl.services.serving.batching.forward import Execution, Result
 from varl.services.serving.scoring import ErrorCode
 from varl.services.serving.service import ScoringService
 from varl.services.serving.settings import ServingSettings, parse_settings
 from varl.services.serving.status import RejectionCode
-from varl.v1 import trajectory_pb2
 
 TARGET = {"job", "pod", "instance"}  # what scraping adds to every series
 COUNTING = {"rate", "increase"}
 PARTS = {"counter": ("",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 REQUESTS = {"ok", *RejectionCode}
-GROUPS = {"ok", "crashed", "superseded", "unpublished"} | {
-    name.removeprefix("FAILURE_CODE_").lower() for name, _ in trajectory_pb2.FailureCode.items()
-}
 VALUES: Mapping[tuple[str, str], set[str]] = {
     ("varl_requests_total", "outcome"): REQUESTS,
     ("varl_gateway_requests_total", "outcome"): REQUESTS,
-    ("varl_rollout_groups_total", "outcome"): GROUPS,
+    ("varl_rollout_groups_total", "outcome"): set(OUTCOMES),
     ("varl_failures_total", "reason"): set(ErrorCode),
     ("varl_executions_total", "result"): set(Result),
 }
@@ -76,9 +72,7 @@ async def _gateway() -> bytes:
 
 
 def _rollout() -> bytes:
-    metrics = RolloutMetrics()
-    metrics.groups.labels("ok").inc()
-    return generate_latest(metrics._registry)
+    return RolloutMetrics().render()
 
 
 def _series(text: str) -> Iterator[tuple[str, Series]]:
