@@ -104,6 +104,17 @@ def remove(url: str) -> None:
             filesystem.rm_file(path)
 
 
+def names_at(url: str) -> list[str]:
+    """Names of the files directly below a URL; none where nothing is there. Raises OSError."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    with store_errors(url):
+        filesystem.invalidate_cache()
+        try:
+            return [str(found).rpartition("/")[2] for found in filesystem.ls(path, detail=False)]
+        except FileNotFoundError:
+            return []
+
+
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
     """Every store has errors of its own for being away, full or forbidden: all are an OSError here."""

@@ -6,6 +6,7 @@ The trainer puts and prunes versions, a worker gets them.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from varl.trajectories.weight_files import (
     Base,
     Manifest,
     file_digest,
+    names_at,
     put,
     put_manifest,
     remove,
@@ -35,6 +37,7 @@ from varl.trajectories.weight_places import (
     require_bounded_header,
 )
 
+VERSION = re.compile(r"(v\d{6,})\.(?:json|safetensors|delta\.safetensors)")
 CACHED_FILES = 4
 DELTA_BELOW = 0.5  # of all bytes: what has changed is published alone where it is no more than this
 
@@ -49,13 +52,14 @@ class WeightsUnavailable(RuntimeError):  # noqa: N818
 class WeightStore:
     """The writing side: versions at ``url``, the changed tensors alone where they are few, the newest ``keep`` of them.
 
-    The whole version that deltas lie on stays as well. Writing raises OSError, whatever kind of error the store has.
+    The whole version that deltas lie on stays as well. What earlier trainers of the run left at the URL counts as older
+    than all that is put from now on, so a URL is one run's. Writing raises OSError, whatever kind of error a store has.
     """
 
     def __init__(self, url: str, keep: int) -> None:
         self._url, self._keep = url.rstrip("/"), keep
         self._base: tuple[Base, dict[str, Tensor]] | None = None  # what lies whole at the url
-        self._versions: list[tuple[str, str]] = []  # manifest and file of each, oldest first
+        self._versions: dict[str, set[str]] | None = None  # names of each one's files, oldest first; None: not looked
 
     def put(self, version: int, path: Path, tensors: dict[str, Tensor]) -> str:
         """Publish the file of a version, or what differs in it; returns the URL of its manifest.
@@ -74,7 +78,8 @@ class WeightStore:
         elif name.startswith("v"):
             kept = {key: value.detach().cpu().clone() for key, value in tensors.items()}
             self._base = Base(manifest=name, sha256=manifest.sha256), kept
-        self._prune(name, file.name)
+        if name.startswith("v"):
+            self._prune(path.stem, {name, file.name})
         return f"{self._url}/{name}"
 
     def _delta(self, path: Path, tensors: dict[str, Tensor]) -> tuple[Base, Path] | None:
@@ -94,15 +99,25 @@ class WeightStore:
         save_tensors(changed, file)
         return base, file
 
-    def _prune(self, manifest: str, file: str) -> None:
-        if not manifest.startswith("v"):
-            return
-        self._versions = [entry for entry in self._versions if entry[0] != manifest] + [(manifest, file)]
-        for entry in self._versions[: -self._keep]:
-            if self._base is None or entry[0] != self._base[0].manifest:
-                self._versions.remove(entry)
-                for name in entry:
-                    remove(f"{self._url}/{name}")
+    def _prune(self, version: str, files: set[str]) -> None:
+        """Count a version as the newest, and delete what is too old."""
+        if self._versions is None:
+            self._versions = _found(self._url)
+        self._versions[version] = files | self._versions.pop(version, set())
+        base = self._base[0].manifest.removesuffix(".json") if self._base else ""
+        for old in [name for name in list(self._versions)[: -self._keep] if name != base]:
+            for name in sorted(self._versions[old]):  # the manifest before what it names
+                remove(f"{self._url}/{name}")
+            del self._versions[old]
+
+
+def _found(url: str) -> dict[str, set[str]]:
+    """The versions that lie at a URL: names of their files, by version, oldest first."""
+    found: dict[str, set[str]] = {}
+    for name in sorted(names_at(url)):
+        if named := VERSION.fullmatch(name):
+            found.setdefault(named[1], set()).add(name)
+    return found
 
 
 def is_manifest(url: str) -> bool:

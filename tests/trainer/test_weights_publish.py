@@ -89,6 +89,26 @@ def test_a_delta_holds_only_what_changed(store: str, tmp_path: Path, updater: Up
     assert (tmp_path / "delta").stat().st_size < (tmp_path / "w" / "v000001.safetensors").stat().st_size / 4
 
 
+def test_what_earlier_trainers_left_at_the_url_goes(store: str, tmp_path: Path, updater: Updater) -> None:
+    first = Publisher(tmp_path / "w", updater, None, 3, store)
+    first.publish(0)
+    first.publish_average(0)
+    for version in range(1, 4):
+        move(updater, gains_only=True)
+        first.publish(version)
+    filesystem, path = fsspec.core.url_to_fs(store)
+    filesystem.pipe_file(f"{path}/vae.json", b"not a version")
+    again = Publisher(tmp_path / "w", updater, None, 3, store)
+    for version in range(1, 5):  # from an older checkpoint, and past where the first one died
+        move(updater)
+        again.publish(version)
+    kept = {f"v00000{version}.{kind}" for version in (2, 3, 4) for kind in ("json", "safetensors")}
+    assert names(store) - {"v000003.delta.safetensors", "v000002.delta.safetensors"} == kept | {"vae.json"}
+    again.publish(5)
+    again.publish(6)
+    assert not {name for name in names(store) if name.startswith(("v000002", "v000003"))}
+
+
 def test_a_worker_refuses_what_the_manifest_does_not_name(store: str, tmp_path: Path, updater: Updater) -> None:
     publisher, (_, weights) = Publisher(tmp_path / "w", updater, None, 3, store), worker(tmp_path)
     published = publisher.publish(0)
