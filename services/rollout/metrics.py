@@ -9,9 +9,13 @@ from varl.v1 import trajectory_pb2
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-NOT_COUNTED = (trajectory_pb2.FAILURE_CODE_UNSPECIFIED, trajectory_pb2.FAILURE_CODE_DEAD_LETTER)
-FAILURES = tuple(failure_name(code) for code in trajectory_pb2.FailureCode.values() if code not in NOT_COUNTED)
-OUTCOMES = ("ok", "superseded", "left_to_others", "unpublished", "crashed", *FAILURES)
+FAILURES = (
+    trajectory_pb2.FAILURE_CODE_SCORE_FAILED,
+    trajectory_pb2.FAILURE_CODE_REWARD_UNAVAILABLE,
+    trajectory_pb2.FAILURE_CODE_WEIGHTS_MISSING,
+    trajectory_pb2.FAILURE_CODE_BAD_JOB,
+)
+OUTCOMES = ("ok", "superseded", "left_to_others", "unpublished", "crashed", *map(failure_name, FAILURES))
 
 
 class Metrics:
