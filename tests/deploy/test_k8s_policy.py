@@ -35,7 +35,7 @@ def test_a_drain_of_the_node_with_all_pods_ends(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_trainer_that_is_told_to_stop_uses_up_no_attempt(folder: str) -> None:
+def test_a_trainer_is_tried_again_where_that_may_mend_it_and_told_to_stop_uses_up_no_attempt(folder: str) -> None:
     objects = render(folder)
     (job,) = [
         one["spec"] if one["kind"] == "Job" else one["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -47,7 +47,7 @@ def test_a_trainer_that_is_told_to_stop_uses_up_no_attempt(folder: str) -> None:
         for rule in job["podFailurePolicy"]["rules"]
         for status in rule.get("onExitCodes", {}).get("values", [])
     }
-    assert actions == {2: "FailJob", 128 + signal.SIGTERM: "Ignore"}
+    assert actions == {2: "FailJob", 3: "FailJob", 128 + signal.SIGTERM: "Ignore"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
