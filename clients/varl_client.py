@@ -374,6 +374,8 @@ class RewardClient(_Core[httpx.Client]):
             for each image.
 
         Raises:
+            TypeError: a str in place of a list, or a path in place of a file.
+            ValueError: the lists are not equally long.
             RejectedError: the service refuses the call as it is, for example without a valid token.
             UnavailableError: no answer, or overload, until the attempts or the time were used up.
             BadAnswerError: what answered is no varl service.
@@ -528,18 +530,13 @@ def _samples(
     metadata: Sequence[Mapping[str, Any]] | None,
 ) -> list[_Sample]:
     words: Sequence[Sequence[str]] = [()] * len(images) if target_words is None else target_words
+    _check_types(images, prompts, words)
     if not len(images) == len(prompts) == len(words):
         raise ValueError(
             f"{len(images)} images, {len(prompts)} prompts and {len(words)} target_words: as many of each are wanted"
         )
     if metadata is not None and len(metadata) != len(images):
         raise ValueError(f"{len(images)} images and {len(metadata)} metadata: as many of each are wanted")
-    for index, image in enumerate(images):
-        if not isinstance(image, bytes):
-            raise TypeError(
-                f"images[{index}] is a {type(image).__name__}; "
-                "the bytes of a file are wanted, read_image gives those of a path"
-            )
     rows = enumerate(zip(images, prompts, words))  # noqa: B905
     samples = [
         _Sample(i, image, {"id": str(i), "prompt": prompt, "target_words": list(row)})
@@ -549,6 +546,22 @@ def _samples(
         if extra:
             sample.head["metadata"] = dict(extra)
     return samples
+
+
+def _check_types(images: Sequence[bytes], prompts: Sequence[str], words: Sequence[Sequence[str]]) -> None:
+    """Raises TypeError for a path in place of a file, and for a str in place of a list: that is a list of letters."""
+    for field, given in (("prompts", prompts), ("target_words", words)):
+        if isinstance(given, str):
+            raise TypeError(f"{field} is a str; a list with an entry for each image is wanted")
+    for index, row in enumerate(words):
+        if isinstance(row, str):
+            raise TypeError(f"target_words[{index}] is a str; a list of words is wanted")
+    for index, image in enumerate(images):
+        if not isinstance(image, bytes):
+            raise TypeError(
+                f"images[{index}] is a {type(image).__name__}; "
+                "the bytes of a file are wanted, read_image gives those of a path"
+            )
 
 
 def _chunks(samples: Sequence[_Sample], most: int, most_bytes: int) -> list[list[_Sample]]:

@@ -137,6 +137,23 @@ def test_calls_that_make_no_sense_are_refused_before_they_are_sent(scores: Scori
     assert small == Score(1, {})
 
 
+@both
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target_words": ["BREAD", "MILK", "EGGS"]}, "target_words[0] is a str; a list of words is wanted"),
+        ({"target_words": [["BREAD"], (), "EGGS"]}, "target_words[2] is a str; a list of words is wanted"),
+        ({"target_words": "abc"}, "target_words is a str; a list with an entry for each image is wanted"),
+        ({"prompts": "abc"}, "prompts is a str; a list with an entry for each image is wanted"),
+    ],
+)
+def test_a_text_is_not_taken_for_a_list_of_letters(scores: Scoring, fields: dict[str, object], message: str) -> None:
+    rig = Rig()
+    with serving(rig.app()) as url, pytest.raises(TypeError, match=re.escape(message)):
+        scores(url, IMAGES, fields)
+    assert rig.asked == []
+
+
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8080", "localhost:8080", "gateway", "ftp://host:21", "http://", "http://[::1"]
 )

@@ -107,7 +107,7 @@ def sync_scores(
     **options: Any,  # noqa: ANN401
 ) -> dict[str, Scores]:
     with RewardClient(url, **options) as client:
-        return client.score(images, ["p"] * len(images), **call or {})
+        return client.score(images, **{"prompts": ["p"] * len(images), **(call or {})})
 
 
 def async_scores(
@@ -118,6 +118,6 @@ def async_scores(
 ) -> dict[str, Scores]:
     async def run() -> dict[str, Scores]:
         async with AsyncRewardClient(url, **options) as client:
-            return await client.score(images, ["p"] * len(images), **call or {})
+            return await client.score(images, **{"prompts": ["p"] * len(images), **(call or {})})
 
     return asyncio.run(run())
