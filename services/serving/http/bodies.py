@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from varl.services.serving.http.counts import MAX_ITEMS, check_json
-from varl.services.serving.http.forms import boundary_of, parts_of
+from varl.services.serving.http.forms import Part, boundary_of, parts_of
 from varl.services.serving.status import (
     MAX_FAULTS,
     FieldFault,
@@ -28,6 +29,8 @@ from varl.services.serving.status import (
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
 _LARGE = 256 * 2**10  # bytes, which take about a millisecond to parse
+_REQUEST = "request"  # the part of a form that is no image
+_NO_FIELD = f"unknown field; images come as files, all else stands in the field {_REQUEST}"
 _MAX_FORM = 64 * 2**10  # bytes of a form of a few short fields
 _large = ThreadPoolExecutor(1, "large bodies")  # one at a time: each becomes new memory several times its size
 
@@ -105,7 +108,7 @@ async def read_form(request: Request, max_bytes: int) -> dict[str, str]:
 async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tuple[bytes, Mapping[str, bytes]]:
     """The part named ``request`` of a multipart/form-data body, and the files by the names of their parts.
 
-    Raises RequestRejectedError.
+    Raises RequestRejectedError, also for a part that is neither and for a name that stands twice.
     """
     body = await read_bytes(request, max_bytes)
     try:
@@ -113,10 +116,22 @@ async def read_multipart(request: Request, max_bytes: int, max_files: int) -> tu
         parts = await aside(len(body), lambda: parts_of(body, boundary, max_files + 1))
     except ValueError as error:  # UnicodeDecodeError, for a name, is one
         raise RequestRejectedError(RejectionCode.MALFORMED, f"multipart/form-data: {error}") from error
-    text = next((part.data for part in parts if part.name == "request"), None)
-    if text is None:
-        raise invalid(FieldFault("request", "the field is missing"))
-    return text, {part.name: part.data for part in parts if part.is_file and part.name != "request"}
+    faults = _form_faults(parts)
+    if faults:
+        raise invalid(*faults)
+    data = {part.name: part.data for part in parts}
+    return data.pop(_REQUEST), data
+
+
+def _form_faults(parts: Sequence[Part]) -> list[FieldFault]:
+    """What is passed over by nobody: a field that is not looked at, or a second one of its name, is a slip."""
+    names = Counter(part.name for part in parts)
+    unknown = {part.name: None for part in parts if not part.is_file and part.name != _REQUEST}
+    return [
+        *([] if _REQUEST in names else [FieldFault(_REQUEST, "the field is missing")]),
+        *(FieldFault(name, _NO_FIELD) for name in unknown),
+        *(FieldFault(name, "stands twice") for name, count in names.items() if count > 1 and name not in unknown),
+    ]
 
 
 def parse_json(shape: type[T], text: bytes, max_items: int = MAX_ITEMS) -> T:
