@@ -22,6 +22,7 @@ _TINY_PIECES = Refusal(HTTPStatus.BAD_REQUEST, "malformed", f"a body in chunks o
 _PIPELINED = 64  # requests that may wait on one connection for the answer to the one before them
 _CROWD = Refusal(HTTPStatus.TOO_MANY_REQUESTS, "overloaded", "too many requests at once on one connection", 1)
 _NO_HTTP = Refusal(HTTPStatus.BAD_REQUEST, "malformed", "no HTTP request")
+_NO_PROXY = Refusal(HTTPStatus.BAD_REQUEST, "malformed", "CONNECT is for proxies")
 
 
 class _Phase(Enum):
@@ -49,6 +50,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._phase = _Phase.HEAD
         self._head = self._raw = self._body = self._pieces = self._thrown = 0
         self._unsent, self._unsent_since = 0, 0.0
+        self._plain_head = b""  # of a request that asked for another protocol, without that wish
 
     # What the guard asks and tells.
 
@@ -157,15 +159,28 @@ class GuardedConnection(HttpToolsProtocol):
             self._raw = 0
             self._enter(_Phase.HEAD)
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
         except httptools.HttpParserError:  # or what a callback raised
             self.refuse(_NO_HTTP)
-        except httptools.HttpParserUpgrade:
-            pass  # such a request is answered like any other
         if self._phase is _Phase.HEAD:  # what the parser keeps of an unfinished field, it tells nobody
             self._raw += len(data)
             if self._raw > self.guard.limits.head_bytes:
                 self.refuse(_LARGE_HEAD)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; an upgrade (to h2c, say) is not granted, and its request is answered like any other.
+
+        The parser takes what follows such a head for the other protocol, not for a body. Hence a second one, which
+        starts over at the head without the field.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._plain_head + data[upgrade.args[0] :]
+                self._plain_head, self.parser = b"", httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     def on_message_begin(self) -> None:
         """A request line begins."""
@@ -186,10 +201,21 @@ class GuardedConnection(HttpToolsProtocol):
         self._head += len(self.url)
         if self._head > self.guard.limits.head_bytes:
             self._stop(_LARGE_HEAD)
+        if self.parser.should_upgrade():
+            self._plain_head = self._head_without_upgrade()
+            return
         self._enter(_Phase.BODY)
         super().on_headers_complete()
         if len(self.pipeline) > _PIPELINED:
             self._stop(_CROWD)
+
+    def _head_without_upgrade(self) -> bytes:
+        method = self.parser.get_method()
+        if method == b"CONNECT":  # whatever its fields
+            self._stop(_NO_PROXY)
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields))
 
     def on_body(self, body: bytes) -> None:
         """Some of a body."""
@@ -206,6 +232,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there."""
+        if self._plain_head:
+            return
         self._phase = _Phase.WORK
         super().on_message_complete()
 
