@@ -6,6 +6,7 @@ A service with one model, or a gateway over several rewards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from varl.services.serving.scoring import BatchResult, ScoreBatch
@@ -23,6 +24,9 @@ class RewardSource(Protocol):
 
     def states(self) -> Mapping[str, str]:
         """What each reward is doing: "ready", or why it cannot score ("loading", "draining", "unreachable")."""
+
+    def counted(self, protocol: str) -> AbstractContextManager[None]:
+        """Count what happens to one request on ``protocol`` ("http", "grpc"), from reading it to answering it."""
 
     async def score_rewards(self, batch: ScoreBatch, rewards: Sequence[str]) -> Mapping[str, RewardAnswer]:
         """One answer per name of ``rewards``, in their order.

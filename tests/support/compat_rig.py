@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,9 @@ class Several:
         self.refusals: deque[RequestRejectedError] = deque()
         self.batches: list[tuple[ScoreBatch, tuple[str, ...]]] = []
         self.state: dict[str, str] = {}
+
+    def counted(self, protocol: str) -> AbstractContextManager[None]:
+        return next(iter(self.services.values())).counted(protocol)
 
     @property
     def rewards(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from varl.services.serving.compat.peer import (
     SampleFailedError,
     check_lengths,
     check_ready,
+    counted,
     peer_router,
     scores_of,
 )
@@ -121,10 +122,11 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     )
     async def enqueue(request: Request) -> Enqueued:
         """Take a batch in; everything that can be told from the request alone is refused here."""
-        scope = scope_of(source, request)
-        body = await read_bytes(request, settings.max_request_bytes)
-        head, images = await aside(len(body), lambda: _read(source, scope, body, settings.max_samples))
-        jobs.reserve(len(body))
+        with counted(source):
+            scope = scope_of(source, request)
+            body = await read_bytes(request, settings.max_request_bytes)
+            head, images = await aside(len(body), lambda: _read(source, scope, body, settings.max_samples))
+            jobs.reserve(len(body))
         work = _run(source, head, scope.formula, images)
         return Enqueued(uuid=jobs.start(tuple(head.reward_fn), len(body), work))
 

@@ -19,7 +19,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     @serve(router, "POST", "")
     async def score(request: Request) -> Response:
         """Images and prompts in, scores out; every failure is a 500, the only one that the peer knows."""
-        return await answered(prompted_scores(source, settings, request), _refusal)
+        return await answered(source, prompted_scores(source, settings, request), _refusal)
 
     return router
 

@@ -11,6 +11,7 @@ from varl.services.serving.compat.peer import (
     SampleFailedError,
     check_lengths,
     check_ready,
+    counted,
     peer_router,
     score_all,
 )
@@ -73,10 +74,11 @@ def _samples(body: ComputeBody) -> list[RawSample]:
 
 
 async def _compute(source: RewardSource, settings: CompatSettings, request: Request) -> Rewards | Failure:
-    choice = chosen(source, request)
-    samples = await read_json_as(request, ComputeBody, _samples, settings.max_request_bytes)
     try:
-        return Rewards(rewards=[score.value for score in await score_all(source, choice, samples)])
+        with counted(source):
+            choice = chosen(source, request)
+            samples = await read_json_as(request, ComputeBody, _samples, settings.max_request_bytes)
+            return Rewards(rewards=[score.value for score in await score_all(source, choice, samples)])
     except (
         SampleFailedError
     ) as failure:  # the client tries any error status again, three times over, but takes this for final

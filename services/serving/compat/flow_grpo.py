@@ -55,17 +55,17 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     @serve(router, "POST", "/geneval")
     async def geneval(request: Request) -> Response:
         """Images and meta_datas in; scores, rewards and the groups by tag out."""
-        return await answered(_geneval(source, settings, request), _refusal)
+        return await answered(source, _geneval(source, settings, request), _refusal)
 
     @serve(router, "POST", "/deqa")
     async def deqa(request: Request) -> Response:
         """Images alone in, for a reward that wants no prompt; outputs out."""
-        return await answered(_deqa(source, settings, request), _refusal)
+        return await answered(source, _deqa(source, settings, request), _refusal)
 
     @serve(router, "POST", "/unified_reward")
     async def unified_reward(request: Request) -> Response:
         """Images and prompts in; outputs, which descendants of the trainer read as scores, out."""
-        return await answered(_unified_reward(source, settings, request), _refusal)
+        return await answered(source, _unified_reward(source, settings, request), _refusal)
 
     return router
 

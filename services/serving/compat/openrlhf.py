@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from varl.services.serving.compat.choice import chosen, serve
-from varl.services.serving.compat.peer import CompatSettings, check_lengths, peer_router, score_all
+from varl.services.serving.compat.peer import CompatSettings, check_lengths, counted, peer_router, score_all
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import last_image
@@ -55,9 +55,10 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     )
     async def get_reward(request: Request) -> RewardAnswer:
         """Score a shard of a batch, which may be empty; a failed sample fails the request."""
-        choice = chosen(source, request)
-        samples = await read_json_as(request, RewardBody, _samples, settings.max_request_bytes)
-        scores = await score_all(source, choice, samples)
+        with counted(source):
+            choice = chosen(source, request)
+            samples = await read_json_as(request, RewardBody, _samples, settings.max_request_bytes)
+            scores = await score_all(source, choice, samples)
         return _answer(scores) if scores else RewardAnswer(rewards=[])
 
     return router

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -64,6 +65,19 @@ class SampleFailedError(Exception):
     def status(self) -> HTTPStatus:
         """500 where the model failed, 422 where the sample is at fault."""
         return HTTPStatus.INTERNAL_SERVER_ERROR if self.code in MODEL_FAULTS else HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+@contextmanager
+def counted(source: RewardSource) -> Iterator[None]:
+    """Count a request as ``source`` does; a failed sample has a metric of its own, its request was answered."""
+    failure = None
+    with source.counted("http"):
+        try:
+            yield
+        except SampleFailedError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 async def sample_problem(_: Request, error: Any) -> JSONResponse:  # noqa: ANN401

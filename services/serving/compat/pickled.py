@@ -18,7 +18,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBytes, StrictStr, ValidationError
 
 from varl.services.serving.compat.choice import chosen
-from varl.services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, score_all
+from varl.services.serving.compat.peer import CompatSettings, SampleFailedError, check_lengths, counted, score_all
 from varl.services.serving.compat.unpickle import load
 from varl.services.serving.compat.unpickle_machine import RestrictedPickleError
 from varl.services.serving.http.bodies import field_faults, read_bytes
@@ -78,10 +78,13 @@ def samples_of(images: Sequence[bytes], prompts: Sequence[str]) -> list[RawSampl
     return [RawSample(str(i), prompt, image) for i, (image, prompt) in enumerate(zip(images, prompts, strict=True))]
 
 
-async def answered(work: Awaitable[Mapping[str, Any]], refuse: Callable[[Refusal], Response]) -> Response:
-    """The pickled answer, or the peer's own form of a refusal."""
+async def answered(
+    source: RewardSource, work: Awaitable[Mapping[str, Any]], refuse: Callable[[Refusal], Response]
+) -> Response:
+    """The pickled answer, or the peer's own form of a refusal; either is counted."""
     try:
-        return pickled(await work, HTTPStatus.OK)
+        with counted(source):
+            return pickled(await work, HTTPStatus.OK)
     except (RequestRejectedError, SampleFailedError) as refusal:
         return refuse(refusal)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from varl.services.serving.compat.choice import chosen, serve
 from varl.services.serving.compat.openrlhf import target_words
-from varl.services.serving.compat.peer import CompatSettings, peer_router, score_all
+from varl.services.serving.compat.peer import CompatSettings, counted, peer_router, score_all
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import last_image
@@ -56,9 +56,11 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     @serve(router, "POST", "/score", responses=refusals(), openapi_extra=json_body(SampleBody))
     async def score(request: Request) -> float:
         """Score one image."""
-        choice = chosen(source, request)
-        sample = await read_json_as(request, SampleBody, _sample, settings.max_request_bytes)
-        return (await score_all(source, choice, [sample]))[0].value
+        with counted(source):
+            choice = chosen(source, request)
+            sample = await read_json_as(request, SampleBody, _sample, settings.max_request_bytes)
+            (score,) = await score_all(source, choice, [sample])
+        return score.value
 
     return router
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from varl.services.serving.compat.choice import Scope, scope_of, serve
-from varl.services.serving.compat.peer import CompatSettings, peer_router
+from varl.services.serving.compat.peer import CompatSettings, counted, peer_router
 from varl.services.serving.compat.schema import json_body, refusals
 from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.http.problems import problem
@@ -75,14 +75,14 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
     )
     async def score(request: Request) -> ScoreAnswer | JSONResponse:
         """Score a list of requests; a reward that failed is left out of its result and named in its errors."""
-        scope = scope_of(source, request)
-        items, samples = await read_json_as(request, ScoreBody, _items, settings.max_request_bytes)
-        unknown = sorted({name for item in items for name in item.required_rewards} - set(scope.rewards))
-        if unknown:  # this peer expects 400 here
-            names = ", ".join(map(shown, unknown[:MAX_FAULTS]))
-            detail = f"unknown rewards: {names}; on offer: {', '.join(scope.rewards)}"
-            return problem(HTTPStatus.BAD_REQUEST, RejectionCode.NO_SUCH_REWARD, detail)
-        return await _score(source, scope, items, samples)
+        try:
+            with counted(source):
+                scope = scope_of(source, request)
+                items, samples = await read_json_as(request, ScoreBody, _items, settings.max_request_bytes)
+                _check_names(scope, items)
+                return await _score(source, scope, items, samples)
+        except _UnknownRewardError as error:  # this peer expects 400 here
+            return problem(HTTPStatus.BAD_REQUEST, error.code, error.detail)
 
     @serve(router, "GET", "/health", responses=_LOOKS)
     async def health(request: Request) -> HealthAnswer:
@@ -96,6 +96,18 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         return RewardsAnswer(rewards=list(scope_of(source, request).rewards))
 
     return router
+
+
+class _UnknownRewardError(RequestRejectedError):
+    """A body names a reward that is not on offer."""
+
+
+def _check_names(scope: Scope, items: Sequence[ScoreItem]) -> None:
+    unknown = sorted({name for item in items for name in item.required_rewards} - set(scope.rewards))
+    if unknown:
+        names = ", ".join(map(shown, unknown[:MAX_FAULTS]))
+        detail = f"unknown rewards: {names}; on offer: {', '.join(scope.rewards)}"
+        raise _UnknownRewardError(RejectionCode.NO_SUCH_REWARD, detail)
 
 
 def _items(body: ScoreBody) -> tuple[Sequence[ScoreItem], Sequence[RawSample]]:

@@ -20,7 +20,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
 
         The client tries 429 and 5xx again and takes any other status for final.
         """
-        return await answered(prompted_scores(source, settings, request), _refusal)
+        return await answered(source, prompted_scores(source, settings, request), _refusal)
 
     return router
 
