@@ -24,6 +24,7 @@ from varl.services.serving.compat.peer import (
     check_lengths,
     check_ready,
     counted,
+    patiently,
     peer_router,
     scores_of,
 )
@@ -33,12 +34,12 @@ from varl.services.serving.http.openapi import problem_responses
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore, ScoreBatch
 from varl.services.serving.service import check_number
-from varl.services.serving.status import STATUS, FieldFault, RequestRejectedError, invalid, shown
+from varl.services.serving.status import FieldFault, RequestRejectedError, invalid, shown
 
 MAX_JOBS = 1024
 BODIES = 8  # bodies of the largest size that may wait at a time
 KEEP_SECONDS = 3600.0
-JOB_SECONDS = 600.0  # an accepted job is offered again for so long where the reward is overloaded
+JOB_SECONDS = 600.0  # for so long a refusal that may pass is waited out, as the trainer was told that its job is taken
 
 
 class EnqueueHead(BaseModel):
@@ -204,19 +205,9 @@ async def _run(source: RewardSource, head: EnqueueHead, formula: str, images: np
         "max": f"{images.max():.3f}",
     }
     decoded = time.monotonic() - began
-    found = await asyncio.gather(*(_patiently(source, batch, name) for name in head.reward_fn))
+    found = await asyncio.gather(*(patiently(source, batch, name, JOB_SECONDS) for name in head.reward_fn))
     times = {"input_info": info, "duration": f"{time.monotonic() - began:.2f}", "decoded_duration": f"{decoded:.2f}"}
     return {name: _encoded(name, each, times) for name, each in zip(head.reward_fn, found, strict=True)}
-
-
-async def _patiently(source: RewardSource, batch: ScoreBatch, reward: str) -> RewardAnswer:
-    """The answer; a refusal that may pass is waited out, as the trainer was told that its job is taken."""
-    last = time.monotonic() + JOB_SECONDS
-    while True:
-        answer = (await source.score_rewards(batch, (reward,)))[reward]
-        if not isinstance(answer, RequestRejectedError) or not STATUS[answer.code].retryable or time.monotonic() > last:
-            return answer
-        await asyncio.sleep(answer.retry_after or 1.0)
 
 
 def _encoded(name: str, answer: RewardAnswer, times: Mapping[str, Any]) -> bytes:

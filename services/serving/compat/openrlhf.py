@@ -1,6 +1,7 @@
 """OpenRLHF's remote reward model.
 
 The trainer sends text: the prompt and what the model wrote behind it, in which an image is Base64 or a data: URL.
+Its client gives up after five tries within five seconds, so an overload is waited out here.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         with counted(source):
             choice = chosen(source, request)
             samples = await read_json_as(request, RewardBody, _samples, settings.max_request_bytes)
-            scores = await score_all(source, choice, samples)
+            scores = await score_all(source, choice, samples, settings.request_seconds)
         return _answer(scores) if scores else RewardAnswer(rewards=[])
 
     return router

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ from fastapi.responses import JSONResponse
 from varl.services.serving.compat.choice import Choice
 from varl.services.serving.http.openapi import WatchedRoute
 from varl.services.serving.http.problems import problem
-from varl.services.serving.reward_source import RewardSource
+from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import (
     MODEL_FAULTS,
     Outcome,
@@ -22,7 +24,11 @@ from varl.services.serving.scoring import (
     SampleScore,
     ScoreBatch,
 )
-from varl.services.serving.status import FieldFault, RejectionCode, RequestRejectedError, invalid
+from varl.services.serving.service import State
+from varl.services.serving.status import STATUS, FieldFault, RejectionCode, RequestRejectedError, invalid
+
+_LAST_STATES = frozenset({State.DRAINING, State.FAILED})  # no other comes after them
+_LEAST_PAUSE = 0.05  # seconds
 
 
 class CompatSettings(Protocol):
@@ -35,6 +41,10 @@ class CompatSettings(Protocol):
     @property
     def max_samples(self) -> int:
         """Samples that one request may hold."""
+
+    @property
+    def request_seconds(self) -> float:
+        """Seconds that a request may take."""
 
     @property
     def compat_pickle(self) -> bool:
@@ -100,8 +110,12 @@ def check_lengths(**lists: Sized) -> None:
             raise invalid(FieldFault(name, f"{len(other)} entries, but {first} has {len(head)}"))
 
 
-async def score_all(source: RewardSource, choice: Choice, samples: Sequence[RawSample]) -> list[SampleScore]:
+async def score_all(
+    source: RewardSource, choice: Choice, samples: Sequence[RawSample], patience: float = 0.0
+) -> list[SampleScore]:
     """Every sample's score by the chosen reward and formula, in order; [] for no samples.
+
+    A refusal that may pass is waited out for ``patience`` seconds, for a client that soon gives up.
 
     Raises:
         RequestRejectedError: the reward turned the batch away.
@@ -110,8 +124,10 @@ async def score_all(source: RewardSource, choice: Choice, samples: Sequence[RawS
     """
     if not samples:
         return []
-    batch = ScoreBatch(tuple(samples), choice.formula)
-    answer = (await source.score_rewards(batch, (choice.reward,)))[choice.reward]
+    deadline = time.monotonic() + patience if patience else None
+    answer = await patiently(
+        source, ScoreBatch(tuple(samples), choice.formula, deadline=deadline), choice.reward, patience
+    )
     if isinstance(answer, RequestRejectedError):
         raise answer
     return scores_of(answer.outcomes)
@@ -123,3 +139,21 @@ def scores_of(outcomes: Sequence[Outcome]) -> list[SampleScore]:
     if failed:
         raise SampleFailedError(*failed[0], failed=len(failed), total=len(outcomes))
     return [outcome for outcome in outcomes if isinstance(outcome, SampleScore)]
+
+
+async def patiently(source: RewardSource, batch: ScoreBatch, reward: str, seconds: float) -> RewardAnswer:
+    """The answer of one reward; for so many seconds a refusal that may pass is waited out.
+
+    Each one that is waited out is counted, as it would be if the client came again itself.
+    """
+    last = time.monotonic() + seconds
+    while True:
+        answer = (await source.score_rewards(batch, (reward,)))[reward]
+        if not isinstance(answer, RequestRejectedError) or not STATUS[answer.code].retryable:
+            return answer
+        pause = 1.0 if answer.retry_after is None else max(_LEAST_PAUSE, answer.retry_after)
+        if time.monotonic() + pause > last or source.states()[reward] in _LAST_STATES:
+            return answer
+        with suppress(RequestRejectedError), source.counted("http"):
+            raise answer
+        await asyncio.sleep(pause)

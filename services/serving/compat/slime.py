@@ -1,4 +1,4 @@
-"""slime's and miles' remote reward model: one sample a request, a bare number back."""
+"""slime's and miles' remote reward model: one sample a request, a bare number back; an overload is waited out here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
         with counted(source):
             choice = chosen(source, request)
             sample = await read_json_as(request, SampleBody, _sample, settings.max_request_bytes)
-            (score,) = await score_all(source, choice, [sample])
+            (score,) = await score_all(source, choice, [sample], settings.request_seconds)
         return score.value
 
     return router

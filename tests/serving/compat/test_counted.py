@@ -75,7 +75,7 @@ def counts(rendered: bytes, name: str = "varl_requests_total") -> dict[str, floa
 async def test_a_request_is_counted_once_by_its_outcome(service: ScoringService, path: str) -> None:
     assert (await post(service, path, bodies("p")[path])).status_code == 200
     assert counts(service.metrics.render()) == {"ok": 1}
-    service.state = State.LOADING
+    service.state = State.DRAINING
     await post(service, path, bodies("p")[path])
     assert counts(service.metrics.render()) == {"ok": 1, "not_ready": 1}
     await post(service, path, b"")

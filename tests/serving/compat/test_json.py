@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
+from varl.services.serving.status import RejectionCode, RequestRejectedError
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +142,6 @@ def test_openrlhf_may_have_nothing_for_a_server(rig: Rig) -> None:
 def test_openrlhf_tries_everything_again_and_then_gives_up(rig: Rig) -> None:
     url = f"{rig.url}/compat/openrlhf/get_reward"
     body = {"query": [base64_of(grey(255))], "prompts": ["a"], "labels": ["two"]}
-    rig.source.refusals.extend([overloaded()] * 4)
-    assert get_reward(url, body)["rewards"] == [1.0]
     with pytest.raises(RuntimeError, match="sample 0: engine_failed"):
         get_reward(url, {**body, "prompts": ["poison"]})
 
@@ -166,8 +165,45 @@ def test_a_failed_sample_is_422_and_a_failed_model_500(rig: Rig) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_slime_gets_a_bare_number(rig: Rig, pair: Rig) -> None:
+IMPATIENT = {
+    "openrlhf/get_reward": {"query": [base64_of(grey(255))], "prompts": ["a"]},
+    "slime/score": {"prompt": "a", "response": base64_of(grey(255))},
+}
+impatient = pytest.mark.parametrize(("path", "body"), IMPATIENT.items(), ids=IMPATIENT)
+
+
+@impatient
+def test_an_overload_is_waited_out_for_a_client_that_soon_gives_up(rig: Rig, path: str, body: dict[str, Any]) -> None:
+    metrics = rig.source.services["toy"].metrics
+    refused, before = metrics.render().count(b'outcome="overloaded"'), len(rig.source.batches)
     rig.source.refusals.extend([overloaded()] * 9)
+    assert httpx.post(f"{rig.url}/compat/{path}", json=body, timeout=PATIENCE).status_code == 200
+    assert len(rig.source.batches) == before + 10
+    assert refused or b'outcome="overloaded",protocol="http",reward="toy"} 9.0' in metrics.render()
+
+
+@impatient
+def test_it_is_waited_out_no_longer_than_a_request_may_take(path: str, body: dict[str, Any]) -> None:
+    with serving(ToyScorer("toy"), request_seconds=0.3) as found:
+        found.source.refusals.extend([overloaded()] * 1000)
+        answer = httpx.post(f"{found.url}/compat/{path}", json=body, timeout=PATIENCE)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "0")
+        assert 2 <= len(found.source.batches) <= 7
+
+
+@impatient
+def test_nobody_waits_for_a_service_that_stops(rig: Rig, path: str, body: dict[str, Any]) -> None:
+    before = len(rig.source.batches)
+    rig.source.state["toy"] = "draining"
+    rig.source.refusals.append(RequestRejectedError(RejectionCode.NOT_READY, "draining", retry_after=0.0))
+    try:
+        assert httpx.post(f"{rig.url}/compat/{path}", json=body, timeout=PATIENCE).status_code == 503
+    finally:
+        rig.source.state.clear()
+    assert len(rig.source.batches) == before + 1
+
+
+def test_slime_gets_a_bare_number(rig: Rig, pair: Rig) -> None:
     assert remote_rm(f"{rig.url}/compat/slime/score", "a", base64_of(grey(51)), None) == 0.2
     assert remote_rm(f"{rig.url}/compat/slime/score", "a", base64_of(grey(51)), ["x", "y", "z"]) == 3.0
     assert remote_rm(f"{pair.url}/compat/slime/score?reward=other", "a", base64_of(grey(51)), "x") == 1.0
