@@ -19,13 +19,14 @@ from varl.services.serving.http.bodies import read_json_as
 from varl.services.serving.image_text import last_image
 from varl.services.serving.reward_source import RewardSource
 from varl.services.serving.scoring import RawSample, SampleScore
+from varl.services.serving.status import FieldFault, invalid
 
 
 class RewardBody(BaseModel):
     """Body of ``/get_reward``.
 
     A query is prompt and completion as the trainer decodes them, or an image alone; the last image in it is scored. A
-    label is a string or list of target words.
+    label is a target word or a list of them, as text or number; null and "" stand for none.
     """
 
     query: list[str]
@@ -70,18 +71,35 @@ def _samples(body: RewardBody) -> list[RawSample]:
     check_lengths(query=body.query, prompts=body.prompts, labels=labels)
     rows = enumerate(zip(body.query, body.prompts, labels, strict=True))
     return [
-        RawSample(str(i), prompt, last_image(query, f"query[{i}]", prompt), target_words(label))
+        RawSample(str(i), prompt, last_image(query, f"query[{i}]", prompt), target_words(label, f"labels[{i}]"))
         for i, (query, prompt, label) in rows
     ]
 
 
-def target_words(label: object) -> tuple[str, ...]:
-    """The words that a label asks for: a string, or a list of strings; nothing in anything else."""
-    if isinstance(label, str):
-        return (label,) if label.strip() else ()
-    if isinstance(label, list) and all(isinstance(word, str) for word in label):
-        return tuple(label)
-    return ()
+def target_words(label: object, field: str) -> tuple[str, ...]:
+    """The words that a label asks for: a text, a number, or a list of them; none for null and a blank text.
+
+    Raises:
+        RequestRejectedError: INVALID_REQUEST, naming ``field``, for anything else.
+
+    """
+    if label is None or (isinstance(label, str) and not label.strip()):
+        return ()
+    if isinstance(label, list):
+        return tuple(_word(word, f"{field}[{index}]") for index, word in enumerate(label))
+    return (_word(label, field),)
+
+
+def _word(value: object, field: str) -> str:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise invalid(FieldFault(field, f"{_kind(value)} in place of a text, a number or a list of them"))
+
+
+def _kind(value: object) -> str:
+    """What JSON calls a value of this kind."""
+    names = {type(None): "null", bool: "a boolean", dict: "an object", list: "a list"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _answer(scores: Sequence[SampleScore]) -> RewardAnswer:

@@ -40,8 +40,8 @@ class SampleBody(BaseModel):
     """Body of ``/compat/slime/score``.
 
     The prompt is text, or the messages of a chat, of which the user's last one counts: a trainer without a chat
-    template sends those. In the response the last image is scored, as Base64 or data: URL; the label is a string or
-    list of target words.
+    template sends those. In the response the last image is scored, as Base64 or data: URL; the label is a target
+    word or a list of them, as text or number; null and "" stand for none.
     """
 
     prompt: str | list[Message]
@@ -66,7 +66,9 @@ def routes(source: RewardSource, settings: CompatSettings) -> APIRouter:
 
 
 def _sample(body: SampleBody) -> RawSample:
-    return RawSample("0", _prompt(body.prompt), last_image(body.response, "response"), target_words(body.label))
+    return RawSample(
+        "0", _prompt(body.prompt), last_image(body.response, "response"), target_words(body.label, "label")
+    )
 
 
 def _prompt(prompt: str | list[Message]) -> str:

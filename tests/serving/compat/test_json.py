@@ -165,6 +165,43 @@ def test_a_failed_sample_is_422_and_a_failed_model_500(rig: Rig) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (None, ()),
+        ("", ()),
+        (" ", ()),
+        ([], ()),
+        ("a b", ("a b",)),
+        (50, ("50",)),
+        (9.5, ("9.5",)),
+        ([7, "up"], ("7", "up")),
+    ],
+)
+def test_a_label_is_the_words_wanted(rig: Rig, label: object, words: tuple[str, ...]) -> None:
+    image = base64_of(grey(51))
+    get_reward(
+        f"{rig.url}/compat/openrlhf/get_reward",
+        {"query": [image, image], "prompts": ["a", "b"], "labels": ["x", label]},
+    )
+    assert rig.source.batches[-1][0].samples[1].target_words == words
+    remote_rm(f"{rig.url}/compat/slime/score", "a", image, label)
+    assert rig.source.batches[-1][0].samples[0].target_words == words
+
+
+@pytest.mark.parametrize(
+    ("label", "place"), [({"word": "x"}, ""), (True, ""), (["x", None], "[1]"), ([["x"]], "[0]"), ([False], "[0]")]
+)
+def test_another_label_is_refused_by_name(rig: Rig, label: object, place: str) -> None:
+    image = base64_of(grey(51))
+    for path, body, field in (
+        ("openrlhf/get_reward", {"query": [image] * 2, "prompts": ["a"] * 2, "labels": ["x", label]}, "labels[1]"),
+        ("slime/score", {"prompt": "a", "response": image, "label": label}, "label"),
+    ):
+        answer = httpx.post(f"{rig.url}/compat/{path}", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field + place)
+
+
 IMPATIENT = {
     "openrlhf/get_reward": {"query": [base64_of(grey(255))], "prompts": ["a"]},
     "slime/score": {"prompt": "a", "response": base64_of(grey(255))},
