@@ -23,10 +23,13 @@ class NoScoreError(ValueError):
 def question(template: str, sample: Sample) -> str:
     """The template with ``$prompt``, ``$target_words``, and keys of the sample's metadata; ``$$`` is a dollar.
 
-    Values that are not text stand there as JSON. Raises NoQuestionError for a name that the sample has no value for.
+    Values that are not text stand there as JSON. Raises NoQuestionError for a name that the sample has no value for; a
+    blank prompt is none.
     """
     words = ", ".join(f'"{word}"' for word in sample.target_words)
     values = {**sample.metadata, "prompt": sample.prompt, **({"target_words": words} if words else {})}
+    if not sample.prompt.strip():
+        del values["prompt"]
     try:
         return Template(template).substitute({name: _text(value) for name, value in values.items()})
     except KeyError as error:

@@ -182,6 +182,14 @@ def test_questions() -> None:
         question("${prompt.__class__}", sample)
 
 
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_a_blank_prompt_is_none(blank: str) -> None:
+    sample = Sample(blank, RED, (), metadata={"prompt": "not this", "count": 2})
+    with pytest.raises(NoQuestionError, match="^prompt: the question asks for it"):
+        question("Is it $prompt?", sample)
+    assert question("Are there $count?", sample) == "Are there 2?"
+
+
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
