@@ -19,7 +19,7 @@ from varl.services.serving.http.problems import problem
 from varl.services.serving.image_text import image_file
 from varl.services.serving.reward_source import RewardAnswer, RewardSource
 from varl.services.serving.scoring import ErrorCode, RawSample, SampleError, ScoreBatch
-from varl.services.serving.status import MAX_FAULTS, RejectionCode, RequestRejectedError, shown
+from varl.services.serving.status import MAX_FAULTS, STATUS, RejectionCode, RequestRejectedError, shown
 
 
 class Turn(BaseModel):
@@ -123,14 +123,23 @@ async def _score(
     found = await asyncio.gather(
         *(_ask(source, name, scope.formula, [samples[i] for i in rows]) for name, rows in asked.items())
     )
-    rejections = [each for each in found if isinstance(each, RequestRejectedError)]
-    if rejections and len(rejections) == len(
-        found
-    ):  # nothing at all was scored: a status that the client retries says more
-        raise rejections[0]
+    _check_answered(found)
     for (name, rows), each in zip(asked.items(), found, strict=True):
         _enter(answer, name, rows, each)
     return answer
+
+
+def _check_answered(found: Sequence[RewardAnswer]) -> None:
+    """Raise a rejection where one may pass, or where nothing was scored.
+
+    The client tries 429 and 5xx again, while an error in a 200 ends its step.
+    """
+    rejections = [each for each in found if isinstance(each, RequestRejectedError)]
+    passing = [each for each in rejections if STATUS[each.code].retryable]
+    if passing:  # all of the rewards are wanted: the one that is there last says when
+        raise max(passing, key=lambda each: each.retry_after or 0.0)
+    if rejections and len(rejections) == len(found):
+        raise rejections[0]
 
 
 async def _ask(source: RewardSource, name: str, formula: str, samples: Sequence[RawSample]) -> RewardAnswer:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.compat_rig import PATIENCE, Rig, ToyScorer, base64_of, grey, overloaded, serving
-from varl.services.serving.status import RejectionCode, RequestRejectedError
+from varl.services.serving.status import STATUS, RejectionCode, RequestRejectedError
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +79,31 @@ def test_a_failed_sample_is_left_out_and_named(rig: Rig) -> None:
     assert "requests[4].history[0].image_b64" in answer["errors"][4]["toy"]
 
 
-def test_one_reward_that_is_turned_away_leaves_the_other_alone(rig: Rig) -> None:
-    rig.source.refusals.append(RequestRejectedError(RejectionCode.NOT_READY, "toy is loading"))
+@pytest.mark.parametrize("code", [RejectionCode.NOT_READY, RejectionCode.OVERLOADED])
+def test_one_reward_whose_refusal_may_pass_is_a_status_that_the_client_tries_again(
+    rig: Rig, code: RejectionCode
+) -> None:
+    body = {"requests": [item("a", grey(255), "toy", "other")]}
+    rig.source.refusals.append(RequestRejectedError(code, "on purpose", retry_after=3.0))
+    answer = httpx.post(f"{rig.url}/compat/unirl/score", json=body)
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (STATUS[code].http, code, "3")
+    rig.source.refusals.append(RequestRejectedError(code, "on purpose"))
+    assert len(score(f"{rig.url}/compat/unirl", body["requests"])["results"][0]) == 2
+
+
+def test_of_several_the_one_that_is_there_last_says_when(rig: Rig) -> None:
+    rig.source.refusals.extend(
+        RequestRejectedError(RejectionCode.OVERLOADED, "on purpose", retry_after=seconds) for seconds in (2.0, 9.0)
+    )
+    answer = httpx.post(f"{rig.url}/compat/unirl/score", json={"requests": [item("a", grey(255), "toy", "other")]})
+    assert answer.headers["retry-after"] == "9"
+
+
+def test_one_reward_that_refuses_for_good_leaves_the_other_alone(rig: Rig) -> None:
+    rig.source.refusals.append(RequestRejectedError(RejectionCode.INVALID_REQUEST, "toy has no such formula"))
     answer = score(f"{rig.url}/compat/unirl", [item("a", grey(255), "toy", "other")])
     assert len(answer["results"][0]) == len(answer["errors"][0]) == 1
-    assert "not_ready" in str(answer["errors"])
+    assert "invalid_request" in str(answer["errors"])
 
 
 def test_an_overload_of_everything_is_a_status_that_the_client_tries_again(rig: Rig) -> None:
