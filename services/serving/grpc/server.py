@@ -25,6 +25,7 @@ from varl.v1 import reward_pb2
 
 SERVICE_NAME = "varl.v1.RewardService"
 _LARGE = 64 * 2**10  # bytes of a request whose parts are counted before they are made
+_MOST_INT = 2**31 - 1  # that a channel argument can be
 
 
 def server_options(max_request_bytes: int, max_connections: int) -> list[tuple[str, int]]:
@@ -32,6 +33,7 @@ def server_options(max_request_bytes: int, max_connections: int) -> list[tuple[s
 
     gRPC's own limits on sizes lie above ours: their RESOURCE_EXHAUSTED would read as load, and be retried for ever.
     """
+    most = min(2 * max_request_bytes, _MOST_INT)
     return [
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
@@ -40,8 +42,8 @@ def server_options(max_request_bytes: int, max_connections: int) -> list[tuple[s
         ("grpc.max_metadata_size", 64 * 2**10),
         ("grpc.absolute_max_metadata_size", 64 * 2**10),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a kilobyte would unfold to a gigabyte
-        ("grpc.max_receive_message_length", 2 * max_request_bytes),
-        ("grpc.max_send_message_length", 2 * max_request_bytes),
+        ("grpc.max_receive_message_length", most),
+        ("grpc.max_send_message_length", most),
         ("grpc.so_reuseport", 0),  # a taken port is an error, not a shared one
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
