@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from varl.launch.streams import keep_streams
 from varl.launch.waits import DAY_S
 from varl.services.serving.batching.queue import BatchLimits
 from varl.services.serving.credentials import ServerFiles, check_pair
+from varl.services.serving.environment import warn_of_unknown
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 MOST = 10**6  # of what is counted: more is a slip of the pen
@@ -174,9 +176,11 @@ def parse_settings(cls: type[T], arguments: Sequence[str] | None = None) -> T:
     """Settings from command line and environment; ``arguments`` None takes those of the process.
 
     The first thing that a service does. A bad value ends the program with code 2 after one line per fault on stderr;
-    --dry-run ends it with code 0 after printing the settings.
+    --dry-run ends it with code 0 after printing the settings. A variable that has the settings' prefix and is none of
+    them is told on stderr.
     """
     keep_streams()
+    warn_of_unknown(cls, os.environ)
     try:
         settings = parse(cls, arguments)
     except ValidationError as error:
