@@ -68,3 +68,29 @@ async def test_the_gateway_refuses_it_too() -> None:
         answer = await rig.http.post("/v1/score", files=form)
         assert answer.json()["errors"] == [{"field": "formulas", "detail": NO_FIELD}]
         assert (await rig.http.post("/v1/score", files=request("a") + file("a"))).status_code == 200
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\tb", "a\r\nb", "a%22b", "a%41b", "ünï"])
+async def test_an_id_is_found_however_the_client_encodes_it(http: httpx.AsyncClient, name: str) -> None:
+    answer = await http.post("/v1/score", files=request(name) + file(name))  # httpx encodes as curl and browsers do
+    assert answer.json()["results"] == [answer.json()["results"][0] | {"id": name, "value": 1.0}]
+
+
+async def test_an_id_that_is_encoded_has_one_file(http: httpx.AsyncClient) -> None:
+    body = b"".join(
+        b'--b\r\ncontent-disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % part
+        for part in (
+            (b"request", b"", b'{"samples": [{"id": "a\\"b", "prompt": "p"}]}'),
+            (b"a%22b", b"; filename=f", IMAGE),
+            (b'a\\"b', b"; filename=f", IMAGE),
+        )
+    )
+    head = {"content-type": "multipart/form-data; boundary=b"}
+    answer = await http.post("/v1/score", content=body + b"--b--", headers=head)
+    assert answer.json()["errors"] == [{"field": 'a"b', "detail": "stands twice"}]
+
+
+async def test_an_id_that_is_the_fields_own_name_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/score", files=request("a", "request") + file("a"))
+    fault = {"field": "samples[1].id", "detail": "'request' is the field's own name in a form"}
+    assert (answer.status_code, answer.json()["errors"]) == (422, [fault])

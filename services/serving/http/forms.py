@@ -6,6 +6,7 @@ the boundary is looked for by ``bytes.split``, in time that grows with the body 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from python_multipart.multipart import parse_options_header
@@ -14,6 +15,7 @@ from python_multipart.multipart import parse_options_header
 _MAX_HEAD = 2048  # bytes of a part's header fields
 _MAX_TYPE = 1024  # bytes of a Content-Type header
 _MAX_BOUNDARY = 256
+_ENCODED = re.compile("%(22|09|0D|0A)")  # by clients, of a name: a quote, a tab, the ends of a line
 
 
 class Part(NamedTuple):
@@ -22,6 +24,11 @@ class Part(NamedTuple):
     name: str
     is_file: bool
     data: bytes
+
+
+def decoded_name(name: str) -> str:
+    """A part's name with what clients encode in it decoded, and nothing else: they leave a % as it is."""
+    return _ENCODED.sub(lambda match: chr(int(match[1], 16)), name)
 
 
 def boundary_of(content_type: str) -> bytes:

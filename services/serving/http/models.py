@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from varl.services.serving.http.forms import decoded_name
 from varl.services.serving.image_text import image_file
 from varl.services.serving.scoring import BatchResult, ErrorCode, ModelInfo, Outcome, RawSample, SampleError
 from varl.services.serving.status import FieldFault, invalid, shown
@@ -68,13 +70,14 @@ class FormSamples(Strict):
         """The samples with their images; an absent file is its sample's error.
 
         Raises:
-            RequestRejectedError: a file belongs to no sample.
+            RequestRejectedError: a file belongs to no sample, two to one, or a sample has the name of the field itself.
 
         """
-        unknown = sorted(files.keys() - {sample.id for sample in self.samples})
-        if unknown:
-            raise invalid(*(FieldFault(name, "no sample has this id") for name in unknown))
-        return tuple(sample.raw(files.get(sample.id) or _no_file(sample.id)) for sample in self.samples)
+        for index, sample in enumerate(self.samples):
+            if sample.id == "request":
+                raise invalid(FieldFault(f"samples[{index}].id", "'request' is the field's own name in a form"))
+        named = _by_id(files, {sample.id for sample in self.samples})
+        return tuple(sample.raw(named.get(sample.id) or _no_file(sample.id)) for sample in self.samples)
 
 
 class ScoreRequest(Strict):
@@ -92,6 +95,17 @@ class MultipartScoreRequest(FormSamples, ScoreRequest):
 
     Each image is a file part named by its sample's id.
     """
+
+
+def _by_id(files: Mapping[str, bytes], ids: Set[str]) -> Mapping[str, bytes]:
+    """The files by their samples' ids; a name that is none may be one with its quotes and line ends encoded."""
+    places = {name: name if name in ids else decoded_name(name) for name in sorted(files)}
+    unknown = [FieldFault(name, "no sample has this id") for name, place in places.items() if place not in ids]
+    counts = Counter(places.values())
+    twice = [FieldFault(place, "stands twice") for place, count in counts.items() if count > 1]
+    if unknown or twice:
+        raise invalid(*unknown, *twice)
+    return {place: files[name] for name, place in places.items()}
 
 
 def _no_file(name: str) -> SampleError:
