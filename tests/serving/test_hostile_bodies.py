@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -87,6 +88,15 @@ async def test_trainers_formats_count_too(http: httpx.AsyncClient, path: str) ->
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) <= 20
     assert len(answer.content) < 10_000
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("path", ["/v1/score", "/compat/openrlhf/get_reward", "/compat/flow_grpo/deqa"])
+async def test_a_compressed_body_is_refused_as_that(http: httpx.AsyncClient, path: str) -> None:
+    content = gzip.compress(json.dumps({"samples": [sample()]}).encode())
+    answer = await http.post(path, content=content, headers=JSON | {"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "content-encoding: 'gzip'" in answer.text
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

@@ -168,7 +168,14 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body, refused as soon as it is, or says it is, too long. Starlette's own limit answers in plain text."""
+    """The body, refused as soon as it is, or says it is, too long. Starlette's own limit answers in plain text.
+
+    One that says that it is compressed is refused: a kilobyte would unfold to a gigabyte.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() not in ("", "identity"):
+        detail = f"content-encoding: {shown(encoding)}; bodies are taken uncompressed"
+        raise RequestRejectedError(RejectionCode.UNSUPPORTED_TYPE, detail)
     length = request.headers.get("content-length", "").lstrip("0")
     detail = f"the request has more than {max_bytes} bytes"
     if length.isdecimal() and (len(length) > len(str(max_bytes)) or int(length) > max_bytes):
