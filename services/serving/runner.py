@@ -35,12 +35,16 @@ def run(settings: ServingSettings, scorer: Scorer, routes: Routes | None = None)
 
 
 async def _serve(settings: ServingSettings, scorer: Scorer, routes: Routes | None) -> int:
+    try:
+        tokens = read_tokens(settings.token_file)
+    except (OSError, ValueError) as error:
+        _log.error("cannot start: token_file: %s", error)
+        return 1
     stopping = asyncio.create_task(stop_event().wait())
     service = ScoringService(settings, scorer)
     health = Health(SERVICE_NAME)
     refused = partial(service.metrics.request, "grpc", RejectionCode.UNAUTHENTICATED)
     try:
-        tokens = read_tokens(settings.token_file)
         grpc_server = build_server(service, [BearerInterceptor(tokens, refused)] if tokens else [])
         await health.add_to(grpc_server)
         listener = listen(settings.host, settings.http_port)

@@ -17,7 +17,7 @@ from clients.varl_client import RewardClient as HttpClient
 from tests.support.certificates import self_signed
 from tests.support.compat_rig import grey
 from tests.support.ocr_builders import grpc_sample, json_sample
-from tests.support.toy_process import ToyProcess, toy_service
+from tests.support.toy_process import ToyProcess, start_toy, toy_service
 from varl.services.serving.access import Tokens
 from varl.services.serving.credentials import ClientFiles, Credentials
 from varl.services.serving.grpc.client import RewardClient, RewardRejected, RewardUnavailable
@@ -195,3 +195,12 @@ def test_a_token_file_without_usable_tokens_is_refused(tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(ValueError, match="token"):
         Tokens.read(path)
+
+
+def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "tokens"
+    process = start_toy("--http-port", "0", "--grpc-port", "0", "--token-file", str(missing))
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "token_file" in told and str(missing) in told
+    assert "listen" not in told
