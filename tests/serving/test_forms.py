@@ -21,7 +21,7 @@ Form = list[tuple[str, tuple[str | None, bytes | str]]]  # as httpx takes it
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    service = ScoringService(ServingSettings(), ToyScorer("toy"))
+    service = ScoringService(ServingSettings.model_validate({}), ToyScorer("toy"))
     await service.start()
     transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=240) as client:

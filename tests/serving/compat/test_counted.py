@@ -53,7 +53,7 @@ PATHS = list(bodies("p"))
 
 @pytest.fixture
 async def service() -> AsyncIterator[ScoringService]:
-    found = ScoringService(ServingSettings(compat_pickle=True), ToyScorer("toy"))
+    found = ScoringService(ServingSettings.model_validate({"compat_pickle": True}), ToyScorer("toy"))
     await found.start()
     yield found
     await found.close()
