@@ -185,7 +185,7 @@ def test_questions() -> None:
 @pytest.mark.parametrize("blank", ["", " \n\t"])
 def test_a_blank_prompt_is_none(blank: str) -> None:
     sample = Sample(blank, RED, (), metadata={"prompt": "not this", "count": 2})
-    with pytest.raises(NoQuestionError, match="^prompt: the question asks for it"):
+    with pytest.raises(NoQuestionError, match=r"^prompt: the question asks for it"):
         question("Is it $prompt?", sample)
     assert question("Are there $count?", sample) == "Are there 2?"
 
