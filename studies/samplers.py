@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from varl.evaluation.evaluate import evaluate
-from varl.evaluation.results import Evaluation
+from varl.evaluation.results import Difference, Evaluation, difference
 from varl.evaluation.samplers import Sampler
 from varl.policy.base import layout_of
 from varl.studies.stages import progress_bar
@@ -27,6 +27,31 @@ class SamplerReading:
     weights: str
     sampler: Sampler
     evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class SamplerChange:
+    """What weights changed against the first ones of a call, sampled alike and paired by prompt."""
+
+    weights: str
+    first: str
+    sampler: Sampler
+    difference: Difference
+
+
+def changes_of(found: Sequence[SamplerReading]) -> list[SamplerChange]:
+    """The change of all weights but the first, for each sampler."""
+    first = {one.sampler: one for one in found if one.weights == found[0].weights}
+    return [
+        SamplerChange(
+            one.weights,
+            found[0].weights,
+            one.sampler,
+            difference(first[one.sampler].evaluation, one.evaluation),
+        )
+        for one in found
+        if one.weights != found[0].weights
+    ]
 
 
 def evaluate_samplers(

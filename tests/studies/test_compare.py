@@ -10,8 +10,11 @@ import pytest
 
 from varl.cli.compare import main
 from varl.evaluation.results import Evaluation, PromptResult
+from varl.evaluation.samplers import parse_sampler
+from varl.policy.base import SamplingParams
 from varl.studies.compare import compare
 from varl.studies.report.readings import save_evaluation
+from varl.studies.samplers import SamplerReading, changes_of
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
 
@@ -49,6 +52,23 @@ def test_settings_and_paired_figures_are_named(runs: tuple[Path, Path]) -> None:
     assert own.splitlines() == ["own sampler", "  Word Accuracy     0.333 ->    0.833  +0.500 ± 0.000"]
     assert greedy.splitlines()[0] == "greedy"
     assert "0.500 ->    0.667  +0.167 ± " in greedy
+
+
+def test_weights_of_one_evaluation_are_compared_with_the_first_sampler_by_sampler() -> None:
+    plain, greedy = (parse_sampler(text, SamplingParams()) for text in ("T=1", "greedy"))
+    found = [
+        SamplerReading("base", plain, evaluation("a", 0, 1)),
+        SamplerReading("base", greedy, evaluation("b", 1, 1)),
+        SamplerReading("x.safetensors", plain, evaluation("c", 1, 2)),
+        SamplerReading("x.safetensors", greedy, evaluation("d", 1, 1)),
+    ]
+    changes = changes_of(found)
+    assert [(one.weights, one.first, one.sampler) for one in changes] == [
+        ("x.safetensors", "base", plain),
+        ("x.safetensors", "base", greedy),
+    ]
+    assert [one.difference.changes["word_accuracy"].value for one in changes] == [0.5, 0.0]
+    assert changes_of(found[:2]) == []
 
 
 def test_runs_that_differ_in_nothing_say_so(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from varl.launch.machine import describe_machine
 from varl.launch.resources import MissingFilesError
 from varl.launch.supervisor import sigterm_as_exit
 from varl.policy.base import SamplingParams
-from varl.studies.samplers import BASE, SamplerReading, evaluate_samplers
+from varl.studies.samplers import BASE, SamplerReading, changes_of, evaluate_samplers
 from varl.trainer.local_services import check_rewards
 from varl.trainer.recipe.config import Recipe, load_recipe
 from varl.trainer.recipe.dry_run import check_files
@@ -120,14 +120,20 @@ def _samplers(parser: Parser, flags: argparse.Namespace, default: SamplingParams
 
 
 def _table(found: Sequence[SamplerReading]) -> str:
-    """A line for each evaluation: every figure of its summary that has a standard error, and the mean rewards."""
+    """A line for each evaluation: every figure of its summary that has a standard error, and the mean rewards.
+
+    Then, where there are several weights, what each changed against the first.
+    """
     width = max(len(one.weights) for one in found)
-    return "".join(
-        f"{one.weights:{width}}  {one.sampler.name:14}  {_figures(one.evaluation.summary())}\n" for one in found
-    )
+    lines = [f"{one.weights:{width}}  {one.sampler.name:14}  {_figures(one.evaluation.summary())}" for one in found]
+    changes = [
+        f"{one.weights} - {one.first}, paired by prompt  {one.sampler.name}  {_figures(one.difference.summary(), '+')}"
+        for one in changes_of(found)
+    ]
+    return "\n".join([*lines, *changes, ""])
 
 
-def _figures(summary: dict[str, Any]) -> str:
+def _figures(summary: dict[str, Any], sign: str = "") -> str:
     errors = {
         name.removesuffix("_se"): error
         for name, error in summary.items()
@@ -136,7 +142,7 @@ def _figures(summary: dict[str, Any]) -> str:
     figures = {name: (summary[name], error) for name, error in errors.items()}
     figures |= {name: (value, summary["rewards_se"][name]) for name, value in summary["rewards"].items()}
     return "  ".join(
-        f"{name} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        f"{name} {value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")
         for name, (value, error) in figures.items()
     )
 
@@ -154,8 +160,13 @@ def _record(
         }
         for one in found
     ]
+    changes = [
+        {"weights": one.weights, "first": one.first, "sampler": one.sampler.name, **one.difference.summary()}
+        for one in changes_of(found)
+    ]
     machine = describe_machine(recipe.run.device).model_dump()
-    return {"command": " ".join([parser.prog, *arguments]), "machine": machine, "evaluations": rows}
+    command = " ".join([parser.prog, *arguments])
+    return {"command": command, "machine": machine, "evaluations": rows, "changes": changes}
 
 
 def _say(line: str) -> None:
