@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class Pass:
 
     rows: sequences; new: positions of each that are computed; seen: positions before them in the cache; head: positions
     of a row that the visual head reads; visual: whether the positions are codes, which pass through the adapter, or
-    text.
+    text; scales: positions of each scale among the new ones, where there are several.
     """
 
     rows: int
@@ -32,6 +33,13 @@ class Pass:
     seen: int
     head: int
     visual: bool = True
+    scales: tuple[int, ...] = ()
+
+    @property
+    def pairs(self) -> int:
+        """Positions of a row times those that each of them is attended to with: a scale sees none of those after it."""
+        ends = accumulate(self.scales or (self.new,))
+        return sum(count * (self.seen + end) for count, end in zip(self.scales or (self.new,), ends, strict=True))
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,10 @@ def _linear(module: nn.Module) -> int:
 
 
 def flops(config: NextFlowConfig, run: Pass) -> float:
-    """FLOPs of a pass: linear maps, attention (dense over what is seen, as a masked kernel computes it) and head."""
+    """FLOPs of a pass: linear maps, attention (dense over text and within a scale) and head."""
     size, weights = config.transformer, sizes(config)
     linear = 2.0 * run.new * (weights.layers + run.visual * weights.adapter)
-    attention = 4.0 * run.new * (run.seen + run.new) * size.dim * size.depth
+    attention = 4.0 * run.pairs * size.dim * size.depth
     return run.rows * (linear + attention + 2.0 * run.head * size.dim * config.tokenizer.codes)
 
 

@@ -73,4 +73,7 @@ def teaching(cells: Sequence[int], task: Task, text: int) -> list[Pass]:
     """
     first = task.split if task.stage == SUFFIX else 0
     whole = cells[: task.split] if task.stage == PREFIX else cells
-    return [Pass(1, text, 0, 0, visual=False), Pass(1, sum(whole[1:]), text, sum(whole[first:]))]
+    return [
+        Pass(1, text, 0, 0, visual=False),
+        Pass(1, sum(whole[1:]), text, sum(whole[first:]), scales=tuple(whole[1:])),
+    ]

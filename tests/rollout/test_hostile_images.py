@@ -132,4 +132,4 @@ def test_a_compressed_body_is_not_inflated(service: ToyProcess, encoding: str) -
     bomb = gzip.compress(b" " * 100_000_000) if encoding == "gzip" else zlib.compress(b" " * 100_000_000)
     headers = {"content-type": "application/json", "content-encoding": encoding}
     answer = httpx.post(f"{service.http}/v1/score", content=bomb, headers=headers, timeout=240)
-    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
