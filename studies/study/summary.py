@@ -81,7 +81,8 @@ def page(study: Study, found: Findings, tested: Sequence[Contrast]) -> str:
 
 
 CONTRAST_NOTE = (
-    "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over all planned contrasts."
+    "Differences are paired by seed; p is two-sided, by a paired t test, and Holm's correction is over all planned "
+    "contrasts."
 )
 UNRECORDED = "a machine that the results do not name"  # those of an earlier version
 MINUS_NOTE = (
