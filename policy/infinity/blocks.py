@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from varl.policy.attention import by_scale
 from varl.policy.infinity.config import TransformerConfig
 from varl.policy.infinity.rope import rotate
 from varl.policy.kv_cache import KeyValue, Lane, concatenated
@@ -50,17 +51,12 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, KeyValue]:
         """[B, N, width] to the same, and the new keys and values [B, heads, N, head size].
 
-        ``past`` comes before x, whose N sites are those of scales of ``counts`` sites. A scale sees itself and all
-        before it, so each is attended to on its own, without a mask and without the scores that one would hide.
+        ``past`` comes before x, whose N sites are those of scales of ``counts`` sites.
         """
         q, k, v = self._project(x, turn)
         keys = torch.cat([*(old.expand(len(x), -1, -1, -1) for old, _ in past), k], 2)
         values = torch.cat([*(old.expand(len(x), -1, -1, -1) for _, old in past), v], 2)
-        seen, outputs = keys.shape[2] - q.shape[2], []
-        for part in q.split_with_sizes(list(counts), 2):
-            seen += part.shape[2]
-            outputs.append(F.scaled_dot_product_attention(part, keys[:, :, :seen], values[:, :, :seen], scale=1.0))
-        return self.proj(_join(torch.cat(outputs, 2))), (k, v)
+        return self.proj(_join(by_scale(_attend, q, keys, values, counts))), (k, v)
 
     def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
         """[lanes * B, n, width] of one scale to the same; every lane's rows see what their lane has, and themselves."""
@@ -68,7 +64,7 @@ class SelfAttention(nn.Module):
         outputs = []
         for q, k, v, lane in parts:
             keys, values = lane.seen(k, v)
-            outputs.append(_join(F.scaled_dot_product_attention(q, keys, values, scale=1.0)))
+            outputs.append(_join(_attend(q, keys, values)))
         return self.proj(concatenated(outputs))  # type: ignore[no-any-return]
 
     def _project(self, x: Tensor, turn: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,6 +225,11 @@ def _attended(q: Tensor, pair: KeyValue) -> Tensor:
     """[B, N, width] of queries [B, heads, N, head size] and keys and values of one row, which serve all."""
     keys, values = (one.expand(len(q), -1, -1, -1) for one in pair)
     return _join(F.scaled_dot_product_attention(q, keys, values))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Queries are normalised and carry a learnt scale of their own."""
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def _join(x: Tensor) -> Tensor:

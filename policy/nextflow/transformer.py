@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from varl.policy.attention import by_scale
 from varl.policy.kv_cache import KeyValue, KVCache, Lane, Segment, concatenated, lanes, slices
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
@@ -72,11 +73,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.size) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, turn: KeyValue, past: Sequence[KeyValue], visible: Visible) -> tuple[Tensor, KeyValue]:
-        """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x.
-
-        Scales are attended to one by one: a mask over all of them has 100 MB at 7B and 1024 x 1024 pixels, and keeps a
-        GPU's fast kernels from being used.
-        """
+        """[B, N, dim] to the same; also the new keys and values, which the caller may keep. ``past`` comes before x."""
         b = len(x)
         q, k, v = self._project(x)
         q, k = rotate(q, *turn), rotate(k, *turn)
@@ -84,12 +81,10 @@ class Attention(nn.Module):
         values = torch.cat([*(old.expand(b, -1, -1, -1) for _, old in past), v], dim=2)
         keys, values = keys.to(q.dtype), values.to(q.dtype)
         if isinstance(visible, Tensor):
-            return self.o_proj(_join(self._attend(q, keys, values, visible))), (k, v)
-        seen, outputs = keys.shape[2] - q.shape[2], []
-        for part in q.split_with_sizes(visible, 2):
-            seen += part.shape[2]
-            outputs.append(self._attend(part, keys[:, :, :seen], values[:, :, :seen], None))
-        return self.o_proj(_join(concatenated(outputs, 2))), (k, v)
+            out = self._attend(q, keys, values, visible)
+        else:
+            out = by_scale(self._attend, q, keys, values, visible)
+        return self.o_proj(_join(out)), (k, v)
 
     def sample(self, x: Tensor, turn: KeyValue, lanes: Sequence[Lane]) -> Tensor:
         """[lanes * B, n, dim] of one scale to the same; every lane's rows see what their lane has, and themselves.
@@ -98,7 +93,7 @@ class Attention(nn.Module):
         """
         q, k, v = (one.unflatten(0, (len(lanes), -1)) for one in self._project(x))  # type: ignore[no-untyped-call]
         q, k = rotate(q, *turn), rotate(k, *turn)
-        outputs = [_join(self._attend(q[i], *lane.seen(k[i], v[i]), None)) for i, lane in enumerate(lanes)]
+        outputs = [_join(self._attend(q[i], *lane.seen(k[i], v[i]))) for i, lane in enumerate(lanes)]
         return self.o_proj(concatenated(outputs))  # type: ignore[no-any-return]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +101,7 @@ class Attention(nn.Module):
         q, k = (self._split(self.q_proj(x), self.heads), self._split(self.k_proj(x), self.kv_heads))
         return self.q_norm(q), self.k_norm(k), self._split(self.v_proj(x), self.kv_heads)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if torch.compiler.is_compiling() and mask is not None and self.heads == self.kv_heads:
             # Short sequences on a CPU: written out, the compiler fuses this into a third of the time of the kernel's
             # backward pass.
