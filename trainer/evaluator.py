@@ -51,8 +51,7 @@ def eval_settings(recipe: Recipe, layout: Layout, pictures: int = 0) -> EvalSett
         seed=recipe.evaluation.seed,
         group_size=recipe.evaluation.images_per_prompt,
         sampling=recipe.evaluation.sampling.params(),
-        # A reward that may be absent is in no evaluation: two of them must not differ in what they are made of.
-        rewards={reward.name: reward.weight for reward in recipe.rollout.rewards if reward.required},
+        rewards=recipe.rollout.evaluated(),
         patience=Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts),
         pictures=pictures,
     )

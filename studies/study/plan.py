@@ -106,8 +106,7 @@ def load_study(path: Path) -> Study:
     for name in study.arms:
         try:
             job = Job(name, study.arms[name].learning_rate or 1e-5, study.seeds[0], tuning=False)
-            rewards = arm_recipe(study, job, Path()).rollout.rewards
-            require_measure(study.measure, {reward.name: reward.weight for reward in rewards if reward.required})
+            require_measure(study.measure, arm_recipe(study, job, Path()).rollout.evaluated())
         except ValueError as error:
             raise ValueError(f"arms.{name}: {error}") from error
     return study

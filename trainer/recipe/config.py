@@ -77,9 +77,8 @@ class Recipe(BaseSettings):
     @model_validator(mode="after")
     def _the_best_is_by_a_measure(self) -> Recipe:
         if best := self.checkpoint.best:
-            weights = {reward.name: reward.weight for reward in self.rollout.rewards if reward.required}
             try:
-                require_measure(best.removeprefix(EVALUATED), weights)
+                require_measure(best.removeprefix(EVALUATED), self.rollout.evaluated())
             except ValueError as error:
                 raise ValueError(f"checkpoint.best: {error}") from error
             if not best.startswith(EVALUATED):

@@ -122,3 +122,10 @@ class RolloutSettings(Section):
     max_empty_updates: Number = Field(
         default=3, description="give up after this many updates in a row in which every group was dropped"
     )
+
+    def evaluated(self) -> dict[str, float]:
+        """Weight by name of the rewards that evaluations have.
+
+        One that may be absent is in none: two evaluations must not differ in what they are made of.
+        """
+        return {reward.name: reward.weight for reward in self.rewards if reward.required}
