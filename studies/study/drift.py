@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from math import hypot
 from statistics import fmean
 
+from varl.evaluation.measures.appearance import BY_NAME, COLOUR
 from varl.studies.study.results import RunResult, runs_by_arm
 from varl.studies.study.tables import table
 
 DRIFT, ALARMS = "eval/drift/", "eval/drift_alarms"
 SHIFT = DRIFT + "colour_shift"
-COLOUR = [f"eval/appearance/{axis}" for axis in ("lightness", "a", "b")]
+LAB = [f"eval/{BY_NAME}{axis}" for axis in COLOUR]
 DRIFT_NOTE = (
     "Changes against the base on the same prompts and seeds, at the last evaluation while training, mean over seeds. "
     "Colour shift is of the mean colour of all images, colour distance the mean of each prompt's own, in CIELAB units; "
@@ -46,8 +47,8 @@ def _last(run: RunResult) -> dict[str, float]:
 def _with_shift(drift: Mapping[str, float], base: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """An older run's, with the shift of its mean colour, and without its alarms, which had another limit."""
     older = {name: value for name, value in drift.items() if name != ALARMS}
-    known = all(axis in metrics for axis in COLOUR for metrics in (base, now))
-    return older | ({SHIFT: hypot(*(now[axis] - base[axis] for axis in COLOUR))} if known else {})
+    known = all(axis in metrics for axis in LAB for metrics in (base, now))
+    return older | ({SHIFT: hypot(*(now[axis] - base[axis] for axis in LAB))} if known else {})
 
 
 def _mean(found: Sequence[dict[str, float]], name: str, form: str) -> str:

@@ -122,9 +122,12 @@ def measures_table(study: Study, runs: Sequence[RunResult]) -> str:
     """A row for each arm of what else is measured at the end, by the recipe's own sampler; empty where nothing is."""
     measured = dict.fromkeys(name for run in runs for name in next(iter(run.figures.values())))
     names = [name for name in measured if name != study.measure and not name.startswith(BY_NAME)]
-    figures = [by_arm(runs, name) for name in names]
-    arms = [name for name in study.arms if name in runs_by_arm(runs)]
-    rows = [[_title(study, arm), *(_mean(one.get(arm, {}).values()) for one in figures)] for arm in arms]
+    figures, of_arm = [by_arm(runs, name) for name in names], runs_by_arm(runs)
+    rows = [
+        [_title(study, arm), *(_mean(one.get(arm, {}).values()) for one in figures)]
+        for arm in study.arms
+        if arm in of_arm
+    ]
     return table(["arm", *names], rows) if names else ""
 
 
