@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from varl.launch.waits import Wait
 from varl.policy.base import Layout
 from varl.trajectories.codec import job_of
-from varl.trajectories.queue import Delivery, RunQueue
+from varl.trajectories.deliveries import Delivery
+from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 logger = logging.getLogger("trainer")

@@ -10,27 +10,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from google.protobuf.message import Message
 
 from varl.trajectories.codec import decode_job, decode_trajectory, encode_job, encode_trajectory, job_of
+from varl.trajectories.deliveries import Delivery, Key, TrajectoryDelivery, job_key, split_duplicates
 from varl.trajectories.job_checks import run_id_problem
 from varl.trajectories.problems import CodecError, Problem, Reason
 from varl.trajectories.stream import Entry, GroupStream, connect
 from varl.v1 import rollout_pb2, trajectory_pb2
 
-__all__ = ["Delivery", "RunQueue", "connect", "job_key", "split_duplicates"]
+__all__ = ["RunQueue", "connect"]
 
 T = TypeVar("T", bound=Message)
 DEAD_LETTERS = 10_000  # kept of a run, about
 LOOK_S = 1.0  # between looks for entries that a count alone cannot tell of
 FEW = 4  # trajectories a round trip in scans: one may have megabytes, and replies count as Redis's memory
 ABANDONED_MS = 24 * 3600 * 1000  # longer than any worker lets a job lie idle
-Key = tuple[str, int]
 
 # KEYS: stream that the entry is on, trajectories, dead letters.
 # ARGV: consumer group, entry id, trajectory to add or "", reason for a dead letter or "", its payload, dead letters
@@ -44,40 +43,6 @@ if ARGV[4] ~= '' then
 end
 return 1
 """
-
-
-@dataclass(frozen=True)
-class Delivery(Generic[T]):
-    """One message as delivered: its entry id in the stream and the number of deliveries so far (1: the first)."""
-
-    entry_id: str
-    message: T
-    deliveries: int
-
-
-TrajectoryDelivery = Delivery[trajectory_pb2.Trajectory]
-
-
-def job_key(job: rollout_pb2.RolloutJob) -> Key:
-    """Return (job_id, attempt), by which trajectories are duplicates.
-
-    A job queued again by the trainer is another piece of work.
-    """
-    return job.job_id, job.attempt
-
-
-def split_duplicates(
-    deliveries: Iterable[TrajectoryDelivery], held: Iterable[Key]
-) -> tuple[list[TrajectoryDelivery], list[TrajectoryDelivery]]:
-    """Split into (first of each key, repeats of those or of ``held``), both in order."""
-    seen = set(held)
-    fresh: list[TrajectoryDelivery] = []
-    repeats: list[TrajectoryDelivery] = []
-    for delivery in deliveries:
-        key = job_key(job_of(delivery.message))
-        (repeats if key in seen else fresh).append(delivery)
-        seen.add(key)
-    return fresh, repeats
 
 
 class RunQueue:

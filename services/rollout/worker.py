@@ -21,8 +21,9 @@ from varl.services.rollout.metrics import Metrics
 from varl.services.rollout.model import ModelThread, Weights
 from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailure
 from varl.trajectories.collect import failure_name
+from varl.trajectories.deliveries import Delivery
 from varl.trajectories.problems import CodecError
-from varl.trajectories.queue import Delivery, RunQueue
+from varl.trajectories.queue import RunQueue
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ from varl.services.rollout.scoring import BatchScorer, ScoredBatch, ScoringFailu
 from varl.services.rollout.worker import Parts, Worker, WorkerSettings
 from varl.services.serving.grpc.client import RewardClient
 from varl.trajectories.codec import encode_trajectory, job_of
-from varl.trajectories.queue import Delivery, RunQueue
+from varl.trajectories.deliveries import Delivery
+from varl.trajectories.queue import RunQueue
 from varl.v1 import reward_pb2, trajectory_pb2
 
 JOB = make_job(rewards=["bright"], group_size=2)

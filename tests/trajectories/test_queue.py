@@ -11,8 +11,9 @@ from tests.support.trajectory_builders import make_job, make_trajectory
 from varl.launch.private_redis import private_redis
 from varl.trajectories import stream
 from varl.trajectories.codec import encode_trajectory
+from varl.trajectories.deliveries import Delivery, split_duplicates
 from varl.trajectories.problems import CodecError
-from varl.trajectories.queue import Delivery, RunQueue, connect, split_duplicates
+from varl.trajectories.queue import RunQueue, connect
 from varl.v1 import rollout_pb2, trajectory_pb2
 
 AT_ONCE = 0
