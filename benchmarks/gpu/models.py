@@ -115,15 +115,17 @@ def each(policy: TrainablePolicy, params: SamplingParams, prompts: Sequence[str]
     return policy.sample(policy.prefill_all(prompts, params.cfg > 0), len(policy.grids), range(len(prompts)), params)[1]
 
 
-def updated(setting: Setting, policy: TrainablePolicy, split: int, rows: Mapping[Stage, int]) -> Iterator[Figures]:
-    """Passes of the trainer: log-probabilities, KL to the reference, backward, AdamW; rows: candidates, by stage.
+def updated(setting: Setting, policy: TrainablePolicy, split: int) -> Iterator[Figures]:
+    """Passes of the trainer over prefix and suffix: log-probabilities, KL to the reference, backward, AdamW.
 
     The reference is the base of adapters or, where all is trained, the policy itself without gradients, whose pass
     takes as long as that of another copy.
     """
     parameters = [one for one in policy.module.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-6)
-    for stage, count in rows.items():
+    for stage, count in (
+        ((Stage.PREFIX, 8), (Stage.SUFFIX, 1)) if setting.full else ((Stage.PREFIX, 2), (Stage.SUFFIX, 2))
+    ):
         first, last = (0, split) if stage is Stage.PREFIX else (split, len(policy.grids))
         tokens, places = candidates_of(policy, first, last, count, setting.device), sum(cells(policy.grids[first:last]))
 
@@ -160,17 +162,15 @@ def _sample_infinity(setting: Setting) -> Iterator[Figures]:
 def _update_nextflow(setting: Setting) -> Iterator[Figures]:
     policy = nextflow(setting)
     attach(policy.module, Lora(RANK, 2.0 * RANK, policy.lora_targets))
-    rows = {Stage.PREFIX: 8, Stage.SUFFIX: 1} if setting.full else {Stage.PREFIX: 2, Stage.SUFFIX: 2}
     yield {"trained": f"adapters of rank {RANK}"}
-    yield from updated(setting, policy, 12 if setting.full else 3, rows)
+    yield from updated(setting, policy, 12 if setting.full else 3)
 
 
 def _update_infinity(setting: Setting) -> Iterator[Figures]:
     policy = infinity(setting)
     policy.select("all")
     yield {"trained": "all"}
-    rows = {Stage.PREFIX: 8, Stage.SUFFIX: 1} if setting.full else {Stage.PREFIX: 2, Stage.SUFFIX: 2}
-    yield from updated(setting, policy, 7 if setting.full else 2, rows)
+    yield from updated(setting, policy, 7 if setting.full else 2)
 
 
 MEASURES: Mapping[str, Callable[[Setting], Iterator[Figures]]] = {
