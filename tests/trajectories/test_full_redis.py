@@ -1,4 +1,4 @@
-"""A Redis that is full of a run's trajectories: whoever frees it is not refused."""
+"""A Redis full of a run's trajectories still accepts the commands that free its memory."""
 
 from __future__ import annotations
 
