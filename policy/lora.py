@@ -65,6 +65,11 @@ def is_adapted(module: nn.Module) -> bool:
     return bool(_layers(module))
 
 
+def of_adapters(key: str) -> bool:
+    """Whether a key of a module's ``state_dict`` is that of an adapter."""
+    return f".{NAME}." in key
+
+
 @contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
     """Within the context the module is its base."""
@@ -80,12 +85,10 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """What is saved and published of a module: its state or, where it has adapters, theirs alone."""
-    layers = _layers(module)
+    layers, state = _layers(module), module.state_dict()
     if not layers:
-        return module.state_dict()
-    state = {name + A: layer.lora_A[NAME].weight.detach() for name, layer in layers.items()}
-    state |= {name + B: layer.lora_B[NAME].weight.detach() for name, layer in layers.items()}
-    return state | {
+        return state
+    return {name + end: state[_inner(name + end)] for end in (A, B) for name in layers} | {
         ALPHA: torch.tensor([_alpha(layers)], dtype=torch.float64),
         BASE: module.get_buffer("lora_base"),
     }
@@ -93,7 +96,7 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
     """The module's state without adapters, by the names that it has without them."""
-    state = {name: value for name, value in module.state_dict().items() if f".{NAME}." not in name}
+    state = {name: value for name, value in module.state_dict().items() if not of_adapters(name)}
     return {name.replace(".base_layer.", "."): value for name, value in state.items()}
 
 
@@ -139,10 +142,8 @@ def _load_adapters(module: nn.Module, tensors: Mapping[str, Tensor], source: str
         _detach(module, source)
         _inject(module, rank, alpha, names)
         module.requires_grad_(False)
-    with torch.no_grad():
-        for name, layer in _layers(module).items():
-            layer.lora_A[NAME].weight.copy_(tensors[name + A])
-            layer.lora_B[NAME].weight.copy_(tensors[name + B])
+    state = {_inner(key): value for key, value in tensors.items() if key.endswith((A, B))}
+    module.load_state_dict(state, strict=False)  # which knows where weights are spread over processes
 
 
 def _check_adapters(
@@ -153,9 +154,9 @@ def _check_adapters(
         weight = weights.get(f"{name}.weight")
         if weight is None or weight.ndim != 2:
             raise ValueError(f"{source} does not fit this model: there is no linear layer {name}")
-        fits |= {name + A: weight.new_empty(rank, weight.shape[1], device="meta")}
-        fits |= {name + B: weight.new_empty(weight.shape[0], rank, device="meta")}
-    mark = _mark(module)
+        fits |= {name + A: torch.empty(rank, weight.shape[1], device="meta")}
+        fits |= {name + B: torch.empty(weight.shape[0], rank, device="meta")}
+    mark = module.get_buffer("lora_base") if is_adapted(module) else _mark(module)
     check_names(fits | {ALPHA: torch.empty(1, device="meta"), BASE: mark}, tensors, source)
     if not torch.equal(mark, tensors[BASE]):
         raise ValueError(f"{source} holds adapters of another base than this model")
@@ -189,6 +190,11 @@ def _detach(module: nn.Module, source: str) -> None:
 def _layers(module: nn.Module) -> dict[str, Any]:
     """The layers that have adapters, of peft's own type, by the names that they have without."""
     return {name: part for name, part in module.named_modules() if hasattr(part, "lora_A")}
+
+
+def _inner(key: str) -> str:
+    """What peft calls the adapter that files of adapters call ``key``."""
+    return key.removesuffix(".weight") + f".{NAME}.weight"
 
 
 def _rank(layers: Mapping[str, Any]) -> int:

@@ -72,12 +72,12 @@ class Run:
         self._recipe, self._queue, self._evaluate = recipe, queue, evaluate
         self.directory = recipe.run.dir / recipe.run.name
         self._layout = layout_of(policy)
+        self._inputs = inputs(recipe, reference.module)  # while this process still has all of the base
         state = build(recipe, policy, reference)
         self._updater, self._average = state.updater, state.average
         self._prompts = recipe_prompts(recipe, recipe.prompts.train)
         self._shown = recipe_prompts(recipe, recipe.prompts.held_out)[: recipe.metrics.sample_prompts]
         self._patience = Patience(recipe.rollout.group_timeout_s, recipe.rollout.max_attempts)
-        self._inputs = inputs(recipe, reference.module)
         staleness, saved = recipe.rollout.max_staleness, recipe.checkpoint
         keep = max(saved.keep_weights, staleness + 2)
         self.storage = Storage(saved.disk_patience_s)

@@ -19,11 +19,14 @@ import torch
 from tests.support.infinity_models import random_policy
 from varl.launch.ports import reserve_port
 from varl.policy.base import SamplingParams, TrainablePolicy
+from varl.policy.lora import is_adapted
 from varl.policy.nextflow import build_random
 from varl.trainer.checkpoints.checkpoint import Progress, TrainedState, save_checkpoint
 from varl.trainer.parallel.ranks import Ranks, joined, place
 from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import Recipe
+from varl.trainer.recipe.sections.model import LoraSettings, ModelSettings
+from varl.trainer.recipe.trained import choose_trained
 from varl.trainer.step.batch import GroupBatch
 
 PROMPT = "a red sign"
@@ -31,14 +34,34 @@ SIZES, VALUES = (4, 3, 2, 5), (1.0, 2.0, 0.0, 0.5)  # candidates of each group; 
 RECIPE = Recipe.model_validate(
     {
         "objective": {"kl_anchor": "previous", "kl_beta": 0.1},
-        "optimizer": {"lr": 1e-3, "ema_decay": 0.5, "candidates_per_pass": 3, "grad_clip": 0.05},
+        "optimizer": {"lr": 1e-3, "ema_decay": 0.5, "candidates_per_pass": 3, "grad_clip": 0.01},
         "guards": {"first_ratio": "off", "duplicates": "off"},
     }
 )
+LORA = LoraSettings(rank=2, alpha=4.0)
 MODELS: dict[str, Callable[[], TrainablePolicy]] = {
     "nextflow": lambda: build_random(0),
     "infinity": random_policy,
+    "adapters": lambda: adapted(random_policy()),
+    "adapters of a bfloat16 base": lambda: adapted(random_policy(), torch.bfloat16),
 }
+
+
+def adapted(policy: TrainablePolicy, dtype: torch.dtype = torch.float32) -> TrainablePolicy:
+    """The policy, in this type, with adapters that are trained."""
+    policy.module.to(dtype)
+    choose_trained(policy, ModelSettings(lora=LORA), seed=0)
+    return policy
+
+
+def trained_of(kind: str) -> tuple[Recipe, TrainablePolicy, TrainablePolicy]:
+    """Recipe, policy and reference of a kind of model, as a run has them."""
+    policy = MODELS[kind]()
+    if not is_adapted(policy.module):
+        return RECIPE, policy, MODELS[kind]()
+    objective = RECIPE.objective.model_copy(update={"kl_anchor": "initial"})
+    model = RECIPE.model.model_copy(update={"lora": LORA})
+    return RECIPE.model_copy(update={"objective": objective, "model": model}), policy, policy
 
 
 def groups(policy: TrainablePolicy, update: int) -> list[GroupBatch]:
@@ -96,7 +119,7 @@ def leave(state: TrainedState, folder: Path, lines: list[dict[str, Any]]) -> Non
 
 def work(ranks: Ranks, kind: str, folder: Path, checkpoint: Path) -> None:
     """Rank 0 follows the script, the others follow rank 0."""
-    state = shared_state(ranks, RECIPE, MODELS[kind](), MODELS[kind]())
+    state = shared_state(ranks, *trained_of(kind))
     if ranks.leads:
         script(state, folder)
         resumed(state, checkpoint, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.ranks_rig import MODELS, groups
-from varl.trainer.__main__ import main
 from varl.trainer.parallel.launch import LaunchError, this_run
 from varl.trainer.parallel.shares import passes_of, turns
 from varl.trainer.parallel.wire import pack, pack_groups, pack_measured, unpack, unpack_groups, unpack_measured
@@ -71,17 +69,3 @@ def test_settings_that_need_torchrun_are_refused_without_it(monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK, WORLD_SIZE, LOCAL_RANK must be numbers"), this_run(Recipe()):
         pass
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_adapters_are_refused_under_torchrun(
-    size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in (("RANK", 0), ("WORLD_SIZE", size), ("LOCAL_RANK", 0)):
-        monkeypatch.setenv(name, str(value))
-    recipe = Recipe.model_validate({"model": {"lora": {"rank": 2}}})
-    with pytest.raises(LaunchError, match=rf"model\.lora\.rank.*WORLD_SIZE={size}"), this_run(recipe):
-        pass
-    (tmp_path / "recipe.toml").write_text("[model.lora]\nrank = 2\n")
-    assert main([str(tmp_path / "recipe.toml")]) == 2  # before a model is loaded or another process is met
-    assert "model.lora.rank" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from varl.trainer.recipe.sections import ParallelSettings
 
 
 class LaunchError(ValueError):
-    """The recipe has settings that do not go with how this process was started; no second attempt will mend that."""
+    """The recipe has settings that hold under torchrun alone; no second attempt will mend that."""
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def this_run(recipe: Recipe) -> Iterator[Ranks | None]:
     """The processes of this run for the length of a block; None where torchrun did not start this one.
 
     Raises:
-        LaunchError: the recipe has settings that hold under torchrun alone, or that it has no way to obey.
+        LaunchError: the recipe has settings that hold under torchrun alone.
         ValueError: torchrun's variables are wrong.
     """
     found = place()
@@ -28,10 +28,5 @@ def this_run(recipe: Recipe) -> Iterator[Ranks | None]:
             raise LaunchError("parallel: its settings hold under torchrun alone, which did not start this process")
         yield None
         return
-    if recipe.model.lora.rank:  # what adapters save and publish reads their tensors, of which a rank has parts
-        raise LaunchError(
-            f"model.lora.rank: adapters are trained by one process, and torchrun (WORLD_SIZE={found.size}) started "
-            "this one; start it without torchrun, or set model.lora.rank to 0"
-        )
     with joined(found, recipe.run.device) as ranks:
         yield ranks

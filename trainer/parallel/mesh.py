@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from varl.policy.base import Shardable, ShardUnits, TrainablePolicy
+from varl.policy.lora import is_adapted, of_adapters
 from varl.trainer.parallel.ranks import Ranks
 from varl.trainer.recipe.sections import ParallelSettings
 from varl.trainer.step.spread import spread_like, whole
@@ -23,7 +24,8 @@ def spread(policy: TrainablePolicy, name: str, ranks: Ranks, settings: ParallelS
 
     From then on ``module.state_dict()`` at rank 0 is whole, on the CPU, since what is written and published is, and
     ``load_state_dict`` takes whole weights; ``name`` is what the other ranks know the policy by (``order_of``). The
-    parameters themselves are parts (DTensor).
+    parameters themselves are parts (DTensor). Of a module with adapters ``state_dict()`` gathers those alone: its
+    frozen weights, whose values nobody asks for, stay parts.
     """
     units = policy.shard_units() if isinstance(policy, Shardable) else ShardUnits([])
     dtype = torch.bfloat16 if settings.compute_dtype == "bfloat16" else None
@@ -76,13 +78,15 @@ def _cast_buffers(module: nn.Module, dtype: torch.dtype) -> None:
 
 def _whole_states(module: nn.Module, name: str, ranks: Ranks) -> None:
     orders: list[Any] = []
+    adapted = is_adapted(module)
 
     def before(_: nn.Module, prefix: str, keep: bool) -> None:
         orders.append(ranks.together(order_of(name)))
         orders[-1].__enter__()
 
     def after(_: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any]) -> None:
-        for key, value in state.items():
+        asked = [key for key in state if not adapted or of_adapters(key)]
+        for key, value in ((key, state[key]) for key in asked):
             gathered = whole(value)
             state[key] = gathered.cpu() if ranks.leads else torch.empty_like(gathered, device="meta")
         orders.pop().__exit__(None, None, None)
