@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import TracebackType
@@ -42,6 +42,10 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def around_again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
+        """For Recomputes.around: autograd leaves this context, so that what it computes again must enter it."""
+        return nullcontext(), self._stand_in
 
     @property
     def live(self) -> int:

@@ -23,7 +23,7 @@ from varl.policy.load import load
 from varl.trainer.disk.retry import StorageError
 from varl.trainer.recipe.changes import RecipeChangedError
 from varl.trainer.recipe.config import Recipe
-from varl.trainer.recipe.trained import choose_trained
+from varl.trainer.recipe.trained import choose_recompute, choose_trained
 from varl.trainer.run import RolloutFailedError, RunInUseError
 from varl.trajectories.access import RedisAccess, require_usable
 from varl.trajectories.collect import RolloutTimeoutError
@@ -55,7 +55,7 @@ def load_policies(recipe: Recipe) -> tuple[TrainablePolicy, TrainablePolicy]:
     The reference is a second copy or, where adapters are trained, the very same policy, whose adapters are then off.
 
     Raises:
-        ValueError: the model's files or ``model.lora`` do not fit.
+        ValueError: the model's files, ``model.lora`` or ``optimizer.recompute`` do not fit.
         OSError: a file is missing or cannot be read.
     """
     if recipe.run.threads:
@@ -63,6 +63,7 @@ def load_policies(recipe: Recipe) -> tuple[TrainablePolicy, TrainablePolicy]:
     trained = _load(recipe)
     reference = trained if recipe.model.lora.rank else _load(recipe)
     choose_trained(trained, recipe.model, recipe.run.seed)
+    choose_recompute(trained, recipe.optimizer.recompute)
     return trained, reference
 
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from varl.policy.base import Grid, cells
 from varl.policy.infinity.blocks import EPSILON, Block, TextPool
 from varl.policy.infinity.config import InfinityConfig
 from varl.policy.kv_cache import KeyValue, KVCache, Segment, concatenated, lanes, slices
-
-KEPT = 2**28  # values of all blocks' inputs up to which the insides of blocks are kept for the backward pass
+from varl.policy.recompute import Recomputes
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class HeadNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift  # type: ignore[no-any-return]
 
 
-class InfinityTransformer(nn.Module):
+class InfinityTransformer(Recomputes, nn.Module):
     """From rows of a text encoder and sums of codes to a pair of logits for every bit."""
 
     def __init__(self, config: InfinityConfig) -> None:
@@ -196,17 +194,12 @@ class InfinityTransformer(nn.Module):
     def _blocks(
         self, xs: list[Tensor], runs: Sequence[Scales], text: Text, past: Sequence[Segment]
     ) -> tuple[list[Tensor], list[Segment | None]]:
-        """All blocks over the runs' inputs; in a long pass with gradients each is computed again on the way back."""
-        kept, blocks = [Segment() if run.keep else None for run in runs], self.blocks
-        again = torch.is_grad_enabled() and sum(x.numel() for x in xs) * len(blocks) > KEPT
+        """All blocks over the runs' inputs."""
+        kept, call = [Segment() if run.keep else None for run in runs], self.block_call(xs, len(self.blocks))
         turns, counts = [run.turn for run in runs], [cells(run.grids) for run in runs]
-        for index, block in enumerate(blocks):
+        for index, block in enumerate(self.blocks):
             given = (xs, text.modulation, text.memory, turns, [segment[index] for segment in past], counts)
-            xs, pairs = (
-                checkpoint(block.in_turn, *given, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else block.in_turn(*given)
-            )
+            xs, pairs = call(block.in_turn, *given)
             for segment, pair in zip(kept, pairs, strict=True):
                 if segment is not None:  # else the keys of the largest scale would be alive in all layers at once
                     # Values are a view of the whole projection: queries and keys would stay alive as well.

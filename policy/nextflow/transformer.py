@@ -15,6 +15,7 @@ from varl.policy.kv_cache import KeyValue, KVCache, Lane, Segment, concatenated,
 from varl.policy.nextflow.config import NextFlowConfig, TransformerConfig
 from varl.policy.nextflow.rope import rotate
 from varl.policy.nextflow.text import BOI, SPECIALS
+from varl.policy.recompute import Recomputes
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Block(nn.Module):
         return outputs, pairs
 
 
-class NextFlowTransformer(nn.Module):
+class NextFlowTransformer(Recomputes, nn.Module):
     """Embeddings, blocks and one output head over text and visual codes."""
 
     def __init__(self, config: NextFlowConfig) -> None:
@@ -203,9 +204,9 @@ class NextFlowTransformer(nn.Module):
             self.embed_text(part.ids) if isinstance(part, Text) else self.embed_codes(part.vectors, part.scale)
             for part in stretches
         ]
-        caches = [Segment() for _ in stretches]
+        caches, call = [Segment() for _ in stretches], self.block_call(xs, len(self.layers))
         for index, layer in enumerate(self.layers):
-            xs, pairs = layer.in_turn(xs, stretches, [segment[index] for segment in past])  # type: ignore[operator]
+            xs, pairs = call(layer.in_turn, xs, stretches, [segment[index] for segment in past])
             for cache, kv in zip(caches, pairs, strict=True):
                 cache.append(kv)
         return [self.norm(x) for x in xs], caches

@@ -26,7 +26,7 @@ from varl.trainer.parallel.ranks import Ranks, joined, place
 from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections.model import LoraSettings, ModelSettings
-from varl.trainer.recipe.trained import choose_trained
+from varl.trainer.recipe.trained import choose_recompute, choose_trained
 from varl.trainer.step.batch import GroupBatch
 
 PROMPT = "a red sign"
@@ -57,6 +57,7 @@ def adapted(policy: TrainablePolicy, dtype: torch.dtype = torch.float32) -> Trai
 def trained_of(kind: str) -> tuple[Recipe, TrainablePolicy, TrainablePolicy]:
     """Recipe, policy and reference of a kind of model, as a run has them."""
     policy = MODELS[kind]()
+    choose_recompute(policy, "long" if kind == "nextflow" else "always")
     if not is_adapted(policy.module):
         return RECIPE, policy, MODELS[kind]()
     objective = RECIPE.objective.model_copy(update={"kl_anchor": "initial"})

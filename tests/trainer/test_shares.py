@@ -62,7 +62,7 @@ def test_settings_that_need_torchrun_are_refused_without_it(monkeypatch: pytest.
     monkeypatch.delenv("RANK", raising=False)
     with this_run(Recipe()) as ranks:
         assert ranks is None
-    recipe = Recipe.model_validate({"parallel": {"recompute": True}})
+    recipe = Recipe.model_validate({"parallel": {"compute_dtype": "bfloat16"}})
     with pytest.raises(LaunchError, match="torchrun"), this_run(recipe):
         pass
     monkeypatch.setenv("RANK", "first")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.utils.checkpoint import checkpoint
 
 from varl.policy.base import Shardable, ShardUnits, TrainablePolicy
 from varl.policy.lora import is_adapted, of_adapters
@@ -32,8 +30,6 @@ def spread(policy: TrainablePolicy, name: str, ranks: Ranks, settings: ParallelS
     how = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)  # none is written to
     for block in units.blocks:
-        if settings.recompute:
-            _recompute(block, units.block_call)
         _sum_gradients(fully_shard(block, mesh=ranks.mesh, mp_policy=how))
         if units.block_call != "forward":
             register_fsdp_forward_method(block, units.block_call)
@@ -61,11 +57,6 @@ def _sum_gradients(module: FSDPModule) -> None:
     """Add gradients over ranks; the loss is divided by the number of all groups already."""
     module.set_gradient_divide_factor(1.0)
     module.set_force_sum_reduction_for_comms(True)  # gloo has no other
-
-
-def _recompute(block: nn.Module, call: str) -> None:
-    method: Callable[..., Any] = getattr(block, call)
-    setattr(block, call, partial(checkpoint, method, use_reentrant=False, preserve_rng_state=False))
 
 
 def _cast_buffers(module: nn.Module, dtype: torch.dtype) -> None:

@@ -23,7 +23,7 @@ FREE = (
     "rollout.group_timeout_s",
     "checkpoint.",
     "metrics.",
-    "parallel.recompute",
+    "optimizer.recompute",
 )
 
 

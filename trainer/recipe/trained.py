@@ -1,9 +1,10 @@
-"""Which parameters of a policy a recipe trains."""
+"""Which parameters of a policy a recipe trains, and what its passes keep."""
 
 from __future__ import annotations
 
 from varl.policy.base import TrainablePolicy
 from varl.policy.lora import Lora, attach
+from varl.policy.recompute import Recompute, Recomputes
 from varl.trainer.recipe.sections import ModelSettings
 
 
@@ -23,3 +24,13 @@ def choose_trained(policy: TrainablePolicy, model: ModelSettings, seed: int = 0)
     if unknown:
         raise ValueError(f"model.lora.targets: {', '.join(unknown)}: one of {', '.join(policy.lora_targets)} is meant")
     attach(policy.module, Lora(model.lora.rank, model.lora.alpha, targets), seed)
+
+
+def choose_recompute(policy: TrainablePolicy, recompute: Recompute) -> None:
+    """Say in which passes the policy computes its blocks again; raises ValueError where a policy leaves no choice."""
+    if isinstance(policy.module, Recomputes):
+        policy.module.recompute = recompute
+    elif recompute != "long":
+        raise ValueError(
+            f"optimizer.recompute: {type(policy.module).__name__} leaves no choice (policy/README.md: Recomputes)"
+        )

@@ -229,8 +229,8 @@ def test_a_long_pass_is_computed_again_on_the_way_back_with_the_same_gradients(
 ) -> None:
     tokens, found = tokens_of(policy, [1, 2]), list[dict[str, Tensor]]()
     calls = watched(policy.module.blocks[1], monkeypatch)
-    for kept in (2**28, 0):
-        monkeypatch.setattr("varl.policy.infinity.transformer.KEPT", kept)
+    for long in (2**28, 0):
+        monkeypatch.setattr(policy.module, "long", long)
         policy.module.zero_grad()
         policy.distribution(PROMPT, tokens, 0).log_prob(tokens).sum().backward()  # type: ignore[no-untyped-call]
         gradients = {name: value.grad for name, value in policy.module.named_parameters()}

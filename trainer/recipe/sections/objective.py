@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from varl.policy.base import LogProbs
+from varl.policy.recompute import Recompute
 from varl.trainer.objectives.grpo import KlEstimator
 from varl.trainer.objectives.loss import LossSettings, RatioGranularity
 from varl.trainer.objectives.mask_propagation import MaskPropagation
@@ -136,6 +137,11 @@ class OptimizerSettings(Section):
         description="of AdamW's two moments between steps: the weights' own, or bfloat16, half of float32's memory; "
         "steps are computed in float32",
     )
+    recompute: Recompute = Field(
+        default="long",
+        description="compute the model's blocks again on the way back in place of keeping their insides, which takes "
+        "less memory and a third more time: in long passes, always or never",
+    )
 
     @model_validator(mode="after")
     def _falls_forwards(self) -> OptimizerSettings:
@@ -162,9 +168,4 @@ class ParallelSettings(Section):
         default="same",
         description="of gathered weights and of arithmetic; weights, sums of gradients, moments and averages stay as "
         "model.dtype says",
-    )
-    recompute: bool = Field(
-        default=False,
-        description="compute each block again on the way back instead of keeping its inside: less memory, a third "
-        "more time",
     )

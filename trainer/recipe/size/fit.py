@@ -34,7 +34,7 @@ def check_fits(recipe: Recipe, prompt: str, device_bytes: int) -> None:
     trainer: Total = lambda changed: sum(trainer_memory(changed, prompt).values())  # noqa: E731
     worker: Total = lambda changed: sum(worker_memory(changed, prompt).values())  # noqa: E731
     problems = [
-        *_problem("the trainer", recipe, trainer, room, [_fewer_rows, _no_average, _adapters, _bfloat16]),
+        *_problem("the trainer", recipe, trainer, room, [_fewer_rows, _no_average, _recompute, _adapters, _bfloat16]),
         *_problem("a rollout worker", recipe, worker, room, [_smaller_group, _bfloat16], _batch(recipe, prompt, room)),
     ]
     if problems:
@@ -94,6 +94,12 @@ def _no_average(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str]
     if not recipe.optimizer.ema_decay:
         return None
     return _changed(recipe, "optimizer", ema_decay=0.0), "optimizer.ema_decay = 0"
+
+
+def _recompute(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str] | None:
+    if recipe.optimizer.recompute == "always":
+        return None
+    return _changed(recipe, "optimizer", recompute="always"), 'optimizer.recompute = "always"'
 
 
 def _adapters(recipe: Recipe, total: Total, room: float) -> tuple[Recipe, str] | None:

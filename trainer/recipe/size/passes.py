@@ -7,15 +7,17 @@ from dataclasses import astuple, dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from varl.policy.base import cells
 from varl.policy.ledger import Ledger, held_bytes
 from varl.policy.load import BlankPolicy, load_blank
 from varl.policy.lora import adapters_off
+from varl.policy.recompute import Recompute, Recomputes
 from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import ModelSettings, ObjectiveSettings, SamplingSettings
-from varl.trainer.recipe.trained import choose_trained
+from varl.trainer.recipe.trained import choose_recompute, choose_trained
 
 # A rollout worker's flags --sample-batch and --decode-batch, which no recipe sets.
 SAMPLE_BATCH, DECODE_BATCH = 64, 8
@@ -38,8 +40,8 @@ class Drawing:
 class Teaching:
     """Bytes and FLOPs of one pass of the trainer.
 
-    activations: the most that is alive from the forward pass to the loss, that of the reference policy included.
-    flops: both forward passes and the backward one.
+    activations: the most that is alive at once, forwards and backwards, the reference policy's pass included; of the
+    parameters' gradients only those that are being made. flops: both forward passes and the backward one.
     """
 
     activations: int
@@ -65,6 +67,7 @@ class _Work:
     copies: int
     prompt: str
     rows: int
+    recompute: Recompute
 
 
 def drawing(recipe: Recipe, stage: Stage, prompt: str, sequences: int) -> Drawing:
@@ -87,7 +90,8 @@ def decoding(policy: BlankPolicy, images: int) -> Decoding:
 
 def _work(recipe: Recipe, stage: Stage, prompt: str, rows: int) -> _Work:
     copies = recipe.rollout.continuations if stage is Stage.PREFIX else 1
-    return _Work(recipe.model, recipe.rollout.sampling, recipe.objective, stage, copies, prompt, rows)
+    settings = (recipe.model, recipe.rollout.sampling, recipe.objective)
+    return _Work(*settings, stage, copies, prompt, rows, recipe.optimizer.recompute)
 
 
 @cache
@@ -102,12 +106,19 @@ def _teaching(work: _Work) -> Teaching:
 
 def _by_depth(work: _Work, measure: Callable[[BlankPolicy], Sequence[int]]) -> list[int]:
     """What ``measure`` finds of the model, from two shallow ones, since every operation takes its time here too."""
-    folder, dtype = work.model.dir, work.model.dtype
-    policy, (low, high) = load_blank(folder, dtype), SHALLOW
+    policy, (low, high) = load_blank(work.model.dir, work.model.dtype), SHALLOW
     if policy.depth <= high:
         return list(measure(policy))
-    first, second = (measure(load_blank(folder, dtype, layers)) for layers in SHALLOW)
+    first, second = (measure(_shallow(policy, work, layers)) for layers in SHALLOW)
     return [a + (b - a) * (policy.depth - low) // (high - low) for a, b in zip(first, second, strict=True)]
+
+
+def _shallow(policy: BlankPolicy, work: _Work, layers: int) -> BlankPolicy:
+    """The model with so few layers, to which the passes are long that are so to the whole one."""
+    found = load_blank(work.model.dir, work.model.dtype, layers)
+    if isinstance(found.module, Recomputes):
+        found.module.long *= layers / policy.depth
+    return found
 
 
 def _draw(policy: BlankPolicy, work: _Work) -> Drawing:
@@ -129,11 +140,20 @@ def _teach(policy: BlankPolicy, work: _Work) -> Teaching:
     tokens = torch.zeros(work.rows, sum(cells(whole)), dtype=torch.int64, device="meta")
     sampling = work.sampling.params() if work.objective.log_probs == "sampled" else None
     choose_trained(policy, work.model)
+    choose_recompute(policy, work.recompute)
     with Ledger(shared=grids[:first]) as ledger:
+        if isinstance(policy.module, Recomputes):
+            policy.module.around = ledger.around_again
         own = policy.distribution(work.prompt, tokens, first, sampling)
         with torch.no_grad(), adapters_off(policy.module):  # the reference policy, a copy or the base itself
             reference = policy.distribution(work.prompt, tokens, first, sampling)
         found = own.evaluate(tokens[:, sum(cells(grids[:first])) :], reference)
-        activations = ledger.peak
+        for parameter in policy.module.parameters():
+            if parameter.requires_grad:  # a gradient is counted while it is made; all of them are not activations
+                parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
         (found.log_probs + found.kl).sum().backward()  # type: ignore[no-untyped-call]
-    return Teaching(activations, ledger.flops)
+    return Teaching(ledger.peak, ledger.flops)
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
