@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.setting import Figures, Setting, counted, materialised
 from varl.policy.base import Sampled, SamplingParams, SeveralPrompts, TrainablePolicy, cells
@@ -22,6 +24,7 @@ from varl.policy.nextflow.paper import paper_config
 from varl.policy.nextflow.text import GuessedText
 from varl.policy.nextflow.tokenizer import Tokenizer
 from varl.policy.nextflow.transformer import NextFlowTransformer
+from varl.policy.recompute import Recomputes
 from varl.trainer.objectives.vmr import Stage
 
 PROMPT = (
@@ -119,8 +122,9 @@ def updated(setting: Setting, policy: TrainablePolicy, split: int) -> Iterator[F
     """Passes of the trainer over prefix and suffix: log-probabilities, KL to the reference, backward, AdamW.
 
     The reference is the base of adapters or, where all is trained, the policy itself without gradients, whose pass
-    takes as long as that of another copy.
+    takes as long as that of another copy. ``model_share`` leaves out what blocks computed again.
     """
+    assert isinstance(policy.module, Recomputes)
     parameters = [one for one in policy.module.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-6)
     for stage, count in (
@@ -138,10 +142,37 @@ def updated(setting: Setting, policy: TrainablePolicy, split: int) -> Iterator[F
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+        name, again = stage.value, CountedAgain()
+        yield {f"{name}_candidates": count, f"{name}_tokens": count * places}
+        policy.module.around = again.around
         flops = counted(work, setting.device)
-        seconds, name = setting.seconds(work), stage.value
-        yield {f"{name}_candidates": count, f"{name}_tokens": count * places, f"{name}_update_s": seconds}
-        yield {f"{name}_update_share": setting.share(flops, seconds), f"{name}_update_gib": setting.peak_gib()}
+        del policy.module.around  # the class's own, which counts nothing
+        seconds = setting.seconds(work)
+        yield {f"{name}_update_s": seconds, f"{name}_update_gib": setting.peak_gib()}
+        yield {
+            f"{name}_update_share": setting.share(flops, seconds),
+            f"{name}_update_model_share": setting.share(flops - again.flops, seconds),
+        }
+
+
+class CountedAgain:
+    """FLOPs of the blocks that a pass computes again on its way back."""
+
+    def __init__(self) -> None:
+        self.flops = 0
+
+    def around(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For Recomputes.around."""
+        return nullcontext(), self._count()
+
+    @contextmanager
+    def _count(self) -> Iterator[None]:
+        counter = FlopCounterMode(display=False)
+        try:
+            with counter:
+                yield
+        finally:
+            self.flops += counter.get_total_flops()
 
 
 def candidates_of(policy: TrainablePolicy, first: int, last: int, count: int, device: torch.device) -> Tensor:
