@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         if command.local_services:
             check_rewards(recipe)
         if command.dry_run:
-            sys.stdout.write(dry_run_with_sizes(recipe, command.device_memory))
+            sys.stdout.write(dry_run_with_sizes(recipe, command.device_memory, command.ranks))
             return 0
         check_files(recipe)
         with sigterm_as_exit(), pulse(logger.info), ExitStack() as stack:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tests.support.infinity_models import random_policy
 from varl.launch.ports import reserve_port
@@ -116,6 +118,23 @@ def leave(state: TrainedState, folder: Path, lines: list[dict[str, Any]]) -> Non
     with state.average.applied():
         state.updater.policy.save_weights(str(folder / "average.safetensors"))
     (folder / "lines.json").write_text(json.dumps(lines))
+    (folder / "held.json").write_text(json.dumps(held(state)))
+
+
+def held(state: TrainedState) -> dict[str, int]:
+    """Bytes that this process holds of what is spread, by part."""
+    updater, moments = state.updater, state.updater.optimizer.state.values()
+    assert state.average is not None
+    parts: dict[str, list[Tensor]] = {
+        "weights": list(updater.policy.module.parameters()),
+        "reference": [] if updater.reference is updater.policy else list(updater.reference.module.parameters()),
+        "AdamW": [value for own in moments for value in own.values() if value.ndim],
+        "average": list(state.average.weights.values()),
+    }
+    return {
+        name: sum((one.to_local() if isinstance(one, DTensor) else one).nbytes for one in found)
+        for name, found in parts.items()
+    }
 
 
 def work(ranks: Ranks, kind: str, folder: Path, checkpoint: Path) -> None:

@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.infinity_models import random_policy
 from tests.support.paths import PYTHONPATH, ROOT
-from tests.support.ranks_rig import MODELS, RECIPE, resumed, script, trained_of
+from tests.support.ranks_rig import MODELS, PROMPT, RECIPE, resumed, script, trained_of
 from varl.policy import lora
+from varl.policy.nextflow import build_random
 from varl.trainer.disk.atomic import damage
+from varl.trainer.recipe.size.ranks import rank_memory
 from varl.trainer.run import trained_state
 
 CLOSE = 1e-5  # float32 sums in another order, after three steps of 1e-3
@@ -60,6 +63,18 @@ def test_two_ranks_measure_what_one_process_does(runs: tuple[Path, Path], kind: 
             assert one.pop("outcome") == two.pop("outcome") == "stepped"
             assert one["zero_std_ratio"] == 0.25 and one["grad_norm"] > RECIPE.optimizer.grad_clip
             assert two == pytest.approx(one, rel=1e-4, abs=CLOSE)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_rank_holds_what_a_dry_run_says(runs: tuple[Path, Path], kind: str, tmp_path: Path) -> None:
+    recipe = trained_of(kind)[0]
+    (build_random(0) if kind == "nextflow" else random_policy()).save(tmp_path)
+    dtype = "bfloat16" if kind == ROUNDED else "float32"
+    model = recipe.model.model_copy(update={"dir": tmp_path, "dtype": dtype})
+    found = rank_memory(recipe.model_copy(update={"model": model}), PROMPT, 2)
+    held = json.loads((runs[1] / kind / "trained" / "held.json").read_text())
+    said = {name: found[name] for name in held} | {"weights": found["weights"] + found["adapters"]}
+    assert held == pytest.approx(said, rel=0.05, abs=1000)  # what cannot be halved lies at rank 0
 
 
 def test_adapters_of_a_bfloat16_base_move_as_in_one_process_but_for_rounding(runs: tuple[Path, Path]) -> None:

@@ -29,9 +29,11 @@ from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.describe import to_toml
 from varl.trainer.recipe.dry_run import dry_run_with_sizes
+from varl.trainer.recipe.sections import ParallelSettings
 from varl.trainer.recipe.size import passes
 from varl.trainer.recipe.size.fit import DeviceMemoryError, check_fits
 from varl.trainer.recipe.size.messages import update_bytes
+from varl.trainer.recipe.size.ranks import memory_of_trainer
 from varl.trainer.recipe.size.size import longest, measure_parameters, stages_of, trainer_memory, update_size
 from varl.trainer.recipe.size.table import describe_size
 from varl.trainer.rollouts.jobs import PublishedWeights, training_jobs
@@ -211,6 +213,24 @@ def test_a_config_alone_does_and_the_command_refuses_with_status_2(
     assert trainer.main([str(file), "--dry-run", "--device-memory", "2MB"]) == 2
     assert "a rollout worker needs" in capsys.readouterr().err
     assert trainer.main([str(file), "--dry-run", "--device-memory", "80GiB"]) == 0
+
+
+def test_ranks_share_what_is_spread_and_the_command_says_each_ones_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(tmp_path, TINY, objective={"stages": "full"})
+    alone, eight = (memory_of_trainer(recipe, PROMPT, ranks) for ranks in (1, 8))
+    assert alone == trainer_memory(recipe, PROMPT)
+    assert eight["AdamW"] == -(-alone["AdamW"] // 8) and eight["activations"] == alone["activations"]
+    assert sum(eight.values()) >= alone["weights"] + alone["reference"]  # both are loaded whole before they are spread
+    halves = recipe.model_copy(update={"parallel": ParallelSettings(compute_dtype="bfloat16")})
+    assert memory_of_trainer(halves, PROMPT, 8)["activations"] < 0.7 * alone["activations"]
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(recipe))
+    assert trainer.main([str(file), "--dry-run", "--ranks", "8"]) == 0
+    assert "memory of each of 8 ranks of the trainer, " in capsys.readouterr().out
+    assert trainer.main([str(file), "--dry-run", "--ranks", "8", "--device-memory", "2MB"]) == 2
+    assert "each of 8 ranks of the trainer needs" in capsys.readouterr().err
 
 
 def test_a_plugins_model_is_left_out_and_the_workers_defaults_are_its_own(tmp_path: Path) -> None:

@@ -158,6 +158,13 @@ class Command(Recipe):
         description="with --dry-run: refuse what does not fit a device of this memory, such as 80GB or 24GiB, "
         "and name the settings to change",
     )
+    ranks: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="with --dry-run: over how many devices torchrun will spread the trainer; its memory is then that "
+        "of each",
+    )
 
     @classmethod
     def settings_customise_sources(

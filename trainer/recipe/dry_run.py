@@ -24,17 +24,18 @@ def dry_run(recipe: Recipe) -> str:
     return to_toml(recipe) + "\n" + as_comments(describe(recipe)) + as_comments(notes)
 
 
-def dry_run_with_sizes(recipe: Recipe, device_bytes: int | None) -> str:
+def dry_run_with_sizes(recipe: Recipe, device_bytes: int | None, ranks: int = 1) -> str:
     """``dry_run`` and what the run takes, which is found in seconds by running the model without values.
 
-    device_bytes: memory of the device that the trainer and a rollout worker have to fit, each alone.
+    device_bytes: memory of the device that the trainer and a rollout worker have to fit, each alone. ranks: over how
+    many such devices torchrun spreads the trainer.
 
     Raises:
         MissingFilesError: a file that it names is absent.
         varl.trainer.recipe.size.fit.DeviceMemoryError: it does not fit the device.
         ValueError: the model's config.json or the prompts do not fit.
     """
-    return dry_run(recipe) + as_comments(describe_size(recipe, device_bytes))
+    return dry_run(recipe) + as_comments(describe_size(recipe, device_bytes, ranks))
 
 
 def as_comments(text: str) -> str:

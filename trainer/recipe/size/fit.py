@@ -9,7 +9,8 @@ from typing import Any
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import LoraSettings
 from varl.trainer.recipe.size.passes import SAMPLE_BATCH
-from varl.trainer.recipe.size.size import rows_of, trainer_memory, worker_memory
+from varl.trainer.recipe.size.ranks import memory_of_trainer
+from varl.trainer.recipe.size.size import rows_of, worker_memory
 from varl.trainer.recipe.size.units import size_of
 
 RANK = 16  # of the adapters that are advised
@@ -24,17 +25,21 @@ Total = Callable[[Recipe], int]
 Change = Callable[[Recipe, Total, float], tuple[Recipe, str] | None]
 
 
-def check_fits(recipe: Recipe, prompt: str, device_bytes: int) -> None:
+def check_fits(recipe: Recipe, prompt: str, device_bytes: int, ranks: int = 1) -> None:
     """Compare the worker and the trainer, each alone on the device, with its memory.
+
+    ranks: over how many such devices torchrun spreads the trainer.
 
     Raises:
         DeviceMemoryError: one of them needs more than USABLE of it.
     """
     room = USABLE * device_bytes
-    trainer: Total = lambda changed: sum(trainer_memory(changed, prompt).values())  # noqa: E731
+    trainer: Total = lambda changed: sum(memory_of_trainer(changed, prompt, ranks).values())  # noqa: E731
     worker: Total = lambda changed: sum(worker_memory(changed, prompt).values())  # noqa: E731
+    who = "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
+    changes = [_fewer_rows, _no_average, _recompute, _adapters, _bfloat16]
     problems = [
-        *_problem("the trainer", recipe, trainer, room, [_fewer_rows, _no_average, _recompute, _adapters, _bfloat16]),
+        *_problem(who, recipe, trainer, room, changes),
         *_problem("a rollout worker", recipe, worker, room, [_smaller_group, _bfloat16], _batch(recipe, prompt, room)),
     ]
     if problems:

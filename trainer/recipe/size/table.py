@@ -9,13 +9,13 @@ from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.prompts import recipe_prompts
 from varl.trainer.recipe.size.fit import check_fits
+from varl.trainer.recipe.size.ranks import memory_of_trainer
 from varl.trainer.recipe.size.size import (
     Memory,
     longest,
     measure_parameters,
     rows_of,
     stages_of,
-    trainer_memory,
     update_size,
     worker_memory,
 )
@@ -23,10 +23,11 @@ from varl.trainer.recipe.size.units import amount, size_of
 from varl.trajectories.prompts import PromptSpec
 
 
-def describe_size(recipe: Recipe, device_bytes: int | None = None) -> str:
+def describe_size(recipe: Recipe, device_bytes: int | None = None, ranks: int = 1) -> str:
     """Parameters, memory by part, and what an update of each stage takes; lines without an end.
 
-    device_bytes: memory of the device that the worker and the trainer have to fit, each alone.
+    device_bytes: memory of the device that the worker and the trainer have to fit, each alone. ranks: over how many
+    such devices torchrun spreads the trainer.
 
     Raises:
         varl.trainer.recipe.size.fit.DeviceMemoryError: one of them does not fit.
@@ -37,18 +38,19 @@ def describe_size(recipe: Recipe, device_bytes: int | None = None) -> str:
         return "sizes: not known of a model that another package loads"
     prompts = recipe_prompts(recipe, recipe.prompts.train)
     if device_bytes is not None:
-        check_fits(recipe, longest(prompts), device_bytes)
-    return "\n".join(_lines(recipe, prompts))
+        check_fits(recipe, longest(prompts), device_bytes, ranks)
+    return "\n".join(_lines(recipe, prompts, ranks))
 
 
-def _lines(recipe: Recipe, prompts: Sequence[PromptSpec]) -> Iterator[str]:
+def _lines(recipe: Recipe, prompts: Sequence[PromptSpec], ranks: int) -> Iterator[str]:
     counted, prompt = measure_parameters(recipe), longest(prompts)
     yield (
         f"parameters: {counted.all:,}, {counted.trained:,} of them trained; "
         f"{counted.frozen:,} more in the frozen tokenizer, which is float32"
     )
     yield f"memory of a rollout worker: {_parts(worker_memory(recipe, prompt))}"
-    yield f"memory of the trainer, {rows_of(recipe)} candidates a pass: {_parts(trainer_memory(recipe, prompt))}"
+    who = "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
+    yield f"memory of {who}, {rows_of(recipe)} candidates a pass: {_parts(memory_of_trainer(recipe, prompt, ranks))}"
     yield from (_update(recipe, stage, prompts) for stage in stages_of(recipe))
 
 
