@@ -23,7 +23,7 @@ from varl.policy.base import layout_of
 from varl.trainer.evaluator import evaluator
 from varl.trainer.local_services import check_rewards, local_services
 from varl.trainer.loop import train
-from varl.trainer.parallel.launch import LaunchError, this_run
+from varl.trainer.parallel.launch import LaunchError, end_with, this_run
 from varl.trainer.parallel.ranks import Ranks
 from varl.trainer.parallel.state import shared_state
 from varl.trainer.recipe.config import BadRecipeError, Recipe, parse_command
@@ -100,4 +100,4 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_with(partial(main, sys.argv[1:]))

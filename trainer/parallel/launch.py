@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from varl.trainer.parallel.ranks import Ranks, joined, place
 from varl.trainer.recipe.config import Recipe
@@ -30,3 +34,21 @@ def this_run(recipe: Recipe) -> Iterator[Ranks | None]:
         return
     with joined(found, recipe.run.device) as ranks:
         yield ranks
+
+
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """Do a process's work and end it with the status that the work returns or exits with.
+
+    Where torchrun started it, it ends without Python's own clearing up: a thread that still waits for another rank
+    (varl.trainer.parallel.ranks.Watch) would turn that into SIGABRT. Files and services are closed by the work itself.
+    """
+    try:
+        status = work()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    if "RANK" not in os.environ:
+        sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

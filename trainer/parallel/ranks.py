@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -94,7 +94,10 @@ class Ranks:
         self._together = True
         with postponed((signal.SIGTERM,)):
             while True:
-                head, tensors = unpack(broadcast(None, self.control))
+                try:
+                    head, tensors = unpack(broadcast(None, self.control))
+                except RuntimeError:  # a broken connection, which the watch may see a moment later
+                    _end_as(0)
                 if head["order"] == END:
                     return
                 actions[head["order"]](head, tensors)
@@ -135,32 +138,40 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
 class Watch:
     """Ends this process where another one has ended before the run, whatever either was doing.
 
-    A thread waits for a byte that is never sent: the connection breaks with the process at its other end. Rank 0 waits
-    for all, the others for rank 0, whose end they then share.
+    A thread waits for a number that is sent at the run's end alone: the connection breaks with the process at its other
+    end. Rank 0 waits for all, the others for rank 0, whose end they then share.
     """
 
     def __init__(self, place: Place, group: dist.ProcessGroup) -> None:
-        self._over = threading.Event()
-        self._leads = place.rank == 0
+        self._leads, self._group = place.rank == 0, group
         others = range(1, place.size) if self._leads else [0]
-        for other in others:
-            threading.Thread(target=self._wait, args=(other, group), name=f"watch-{other}", daemon=True).start()
+        self._threads = {other: threading.Thread(target=self._wait, args=(other,), daemon=True) for other in others}
+        for thread in self._threads.values():
+            thread.start()
 
     def over(self) -> None:
-        """From now on the others may go."""
-        self._over.set()
+        """Let the others go, and wait until they do; all ranks must call this.
 
-    def _wait(self, other: int, group: dist.ProcessGroup) -> None:
+        A thread that still waited for one when Python ends would end this process by SIGABRT.
+        """
+        for other in self._threads:
+            dist.send(torch.zeros(1), other, self._group)
+        for thread in self._threads.values():
+            thread.join()
+
+    def _wait(self, other: int) -> None:
         try:
-            dist.recv(torch.empty(1), other, group)
+            dist.recv(torch.empty(1), other, self._group)
         except RuntimeError:
-            if not self._over.is_set():
-                logger.error("rank %d has ended, and so does this process; --resume goes on", other)
-                _leave(LEAVE_S if self._leads else 0)
+            _end_as(other, LEAVE_S if self._leads else 0)
 
 
-def _leave(patience_s: float) -> None:
-    """End this process: as SIGTERM does, which stops what it has started, or at once where that takes too long."""
+def _end_as(other: int, patience_s: float = 0) -> NoReturn:
+    """End this process as another one has: at once, or as SIGTERM does, which stops what it has started.
+
+    At once as well where that takes too long.
+    """
+    logger.error("rank %d has ended, and so does this process; --resume goes on", other)
     if patience_s:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(patience_s)
