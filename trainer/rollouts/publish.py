@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
-from torch import Tensor
 
-from varl.policy.lora import trained_state
 from varl.trainer.disk.retry import Storage
 from varl.trainer.rollouts.jobs import PublishedWeights
 from varl.trainer.step.ema import WeightAverage
@@ -70,8 +68,8 @@ class Publisher:
     def find(self, version: int) -> PublishedWeights:
         """A version whose file is still in the run directory, offered as before."""
         path = self.path(version)
-        tensors = load_file(path)  # once, and a file that is not there is no disk to wait for
-        return self._storage.keep_trying(f"manifest {version}", lambda: self._offer(version, path, tensors))
+        path.stat()  # a file that is not there is no disk to wait for
+        return self._storage.keep_trying(f"manifest {version}", lambda: self._offer(version, path))
 
     def path(self, version: int) -> Path:
         """Where a version's weights lie in the run directory."""
@@ -95,16 +93,16 @@ class Publisher:
     def _write(self, version: int, path: Path) -> PublishedWeights:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._updater.policy.save_weights(str(path))
-        return self._offer(version, path, trained_state(self._updater.policy.module))
+        return self._offer(version, path)
 
     def _copy(self, source: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
 
-    def _offer(self, version: int, path: Path, tensors: dict[str, Tensor]) -> PublishedWeights:
+    def _offer(self, version: int, path: Path) -> PublishedWeights:
         local = path.with_suffix(".json")
         put_manifest(str(local), Manifest(version=version, file=path.name, sha256=file_digest(path)))
-        address = self._store.put(version, path, tensors) if self._store else str(local.resolve())
+        address = self._store.put(version, path, load_file(path)) if self._store else str(local.resolve())
         return PublishedWeights(version, path, address)
 
     def _prune(self, path: Path) -> None:
