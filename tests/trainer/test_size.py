@@ -215,6 +215,16 @@ def test_a_config_alone_does_and_the_command_refuses_with_status_2(
     assert trainer.main([str(file), "--dry-run", "--device-memory", "80GiB"]) == 0
 
 
+@pytest.mark.heavy
+def test_more_ranks_are_advised_where_they_would_do(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, TINY, objective={"stages": "full"}, optimizer={"candidates_per_pass": 1})
+    alone, four = (sum(memory_of_trainer(recipe, PROMPT, ranks).values()) for ranks in (1, 4))
+    assert four < alone
+    with pytest.raises(DeviceMemoryError, match=r"the trainer needs .* the number of torchrun's ranks to [24] \("):
+        check_fits(recipe, PROMPT, int(four / 0.9) + 1)
+    check_fits(recipe, PROMPT, int(four / 0.9) + 1, ranks=4)
+
+
 def test_ranks_share_what_is_spread_and_the_command_says_each_ones_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

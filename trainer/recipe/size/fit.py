@@ -14,6 +14,7 @@ from varl.trainer.recipe.size.size import rows_of, worker_memory
 from varl.trainer.recipe.size.units import size_of
 
 RANK = 16  # of the adapters that are advised
+MOST_RANKS = 64
 USABLE = 0.9  # of a device's memory; the rest is the driver's, the allocator's and what the backward pass works with
 
 
@@ -39,7 +40,7 @@ def check_fits(recipe: Recipe, prompt: str, device_bytes: int, ranks: int = 1) -
     who = "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
     changes = [_fewer_rows, _no_average, _recompute, _adapters, _bfloat16]
     problems = [
-        *_problem(who, recipe, trainer, room, changes),
+        *_problem(who, recipe, trainer, room, changes, _more_ranks(recipe, prompt, room, ranks)),
         *_problem("a rollout worker", recipe, worker, room, [_smaller_group, _bfloat16], _batch(recipe, prompt, room)),
     ]
     if problems:
@@ -127,6 +128,16 @@ def _batch(recipe: Recipe, prompt: str, room: float) -> list[str]:
 
     batch = _last(lambda size: total(size) <= room, 1, SAMPLE_BATCH - 1)
     return [] if batch is None else [f"the rollout worker's --sample-batch {batch} ({size_of(total(batch))})"]
+
+
+def _more_ranks(recipe: Recipe, prompt: str, room: float, ranks: int) -> list[str]:
+    """The least power of two of ranks, up to MOST_RANKS, that would do where there are fewer now."""
+    counts = (2**power for power in range(1, MOST_RANKS.bit_length()))
+    for count in (count for count in counts if count > ranks):
+        needed = sum(memory_of_trainer(recipe, prompt, count).values())
+        if needed <= room:
+            return [f"the number of torchrun's ranks to {count} ({size_of(needed)} each)"]
+    return []
 
 
 def _largest(
