@@ -177,8 +177,8 @@ def postponed(numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    for got in arrived:
-        signal.raise_signal(got)
+        for got in arrived:  # also where the block has raised
+            signal.raise_signal(got)
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def _check_adapters(
         fits |= {name + B: torch.empty(weight.shape[0], rank, device="meta")}
     mark = module.get_buffer("lora_base") if is_adapted(module) else _mark(module)
     check_names(fits | {ALPHA: torch.empty(1, device="meta"), BASE: mark}, tensors, source)
-    if not torch.equal(mark, tensors[BASE]):
+    if not torch.equal(mark.cpu(), tensors[BASE]):  # a buffer goes where the module goes
         raise ValueError(f"{source} holds adapters of another base than this model")
 
 

@@ -162,6 +162,13 @@ def test_signals_are_held_off_while_things_are_stopped() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_postponed_signal_comes_after_a_block_that_fails() -> None:
+    with pytest.raises(SystemExit) as left, sigterm_as_exit(), postponed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("no room")
+    assert left.value.code == 128 + signal.SIGTERM and isinstance(left.value.__context__, OSError)
+
+
 def test_a_postponed_signal_comes_after_the_block() -> None:
     reached = False
     with pytest.raises(SystemExit) as left, sigterm_as_exit(), postponed():

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+import pytest
 import torch
 
 from tests.support.updater_rig import random_batch, random_policy, same_weights, updater_of, weights_of
 from varl.trainer.checkpoints.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from varl.trainer.disk.atomic import COMPLETE
 from varl.trainer.disk.metrics_log import METRICS_FILE, RunLog
+from varl.trainer.parallel.shards import write_shards
 from varl.trainer.step.ema import WeightAverage
 from varl.trajectories.collect import failure_name
 from varl.v1 import trajectory_pb2
 
 
-def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_checkpoint_gives_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: bool) -> None:
+    monkeypatch.setattr("varl.trainer.parallel.shards.FILE_BYTES", 2**14)
     model = random_policy()
     updater = updater_of(model)
     average = WeightAverage(model.module, 0.9)
     updater.update([random_batch(model, [0.0, 1.0])], 0, by_scale=False)
     average.update()
-    path = save_checkpoint(tmp_path, Progress(1, 2), updater, average, keep=2)
+    write = partial(write_shards, updater=updater, average=average) if shards else None
+    path = save_checkpoint(tmp_path, Progress(1, 2), updater, average, keep=2, write=write)
+    assert not shards or len(list((path / "shards").iterdir())) > 3
     again = random_policy()
     restored, other = updater_of(again), WeightAverage(again.module, 0.9)
     sampled = torch.rand(3)
@@ -36,6 +43,20 @@ def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
     for one, trained in ((updater, model), (restored, again)):
         one.update([random_batch(trained, [0.0, 1.0, 0.5], seed=4)], 1, by_scale=False)
     assert same_weights(weights_of(model), weights_of(again))
+
+
+def test_random_states_of_devices_that_are_there_now_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updater, state, put = updater_of(random_policy()), torch.get_rng_state(), list[int]()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_rng_state_all", lambda: [state, state.clone()])
+    path = save_checkpoint(tmp_path, Progress(1, 0), updater, None, keep=2)
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda _, index: put.append(index))
+    for devices in (8, 1):
+        monkeypatch.setattr("torch.cuda.device_count", lambda devices=devices: devices)
+        load_checkpoint(path, updater, None)
+    assert put == [0, 1, 0]
 
 
 def test_unfinished_checkpoints_are_not_seen_and_old_ones_go(tmp_path: Path) -> None:

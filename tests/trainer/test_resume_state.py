@@ -25,10 +25,10 @@ from varl.trainer.checkpoints.checkpoint import (
 from varl.trainer.checkpoints.manager import CheckpointManager
 from varl.trainer.disk.atomic import COMPLETE, damage
 from varl.trainer.disk.retry import Storage
-from varl.trainer.recipe.changes import RecipeChangedError, module_digest, recipe_changes
+from varl.trainer.recipe.changes import RecipeChangedError, module_digest, read_resolved, recipe_changes
 from varl.trainer.recipe.config import Recipe, parse_command
 from varl.trainer.recipe.describe import to_toml
-from varl.trainer.recipe.sections import CheckpointSettings
+from varl.trainer.recipe.sections import CheckpointSettings, ParallelSettings
 from varl.trainer.run import Run
 from varl.trainer.step.update import Updater
 from varl.trajectories.queue import RunQueue
@@ -164,6 +164,16 @@ def test_a_key_that_the_older_recipe_lacks_had_its_default(tmp_path: Path) -> No
     assert "eta" not in text.replace("beta", "")
     (tmp_path / "config.toml").write_text(text)
     assert recipe_changes(tmp_path / "config.toml", recipe) == []
+
+
+@pytest.mark.parametrize(("older", "now"), [("false", "long"), ("true", "always")])
+def test_a_run_of_before_optimizer_recompute_goes_on(tmp_path: Path, older: str, now: str) -> None:
+    lines = to_toml(make_recipe(tmp_path, "run", objective=VANILLA)).splitlines()
+    kept = [line for line in lines if not line.startswith("recompute = ")]
+    kept.insert(kept.index("[parallel]") + 1, f"recompute = {older}")
+    (tmp_path / "config.toml").write_text("\n".join(kept))
+    found = read_resolved(tmp_path / "config.toml")
+    assert found.optimizer.recompute == now and found.parallel == ParallelSettings()
 
 
 def test_the_digest_of_a_model_sees_every_weight() -> None:

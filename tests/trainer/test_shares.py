@@ -65,6 +65,11 @@ def test_settings_that_need_torchrun_are_refused_without_it(monkeypatch: pytest.
     recipe = Recipe.model_validate({"parallel": {"compute_dtype": "bfloat16"}})
     with pytest.raises(LaunchError, match="torchrun"), this_run(recipe):
         pass
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    one = Recipe.model_validate({"run": {"device": "cuda:0"}})
+    with pytest.raises(LaunchError, match=r"run\.device: cuda:0 is one device for all ranks"), this_run(one):
+        pass
     monkeypatch.setenv("RANK", "first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK, WORLD_SIZE, LOCAL_RANK must be numbers"), this_run(Recipe()):

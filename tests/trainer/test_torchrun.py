@@ -29,8 +29,10 @@ def test_ranks_that_are_done_end_with_status_0(attempt: int) -> None:
     assert status == 0, said[-3000:]
 
 
-def test_rank_0_ends_with_its_own_status_and_the_others_follow_it() -> None:
-    status, said = launched("3")
+@pytest.mark.parametrize("end", ["3", "raise"])
+def test_rank_0_ends_with_its_own_status_and_the_others_follow_it(end: str) -> None:
+    status, said = launched(end)
+    assert (end == "raise") == ("ValueError: what nobody expected" in said)
     assert status == 1 and "rank 0 has ended, and so does this process" in said
     (first,) = re.findall(r"Root Cause.*?exitcode +: (-?\d+)", said, re.DOTALL)
     assert first in ("3", "1") and "SIGABRT" not in said and "terminate called" not in said

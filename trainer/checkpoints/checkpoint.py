@@ -171,8 +171,9 @@ def _plain_random() -> dict[str, Any]:
 
 def _restore_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     torch.set_rng_state(tensors["torch"])
-    for index in range(torch.cuda.device_count() if "cuda0" in tensors else 0):
-        torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    for index in range(torch.cuda.device_count()):  # more or fewer than when it was written, it may be
+        if f"cuda{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
     version, keys, gauss = plain["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(plain["numpy"]))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+import torch
 
 from varl.trainer.parallel.ranks import Ranks, joined, place
 from varl.trainer.recipe.config import Recipe
@@ -15,7 +18,7 @@ from varl.trainer.recipe.sections import ParallelSettings
 
 
 class LaunchError(ValueError):
-    """The recipe has settings that hold under torchrun alone; no second attempt will mend that."""
+    """The recipe has settings that hold under torchrun alone, or not there; no second attempt will mend that."""
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def this_run(recipe: Recipe) -> Iterator[Ranks | None]:
     """The processes of this run for the length of a block; None where torchrun did not start this one.
 
     Raises:
-        LaunchError: the recipe has settings that hold under torchrun alone.
+        LaunchError: the recipe has settings that hold under torchrun alone, or names one device for all ranks.
         ValueError: torchrun's variables are wrong.
     """
     found = place()
@@ -32,6 +35,9 @@ def this_run(recipe: Recipe) -> Iterator[Ranks | None]:
             raise LaunchError("parallel: its settings hold under torchrun alone, which did not start this process")
         yield None
         return
+    device = torch.device(recipe.run.device)
+    if device.index is not None:
+        raise LaunchError(f"run.device: {device} is one device for all ranks; set {device.type}, and each has its own")
     with joined(found, recipe.run.device) as ranks:
         yield ranks
 
@@ -46,6 +52,11 @@ def end_with(work: Callable[[], int]) -> NoReturn:
         status = work()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        if "RANK" not in os.environ:
+            raise
+        traceback.print_exc()
+        status = 1
     if "RANK" not in os.environ:
         sys.exit(status)
     logging.shutdown()

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from varl.trainer.parallel.wire import Head, broadcast, exchange, pack, unpack
 logger = logging.getLogger("trainer")
 END = "end"
 FOREVER = timedelta(days=20)  # between two orders lies a rollout; deaths are seen by the watch, not by a timeout
+BEAT_S = 3600.0
 LEAVE_S = 20.0  # for rank 0 to stop what it has started, once another rank is dead
 
 Action = Callable[[Head, dict[str, Tensor]], object]
@@ -138,15 +139,18 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
 class Watch:
     """Ends this process where another one has ended before the run, whatever either was doing.
 
-    A thread waits for a number that is sent at the run's end alone: the connection breaks with the process at its other
-    end. Rank 0 waits for all, the others for rank 0, whose end they then share.
+    A thread waits for numbers, and the connection breaks with the process at its other end. Rank 0 waits for all, the
+    others for rank 0, whose end they then share. A number comes every ``BEAT_S``, since no wait may last longer than
+    FOREVER; it is 1 at the run's end and 0 before.
     """
 
     def __init__(self, place: Place, group: dist.ProcessGroup) -> None:
         self._leads, self._group = place.rank == 0, group
         others = range(1, place.size) if self._leads else [0]
         self._threads = {other: threading.Thread(target=self._wait, args=(other,), daemon=True) for other in others}
-        for thread in self._threads.values():
+        self._over = threading.Event()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        for thread in (*self._threads.values(), self._beats):
             thread.start()
 
     def over(self) -> None:
@@ -154,14 +158,25 @@ class Watch:
 
         A thread that still waited for one when Python ends would end this process by SIGABRT.
         """
-        for other in self._threads:
-            dist.send(torch.zeros(1), other, self._group)
-        for thread in self._threads.values():
+        self._over.set()
+        for thread in (self._beats, *self._threads.values()):
             thread.join()
 
+    def _beat(self) -> None:
+        with suppress(RuntimeError):  # the other one is dead, which its own thread sees
+            while not self._over.wait(BEAT_S):
+                self._send(0)
+            self._send(1)
+
+    def _send(self, number: int) -> None:
+        for other in self._threads:
+            dist.send(torch.tensor([float(number)]), other, self._group)
+
     def _wait(self, other: int) -> None:
+        number = torch.zeros(1)
         try:
-            dist.recv(torch.empty(1), other, self._group)
+            while not number.item():
+                dist.recv(number, other, self._group)
         except RuntimeError:
             _end_as(other, LEAVE_S if self._leads else 0)
 

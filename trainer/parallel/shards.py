@@ -1,4 +1,4 @@
-"""A checkpoint's tensors in parts, a safetensors file a process, that any number of processes can read.
+"""A checkpoint's tensors in parts, some safetensors files a process, that any number of processes can read.
 
 The layout is that of torch.distributed.checkpoint in Hugging Face's format: nothing in it is a pickle.
 """
@@ -23,6 +23,7 @@ from varl.trainer.step.optimizer import put_state
 from varl.trainer.step.update import Updater
 
 SHARDS = "shards"  # folder within a checkpoint
+FILE_BYTES = 4 * 2**30  # of all processes' parts together, after which the next file begins
 STEP = "step"  # of an optimiser's state: a number, all else has the shape of its parameter
 
 
@@ -37,7 +38,7 @@ def write_shards(
         OSError: a process could not write its part; all of them raise it.
     """
     tensors = _weights(updater, average) | _moments(updater.optimizer)
-    writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder / SHARDS), _files(tensors), save_distributed=True)
     try:
         save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
@@ -63,6 +64,15 @@ def read_shards(folder: Path, updater: Updater, average: WeightAverage | None) -
     for own in state.values():
         own[STEP] = own[STEP].reshape(())
     put_state(updater.optimizer, state)
+
+
+def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """In which of a process's files, counted from 1, a tensor goes: a file is written from memory, as a second copy."""
+    found, filled = dict[str, int](), 0
+    for name, tensor in tensors.items():
+        found[name] = 1 + filled // FILE_BYTES
+        filled += tensor.nbytes
+    return found
 
 
 def _weights(updater: Updater, average: WeightAverage | None) -> dict[str, Tensor]:

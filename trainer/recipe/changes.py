@@ -67,7 +67,10 @@ def recipe_changes(config: Path, recipe: Recipe) -> list[str]:
 
 def read_resolved(config: Path) -> Recipe:
     """The recipe of a run directory's config.toml, without a look at the environment; raises OSError and ValueError."""
-    return Recipe.model_validate(tomllib.loads(config.read_text(encoding="utf-8")))
+    settings = tomllib.loads(config.read_text(encoding="utf-8"))
+    if settings.get("parallel", {}).pop("recompute", False):  # where runs of before optimizer.recompute have it
+        settings.setdefault("optimizer", {})["recompute"] = "always"
+    return Recipe.model_validate(settings)
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

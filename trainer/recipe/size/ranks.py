@@ -42,6 +42,8 @@ def rank_memory(recipe: Recipe, prompt: str, ranks: int) -> Memory:
         "gradients to be added up": (number + ADDED) * gradient,
         "activations": trainer_memory(_computed(recipe), prompt)["activations"],
     }
+    passing = sum(found[name] for name in ("gathered", "gradients to be added up", "activations"))
+    found["a step, beyond a pass"] = max(0, alone["AdamW"] // 2 // ranks - passing)
     loaded = alone["weights"] + alone["adapters"] + alone["reference"]
     return found | {"loading, beyond all that": max(0, loaded - sum(found.values()))}
 

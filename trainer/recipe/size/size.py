@@ -99,7 +99,7 @@ def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
     number = 4 if adapted else torch_dtype(recipe.model.dtype).itemsize  # adapters are float32
     moment = min(number, 2) if recipe.optimizer.state_dtype == "bfloat16" else number
     count, weights = measure_parameters(recipe).trained, _weights(policy, recipe)
-    passes = [teaching(recipe, stage, prompt, rows_of(recipe)).activations for stage in stages_of(recipe)]
+    activations = max(teaching(recipe, stage, prompt, rows_of(recipe)).activations for stage in stages_of(recipe))
     return {
         "weights": weights,
         "adapters": adapted * count * number,
@@ -107,7 +107,8 @@ def trainer_memory(recipe: Recipe, prompt: str) -> Memory:
         "gradients": count * number,
         "AdamW": 2 * count * moment,
         "average": 4 * count if recipe.optimizer.ema_decay else 0,
-        "activations": max(passes),
+        "activations": activations,
+        "a step, beyond activations": max(0, count * moment - activations),  # AdamW's roots, of all parameters at once
     }
 
 
