@@ -48,17 +48,15 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     Where torchrun started it, it ends without Python's own clearing up: a thread that still waits for another rank
     (varl.trainer.parallel.ranks.Watch) would turn that into SIGABRT. Files and services are closed by the work itself.
     """
+    if "RANK" not in os.environ:
+        sys.exit(work())
     try:
         status = work()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
-        if "RANK" not in os.environ:
-            raise
         traceback.print_exc()
         status = 1
-    if "RANK" not in os.environ:
-        sys.exit(status)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -76,9 +76,8 @@ def _whole_states(module: nn.Module, name: str, ranks: Ranks) -> None:
         orders[-1].__enter__()
 
     def after(_: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any]) -> None:
-        asked = [key for key in state if not adapted or of_adapters(key)]
-        for key, value in ((key, state[key]) for key in asked):
-            gathered = whole(value)
+        for key in [key for key in state if not adapted or of_adapters(key)]:
+            gathered = whole(state[key])
             state[key] = gathered.cpu() if ranks.leads else torch.empty_like(gathered, device="meta")
         orders.pop().__exit__(None, None, None)
 

@@ -9,7 +9,7 @@ from typing import Any
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.sections import LoraSettings
 from varl.trainer.recipe.size.passes import SAMPLE_BATCH
-from varl.trainer.recipe.size.ranks import memory_of_trainer
+from varl.trainer.recipe.size.ranks import memory_of_trainer, trainer_name
 from varl.trainer.recipe.size.size import rows_of, worker_memory
 from varl.trainer.recipe.size.units import size_of
 
@@ -37,10 +37,9 @@ def check_fits(recipe: Recipe, prompt: str, device_bytes: int, ranks: int = 1) -
     room = USABLE * device_bytes
     trainer: Total = lambda changed: sum(memory_of_trainer(changed, prompt, ranks).values())  # noqa: E731
     worker: Total = lambda changed: sum(worker_memory(changed, prompt).values())  # noqa: E731
-    who = "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
     changes = [_fewer_rows, _no_average, _recompute, _adapters, _bfloat16]
     problems = [
-        *_problem(who, recipe, trainer, room, changes, _more_ranks(recipe, prompt, room, ranks)),
+        *_problem(trainer_name(ranks), recipe, trainer, room, changes, _more_ranks(recipe, prompt, room, ranks)),
         *_problem("a rollout worker", recipe, worker, room, [_smaller_group, _bfloat16], _batch(recipe, prompt, room)),
     ]
     if problems:

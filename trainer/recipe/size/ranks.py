@@ -15,6 +15,11 @@ from varl.trainer.recipe.trained import choose_trained
 ADDED = 4  # bytes a gradient while it is added over processes, which is done in float32
 
 
+def trainer_name(ranks: int) -> str:
+    """What has the memory: the trainer, or each of its ranks."""
+    return "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
+
+
 def memory_of_trainer(recipe: Recipe, prompt: str, ranks: int) -> Memory:
     """Bytes of the trainer by part: of one process alone, or of each rank that torchrun starts."""
     by_torchrun = ranks > 1 or recipe.parallel.compute_dtype != "same"

@@ -9,7 +9,7 @@ from varl.trainer.objectives.vmr import Stage
 from varl.trainer.recipe.config import Recipe
 from varl.trainer.recipe.prompts import recipe_prompts
 from varl.trainer.recipe.size.fit import check_fits
-from varl.trainer.recipe.size.ranks import memory_of_trainer
+from varl.trainer.recipe.size.ranks import memory_of_trainer, trainer_name
 from varl.trainer.recipe.size.size import (
     Memory,
     longest,
@@ -49,8 +49,8 @@ def _lines(recipe: Recipe, prompts: Sequence[PromptSpec], ranks: int) -> Iterato
         f"{counted.frozen:,} more in the frozen tokenizer, which is float32"
     )
     yield f"memory of a rollout worker: {_parts(worker_memory(recipe, prompt))}"
-    who = "the trainer" if ranks == 1 else f"each of {ranks} ranks of the trainer"
-    yield f"memory of {who}, {rows_of(recipe)} candidates a pass: {_parts(memory_of_trainer(recipe, prompt, ranks))}"
+    memory = _parts(memory_of_trainer(recipe, prompt, ranks))
+    yield f"memory of {trainer_name(ranks)}, {rows_of(recipe)} candidates a pass: {memory}"
     yield from (_update(recipe, stage, prompts) for stage in stages_of(recipe))
 
 
